@@ -1,0 +1,41 @@
+"""THE PLAN of the site: the one file that a change of the network edits.
+
+Plain data only (literals, no code). Everything else is derived from it: the inventory, the gateway's rules, addresses,
+routes, ssh configuration, proxy upstreams, the lab, and the traffic that `invoke verify` expects. `docs/plan.md`
+explains each key; `invoke plan` shows what follows from it.
+"""
+
+site = "lab-site"
+target = "lab"  # "lab": the embedded lab; "ssh": the real hosts. UNDERLAY_TARGET overrides it.
+operator = {"user": "ops", "key": "~/.ssh/id_ed25519", "known_hosts": "~/.ssh/known_hosts"}
+
+networks = {
+    "enterprise": {"cidr": "192.168.0.0/24", "upstream": "192.168.0.1"},
+    "mgmt": {"cidr": "100.64.0.0/21"},
+    "traffic": {"cidr": "100.64.32.0/21"},
+    "storage": {"cidr": "100.64.64.0/21"},
+}
+
+# Ranges reserved inside a network; no other network may overlap them: {"NAME": {"network": NAME, "cidr": CIDR}}
+zones = {}
+
+hosts = {
+    "dev": {"role": "workstation", "addresses": {"enterprise": "192.168.0.105"}},
+    "images": {"role": "images", "addresses": {"enterprise": "192.168.0.50"}},
+    "gateway": {
+        "role": "gateway",
+        "addresses": {
+            "enterprise": "192.168.0.51",
+            "mgmt": "100.64.0.1",
+            "traffic": "100.64.32.1",
+            "storage": "100.64.64.1",
+        },
+    },
+    "jumphost": {"role": "jumphost", "addresses": {"mgmt": "100.64.0.52"}, "published": "192.168.0.52"},
+    "lb": {"role": "lb_nginx", "addresses": {"mgmt": "100.64.0.53"}, "published": "192.168.0.53"},
+    "master-1": {
+        "role": "master",
+        "addresses": {"mgmt": "100.64.0.2", "traffic": "100.64.32.2", "storage": "100.64.64.2"},
+        "default_route": "traffic",
+    },
+}
