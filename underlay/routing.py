@@ -117,9 +117,7 @@ def host_network(plan: Plan, host: Host) -> HostNetwork:
     addresses = [Address(nic.nic, nic.with_prefix) for nic in host.interfaces]
     if host.role == "gateway":
         primary = host.primary
-        published = [
-            Address(primary.nic, f"{other.published}/{primary.cidr.prefixlen}") for other in plan.published
-        ]
+        published = [Address(primary.nic, f"{other.published}/{primary.cidr.prefixlen}") for other in plan.published]
         addresses[1:1] = published
     default = host.interface(host.default_network)
     assert default is not None  # checked when the plan was loaded

@@ -1,0 +1,19 @@
+"""How a mistake of a person is told: one report on stderr, exit code 1, no traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lab.process import LabError
+from underlay.plan import PlanError
+from underlay.target import TargetError
+
+
+@contextmanager
+def report_and_exit() -> Iterator[None]:
+    """Turn the errors that are a person's to mend into their text and exit code 1."""
+    try:
+        yield
+    except (PlanError, TargetError, LabError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
