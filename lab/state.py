@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 RUNTIME = Path("/run/underlay-lab")
 STATE = RUNTIME / "state.json"
+VARIABLE = Path("/var/lib/underlay-lab")
 NETNS_DIR = Path("/run/netns")
 OUTSIDE = "203.0.113.1"  # of TEST-NET-3 (RFC 5737): the internet, as the lab's hosts see it
 

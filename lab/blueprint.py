@@ -1,0 +1,113 @@
+"""What the lab takes from a plan: the machines as somebody installed them, before any deploy. Pure."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+from lab.process import LabError
+from lab.state import OUTSIDE
+from underlay.plan import Host, Interface, Plan
+
+INTERNET = "internet"
+SWITCH = "switch"
+
+
+class Frozen(BaseModel):
+    """A part of the blueprint."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class Nic(Frozen):
+    """A NIC and the network that it is plugged into. Its MAC outlives a reboot, as a real one does."""
+
+    name: str
+    network: str
+    mac: str
+
+
+class Machine(Frozen):
+    """One host as it is after its installation: its first address (`100.64.0.2/21`), its way out, its NICs."""
+
+    name: str
+    nics: tuple[Nic, ...]
+    address: str
+    router: str | None
+    names: tuple[str, ...]  # all that ssh may ever know it by
+    serves_packages: bool = False
+    loopback: str | None = None
+
+
+class Blueprint(Frozen):
+    """All of the lab, in the plan's order, `internet` last."""
+
+    networks: tuple[str, ...]
+    machines: tuple[Machine, ...]
+    user: str
+    packages_at: str | None  # the address of the host that serves packages
+
+    @property
+    def digest(self) -> str:
+        """Changes if, and only if, a lab built of it would be another one."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def machine(self, name: str) -> Machine:
+        """The machine of that name. LabError if there is none."""
+        check_name(name, (machine.name for machine in self.machines))
+        return next(machine for machine in self.machines if machine.name == name)
+
+
+def check_name(name: str, known: Iterable[str]) -> None:
+    """LabError unless the lab has a host of that name."""
+    names = list(known)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise LabError(f"no host {name!r} in the lab: {hint}The hosts are: {', '.join(names)}")
+
+
+def draw(plan: Plan) -> Blueprint:
+    """The lab of a plan. LabError if a host has a name that the lab needs for itself."""
+    for name in (INTERNET, SWITCH):
+        if any(host.name == name for host in plan.hosts):
+            raise LabError(f"{plan.line('hosts', name)}: the lab has a {name!r} of its own: give the host another name")
+    images = next(iter(plan.hosts_of("images")), None)
+    upstream = plan.enterprise.upstream
+    internet = Machine(
+        name=INTERNET,
+        nics=(Nic(name="eth0", network=plan.enterprise.name, mac=_mac(INTERNET, "eth0")),),
+        address=f"{upstream}/{plan.enterprise.cidr.prefixlen}",
+        router=None,
+        names=(INTERNET, str(upstream), OUTSIDE),
+        loopback=f"{OUTSIDE}/32",
+    )
+    return Blueprint(
+        networks=tuple(network.name for network in plan.networks),
+        machines=(*(_machine(plan, host, host == images) for host in plan.hosts), internet),
+        user=plan.operator.user,
+        packages_at=str(images.primary.address) if images else None,
+    )
+
+
+def _machine(plan: Plan, host: Host, serves_packages: bool) -> Machine:
+    addresses = [nic.address for nic in host.interfaces] + ([host.published] if host.published else [])
+    return Machine(
+        name=host.name,
+        nics=tuple(_nic(host, nic) for nic in host.interfaces),
+        address=host.primary.with_prefix,
+        router=str(plan.gateway_address(host.primary.network)),
+        names=(host.name, *map(str, addresses)),
+        serves_packages=serves_packages,
+    )
+
+
+def _nic(host: Host, nic: Interface) -> Nic:
+    return Nic(name=nic.nic, network=nic.network, mac=_mac(host.name, nic.nic))
+
+
+def _mac(host: str, nic: str) -> str:
+    digits = hashlib.sha256(json.dumps([host, nic]).encode()).hexdigest()
+    return ":".join(["02", *(digits[i : i + 2] for i in range(0, 10, 2))])  # 02: locally administered

@@ -1,0 +1,238 @@
+"""One host of the lab: its disk, its power switch, and a way to run something in it."""
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from lab import machine, network
+from lab.blueprint import Blueprint, Machine
+from lab.process import CommandError, LabError, run, tail, wait_until
+from lab.state import RUNTIME, VARIABLE
+
+HOSTS = VARIABLE / "hosts"
+BOOT_SECONDS = 90.0
+CLEAN_ENV = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/root",
+    "USER": "root",
+    "LOGNAME": "root",
+    "SHELL": "/bin/bash",
+    "LANG": "C.UTF-8",
+}
+
+
+def root(name: str) -> Path:
+    """Where a host's file system is mounted: an overlay over the image."""
+    return HOSTS / name / "root"
+
+
+def console(name: str) -> Path:
+    """What a host wrote to its console at its last boot."""
+    return RUNTIME / f"{name}.log"
+
+
+# --- disk -----------------------------------------------------------------------------------------------------------
+
+
+def make_disk(machine: Machine, blueprint: Blueprint, image: Path, key: Path) -> None:
+    """Give a host a fresh disk, as an installer leaves it. `key`: the operator's public key."""
+    top, merged = HOSTS / machine.name, root(machine.name)
+    for folder in (top / "upper", top / "work", merged):
+        folder.mkdir(parents=True)
+    layers = f"lowerdir={image / 'root'},upperdir={top / 'upper'},workdir={top / 'work'}"
+    run(["mount", "-t", "overlay", f"underlay-{machine.name}", "-o", layers, str(merged)])
+    run(["useradd", "--prefix", str(merged), "--create-home", "--shell", "/bin/bash", blueprint.user])
+    for path, mode, content in _files(machine, blueprint):
+        _write(merged / path, mode, content)
+    _authorize(merged, blueprint.user, key)
+    if machine.serves_packages:
+        _enable(merged, "packages.service")
+
+
+def _files(machine: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]]:
+    yield "etc/hostname", 0o644, f"{machine.name}\n"
+    yield "etc/hosts", 0o644, f"127.0.0.1 localhost {machine.name}\n"
+    yield "etc/resolv.conf", 0o644, ""
+    # With none, systemd takes the boot for the first one and applies its presets.
+    yield "etc/machine-id", 0o444, f"{uuid.uuid4().hex}\n"
+    yield f"etc/sudoers.d/{blueprint.user}", 0o440, f"{blueprint.user} ALL=(ALL:ALL) NOPASSWD: ALL\n"
+    yield "etc/systemd/network/50-installer.network", 0o644, _installer_network(machine)
+    host_key = keys(machine.name)
+    yield "etc/ssh/ssh_host_ed25519_key", 0o600, host_key.read_text()
+    yield "etc/ssh/ssh_host_ed25519_key.pub", 0o644, host_key.with_suffix(".pub").read_text()
+    if at := blueprint.packages_at:
+        yield "etc/apt/sources.list", 0o644, f"deb [trusted=yes] http://{at}/debian ./\n"
+        yield "etc/pip.conf", 0o644, f"[global]\nno-index = true\nfind-links = http://{at}/python/\ntrusted-host = {at}\n"
+    if machine.loopback:
+        yield "etc/systemd/network/50-loopback.network", 0o644, (
+            f"[Match]\nName=lo\n\n[Network]\nAddress={machine.loopback}\n"
+        )
+    if machine.serves_packages:
+        yield "etc/systemd/system/packages.service", 0o644, (
+            "[Unit]\nDescription=Packages for the hosts of the site\n\n"
+            "[Service]\nExecStart=/usr/bin/python3 -m http.server 80 --directory /srv\n\n"
+            "[Install]\nWantedBy=multi-user.target\n"
+        )
+
+
+def _installer_network(machine: Machine) -> str:
+    lines = ["[Match]", f"Name={machine.nics[0].name}", "", "[Network]"]
+    lines += ["LinkLocalAddressing=no", "IPv6AcceptRA=no", f"Address={machine.address}"]
+    if machine.router:
+        lines.append(f"Gateway={machine.router}")
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, mode: int, content: str) -> None:
+    path.unlink(missing_ok=True)
+    path.write_text(content)
+    path.chmod(mode)
+
+
+def _authorize(merged: Path, user: str, key: Path) -> None:
+    home = merged / "home" / user
+    (home / ".ssh").mkdir(mode=0o700)
+    _write(home / ".ssh/authorized_keys", 0o600, key.read_text())
+    owner = home.stat()
+    for path in (home / ".ssh", home / ".ssh/authorized_keys"):
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _enable(merged: Path, unit: str) -> None:
+    run(["systemctl", "--quiet", "--root", str(merged), "enable", unit])
+
+
+def keys(name: str) -> Path:
+    """The private host key of a host; the public one is beside it."""
+    return RUNTIME / "keys" / name
+
+
+def make_key(path: Path, comment: str) -> None:
+    """Make a key pair."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)])
+
+
+# --- power ----------------------------------------------------------------------------------------------------------
+
+
+def leader(name: str) -> int | None:
+    """The process that is PID 1 of a host; None if the host is off."""
+    try:
+        namespace = network.netns(name).stat().st_ino
+    except FileNotFoundError:
+        return None
+    for pid in machine.processes_in({namespace}):
+        with suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            nested = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+            if len(nested) > 1 and nested[-1] == "1":
+                return pid
+    return None
+
+
+def start(host: Machine, number: int, networks: tuple[str, ...], image: Path) -> None:
+    """Switch a host on, with a new namespace and new NICs: nothing of an earlier run is left but its disk."""
+    network.create(host.name)
+    network.plug(host, number, networks)
+    argv = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no"]
+    argv += ["--resolv-conf=off", "--timezone=off", "--capability=CAP_NET_ADMIN"]
+    argv += [f"--machine={network.PREFIX}{host.name}", f"--hostname={host.name}"]
+    argv += [f"--network-namespace-path={network.netns(host.name)}", f"--directory={root(host.name)}"]
+    if host.serves_packages:
+        argv.append(f"--bind-ro={image / 'repo'}:/srv")
+    env = {
+        "PATH": CLEAN_ENV["PATH"],
+        "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",  # else /proc/sys/net is read-only
+        "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",  # else Debian 13 does not boot where cgroup v1 is mounted
+    }
+    with console(host.name).open("w") as log:
+        subprocess.Popen(
+            machine.in_cgroup(host.name, argv),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=env,
+            start_new_session=True,
+        )
+
+
+def stop(host: Machine, number: int) -> None:
+    """A power cut: all that runs on the host ends at once, and its NICs are gone with all that was set on them."""
+    end_processes([network.netns(host.name)])
+    machine.kill_cgroup(host.name)
+    network.unplug(host, number)
+    network.remove(network.netns(host.name))
+
+
+def end_processes(namespaces: list[Path]) -> None:
+    """Kill what runs in these network namespaces, however it got there, but not this process nor its callers."""
+    inodes = {path.stat().st_ino for path in namespaces}
+    spared = machine.ancestry()
+
+    def end() -> bool:
+        pids = set(machine.processes_in(inodes)) - spared
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, 9)
+        return not pids
+
+    if not wait_until(end, seconds=15):
+        raise LabError(f"processes in the network namespaces of the lab do not end: ip netns pids {namespaces[0].name}")
+
+
+def wait_ready(host: Machine) -> None:
+    """Wait until a host has its first address, listens for ssh and has finished booting. LabError with its last words."""
+    address = host.address.partition("/")[0]
+
+    def listening() -> bool:
+        pid = leader(host.name)
+        if pid is None:
+            return False
+        with suppress(OSError):
+            tables = Path(f"/proc/{pid}/net/tcp").read_text(), Path(f"/proc/{pid}/net/fib_trie").read_text()
+            return any(_listens(row, 22) for row in tables[0].splitlines()[1:]) and f"|-- {address}\n" in tables[1]
+        return False
+
+    def booted() -> bool:
+        done = execute(host.name, ["systemctl", "is-system-running"], capture=True)
+        return done.stdout.strip() in ("running", "degraded")
+
+    if not (wait_until(listening, seconds=BOOT_SECONDS) and wait_until(booted, seconds=BOOT_SECONDS, every=0.1)):
+        log = console(host.name)
+        raise LabError("\n".join([f"host {host.name!r} does not boot: see {log}", *tail(log.read_text())]))
+
+
+def _listens(row: str, port: int) -> bool:
+    _, local, _, state, *_ = row.split()
+    return state == "0A" and int(local.rpartition(":")[2], 16) == port
+
+
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+def execute(
+    name: str, command: list[str] | str, *, stdin: str | None = None, capture: bool = False, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command (argv, or a line for the shell) as root inside a host.
+
+    With `capture` its output is in the result, else it goes where this process's goes; without `stdin` it reads what
+    this process would. CommandError if it takes longer than `timeout` seconds; LabError if the host is off.
+    """
+    pid = leader(name)
+    if pid is None:
+        raise LabError(f"host {name!r} is off: switch it on with `invoke lab.up`")
+    inside = ["/bin/bash", "-c", command] if isinstance(command, str) else command
+    env = CLEAN_ENV | {"TERM": os.environ.get("TERM", "dumb")}
+    argv = ["nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]
+    argv += ["--wd", "--", *inside]
+    source = subprocess.DEVNULL if capture and stdin is None else None
+    try:
+        return subprocess.run(
+            argv, env=env, input=stdin, stdin=source, capture_output=capture, text=True, timeout=timeout
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(inside, None, "") from error

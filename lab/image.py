@@ -1,0 +1,120 @@
+"""The image that the lab's hosts boot from: a small Debian, and what roles install, served by the host `images`.
+
+An image is two folders: `root`, the base of every host's disk, and `repo`, with `debian` (an apt repository of the
+packages that roles need and the base lacks) and `python` (wheels of requirements.txt). It is built once for each
+content of this file and of requirements.txt.
+"""
+
+import hashlib
+import platform
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lab import machine
+from lab.process import LabError, Progress, run
+from lab.state import VARIABLE
+
+REPO = Path(__file__).resolve().parent.parent
+REQUIREMENTS = REPO / "requirements.txt"
+IMAGES = VARIABLE / "images"
+SUITES = {"trixie": "3.13", "bookworm": "3.11"}
+"""The Debian releases the lab knows, the default first, with their Python."""
+
+BASE = (
+    "systemd systemd-sysv dbus openssh-server iproute2 sudo python3 iputils-ping procps ca-certificates"
+).split()  # fmt: skip
+FOR_ROLES = (
+    "iptables iptables-persistent netfilter-persistent conntrack tcpdump nginx libnginx-mod-stream python3-venv git rsync"
+).split()
+"""What roles install; kept out of the base, so that a role that forgets to install it fails in the lab too."""
+
+MASKED = (
+    "getty.target console-getty.service getty@.service container-getty@.service apt-daily.timer "
+    "apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer "
+    "sshd-keygen.service systemd-pstore.service systemd-firstboot.service"
+).split()
+"""Units that only make a lab host slower to boot; host keys come from the lab."""
+
+DPKG = [
+    "force-unsafe-io",
+    *(f"path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),
+]
+
+
+def image(suite: str) -> Path:
+    """Where the image of a suite is, or will be. LabError for a suite that the lab does not know."""
+    if suite not in SUITES:
+        raise LabError(f"no suite {suite!r}: the lab knows {', '.join(SUITES)}")
+    inputs = hashlib.sha256(Path(__file__).read_bytes() + REQUIREMENTS.read_bytes())
+    return IMAGES / f"{suite}-{inputs.hexdigest()[:16]}"
+
+
+def ensure(suite: str, say: Progress) -> Path:
+    """The image of a suite, built if there is none; then the suite's older ones are removed."""
+    path = image(suite)
+    if path.exists():
+        return path
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    new = IMAGES / f".{path.name}.new"  # whole or not at all: a build that was cut off is never used
+    remove(new)
+    say(f"building the image of Debian {suite} (once; it is kept in {IMAGES})")
+    with ThreadPoolExecutor() as pool:
+        builds = [pool.submit(_debian, suite, new, say), pool.submit(_python, suite, new, say)]
+        try:
+            for build in builds:
+                build.result()
+        except BaseException:
+            machine.kill_cgroup("build")
+            raise
+    machine.kill_cgroup("build")
+    new.rename(path)
+    for old in IMAGES.glob(f"*{suite}-*"):
+        if old != path:
+            remove(old)
+    return path
+
+
+def remove(path: Path) -> None:
+    """Remove an image, or what is left of one. What a cut-off build mounted in it goes first, never its content."""
+    for line in Path("/proc/mounts").read_text().splitlines()[::-1]:
+        if Path(mount := line.split()[1]).is_relative_to(path):
+            run(["umount", "--lazy", mount])
+    shutil.rmtree(path, ignore_errors=False) if path.exists() else None
+
+
+def _debian(suite: str, new: Path, say: Progress) -> None:
+    root, debs = new / "root", new / "repo/debian"
+    debs.mkdir(parents=True)
+    hooks = [
+        # The machine's own apt settings (a proxy, say) hold for these downloads, as they do for the base.
+        f'env APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only --no-install-recommends'
+        f" -o Dir::Cache::archives={debs} install {' '.join(FOR_ROLES)}",
+        'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/apt/sources.list "$1"/etc/resolv.conf',
+        'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
+        f'chroot "$1" systemctl mask {" ".join(MASKED)}',
+    ]
+    argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(BASE)}"]
+    argv += [f"--dpkgopt={option}" for option in DPKG]
+    argv += [f"--customize-hook={hook}" for hook in hooks]
+    run(machine.in_cgroup("build", [*argv, suite, str(root)]), timeout=1200)
+    shutil.rmtree(debs / "partial", ignore_errors=True)
+    (debs / "lock").unlink(missing_ok=True)
+    if not (root / f"usr/bin/python{SUITES[suite]}").exists():
+        raise LabError(f"the Python of Debian {suite} is not {SUITES[suite]}: mend SUITES in {__file__}")
+    (debs / "Packages").write_text(run(["apt-ftparchive", "packages", "."], cwd=debs))
+    say("the base and its packages are there")
+
+
+def _python(suite: str, new: Path, say: Progress) -> None:
+    wheels = new / "repo/python"
+    wheels.mkdir(parents=True)
+    # pip takes these names as they are: one that is not listed does not fit, however old.
+    platforms = [f"manylinux{version}_{platform.machine()}" for version in ("1", "2010", "2014")]
+    platforms += [f"manylinux_2_{minor}_{platform.machine()}" for minor in range(5, 37)]
+    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    argv += ["--python-version", SUITES[suite], *(f"--platform={name}" for name in platforms)]
+    argv += ["--requirement", str(REQUIREMENTS), "--dest", str(wheels)]
+    run(machine.in_cgroup("build", argv), timeout=600)
+    say("the Python packages are there")

@@ -1,0 +1,139 @@
+"""The machine that the lab runs on: what it must have, and the control group that holds all that the lab starts."""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab.process import LabError, run, wait_until
+
+# Each Debian package with a program of it that shows that it is there (None: a file).
+REQUIRED = {
+    "systemd-container": "systemd-nspawn",
+    "mmdebstrap": "mmdebstrap",
+    "apt-utils": "apt-ftparchive",
+    "iproute2": "ip",
+    "openssh-client": "ssh-keygen",
+    "procps": "sysctl",
+    "util-linux": "nsenter",
+    "iptables": "iptables",
+    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
+}
+INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
+
+
+def missing() -> list[str]:
+    """The packages of REQUIRED that this machine lacks."""
+    return [
+        package
+        for package, sign in REQUIRED.items()
+        if not (Path(sign).exists() if sign.startswith("/") else shutil.which(sign, path=_path()))
+    ]
+
+
+def check() -> None:
+    """LabError with the mend if this machine can't run the lab."""
+    if platform.system() != "Linux":
+        raise LabError(f"the lab needs Linux, this is {platform.system()}: run it in a Debian or Ubuntu machine")
+    check_root()
+    if packages := missing():
+        if not shutil.which("apt-get", path=_path()):
+            raise LabError(f"the lab needs {', '.join(packages)} and there is no apt here: run it on Debian or Ubuntu")
+        raise LabError(f"the lab needs programs that are not here: apt-get install {' '.join(packages)}")
+    cgroup_root()
+
+
+def check_root() -> None:
+    """LabError for anyone but root: namespaces, mounts and containers are root's."""
+    if os.geteuid():
+        raise LabError("the lab needs root: run the same command with sudo")
+
+
+def install_requirements() -> list[str]:
+    """Install what is missing, if this is root on a machine with apt; the packages that were installed."""
+    packages = missing()
+    if packages and not os.geteuid() and shutil.which("apt-get", path=_path()):
+        env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        run(["apt-get", "update", "--quiet"], env=env, timeout=300)
+        run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], env=env, timeout=600)
+        return packages
+    return []
+
+
+def raise_limits() -> None:
+    """Let many hosts boot: with the usual 128 inotify instances those after the fifteenth hang in silence."""
+    for name, least in INOTIFY.items():
+        limit = Path("/proc/sys/fs/inotify") / name
+        if int(limit.read_text()) < least:
+            limit.write_text(str(least))
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+# --- control groups -------------------------------------------------------------------------------------------------
+
+
+def cgroup_root() -> Path:
+    """The folder of the lab's control group.
+
+    Each host has one of its own below it, for two reasons: without, all hosts' systemds would share one tree, and
+    stopping ssh.service in one host would stop it in all; and whatever the lab started can be found and ended by it.
+    """
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, where, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(where) / "underlay-lab"
+    raise LabError("no cgroup2 is mounted here: mount -t cgroup2 none /sys/fs/cgroup (a container? use a machine)")
+
+
+def in_cgroup(name: str, argv: list[str]) -> list[str]:
+    """The command that runs `argv` in the lab's control group of that name."""
+    group = cgroup_root() / name
+    group.mkdir(parents=True, exist_ok=True)
+    return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *argv]
+
+
+def cgroup_populated(name: str = "") -> bool:
+    """Whether anything runs in the lab's control group of that name (default: in any of them)."""
+    try:
+        return "populated 1" in (cgroup_root() / name / "cgroup.events").read_text()
+    except OSError:
+        return False
+
+
+def kill_cgroup(name: str = "") -> None:
+    """End all that runs in the lab's control group of that name (default: in all of them), and remove it."""
+    group = cgroup_root() / name
+    if not group.exists():
+        return
+    (group / "cgroup.kill").write_text("1")
+    if not wait_until(lambda: not cgroup_populated(name), seconds=15):
+        raise LabError(f"processes in {group} do not end: see {group}/cgroup.procs")
+    for folder, _, _ in os.walk(group, topdown=False):
+        os.rmdir(folder)
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def processes_in(namespaces: set[int]) -> Iterator[int]:
+    """The processes whose network namespace (its inode) is one of these."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if (entry / "ns/net").stat().st_ino in namespaces:
+                    yield int(entry.name)
+            except OSError:
+                continue  # it ended meanwhile
+
+
+def ancestry() -> set[int]:
+    """This process and those that it comes from."""
+    pids, pid = set(), os.getpid()
+    while pid:
+        pids.add(pid)
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pids

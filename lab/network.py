@@ -1,0 +1,102 @@
+"""The lab's wires: a namespace for each host, and one for the switch that holds a bridge for each network.
+
+Every link is made inside those namespaces: the machine's own links, routes, rules, firewall and sysctls stay as they
+are, and no packet of the lab has a way out (its addresses often exist for real around the machine).
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from lab.blueprint import SWITCH, Machine
+from lab.process import CommandError, run
+from lab.state import NETNS_DIR
+
+PREFIX = "underlay-"
+# A new namespace inherits these from the machine; a host starts with what the kernel would give it.
+KERNEL_DEFAULTS = {
+    "forwarding": 0,
+    "rp_filter": 0,
+    "accept_redirects": 1,
+    "send_redirects": 1,
+    "secure_redirects": 1,
+    "accept_local": 0,
+    "arp_announce": 0,
+    "arp_filter": 0,
+    "arp_ignore": 0,
+    "log_martians": 0,
+    "proxy_arp": 0,
+    "route_localnet": 0,
+    "src_valid_mark": 0,
+}
+SYSCTLS = [
+    "net.ipv4.ip_forward=0",  # first: it resets others
+    *(f"net.ipv4.conf.{where}.{key}={value}" for key, value in KERNEL_DEFAULTS.items() for where in ("all", "default")),
+]
+
+
+def netns(host: str) -> Path:
+    """Where the namespace of a host is mounted; `ip -n underlay-HOST` finds it there."""
+    return NETNS_DIR / f"{PREFIX}{host}"
+
+
+def namespaces() -> list[Path]:
+    """The lab's namespaces that exist."""
+    return sorted(NETNS_DIR.glob(f"{PREFIX}*"))
+
+
+def create(name: str) -> None:
+    """Make a namespace that is as fresh as that of a machine just started."""
+    path = netns(name)
+    path.parent.mkdir(exist_ok=True)
+    path.touch(exist_ok=False)
+    # Not `ip netns add`, which would leave the folder itself mounted.
+    run(["unshare", f"--net={path}", "sysctl", "--quiet", "--ignore", "--write", *SYSCTLS])
+
+
+def remove(path: Path) -> None:
+    """Take a namespace away; it dies with its last process."""
+    with suppress(CommandError):  # not mounted: whoever made it was killed in between
+        run(["umount", "--lazy", str(path)])
+    path.unlink(missing_ok=True)
+
+
+def create_switch(networks: Iterable[str]) -> None:
+    """The switch: a bridge for each network, named br0, br1, … with the network's name as its alias."""
+    create(SWITCH)
+    lines = []
+    for index, network in enumerate(networks):
+        lines += [
+            # No spanning tree, no forward delay, no snooping: a cable, from the first packet on.
+            f"link add br{index} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
+            f"link set br{index} alias {network} addrgenmode none up",
+        ]
+    _ip(SWITCH, lines)
+
+
+def plug(machine: Machine, number: int, networks: tuple[str, ...]) -> None:
+    """Put a machine's NICs into its namespace, each joined to its network's bridge; `number` is its place in the lab."""
+    lines = []
+    for index, nic in enumerate(machine.nics):
+        port = _port(number, index)
+        lines += [
+            f"link add {port} type veth peer name {nic.name} address {nic.mac} netns {PREFIX}{machine.name}",
+            f"link set {port} alias {machine.name}:{nic.name} addrgenmode none"
+            f" master br{networks.index(nic.network)} up",
+        ]
+    _ip(SWITCH, lines)
+
+
+def unplug(machine: Machine, number: int) -> None:
+    """Take a machine's NICs away, on both ends; those that are gone already are no error."""
+    for index in range(len(machine.nics)):
+        with suppress(CommandError):
+            _ip(SWITCH, [f"link del {_port(number, index)}"])
+
+
+def _port(number: int, index: int) -> str:
+    return f"p{number}-{index}"
+
+
+def _ip(name: str, lines: list[str]) -> None:
+    run(["ip", "-n", f"{PREFIX}{name}", "-batch", "-"], stdin="\n".join(lines) + "\n")
