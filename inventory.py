@@ -4,10 +4,9 @@ import sys
 
 from underlay.errors import report_and_exit
 from underlay.inventory import groups
-from underlay.plan import load
-from underlay.target import announce, enter
+from underlay.target import announce, current
 
 with report_and_exit():
-    _target = enter(load())
+    _target = current()
     announce(_target)
     globals().update(groups(_target, sys.argv))

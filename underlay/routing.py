@@ -40,7 +40,7 @@ class Address:
 
 @dataclass(frozen=True, order=True)
 class Route:
-    """A route: `destination` is a CIDR or `default`; `via` is empty for a connected one; `source` is its preferred one."""
+    """A route to a CIDR or `default`; `via` is empty for a connected one, `source` is the preferred one."""
 
     table: int
     destination: str

@@ -42,7 +42,7 @@ class Rule:
 
 @dataclass
 class Table:
-    """A table as `iptables-save` prints it: the policy of each chain (`-` for a user's chain) and its rules in order."""
+    """A table as `iptables-save` prints it: each chain's policy (`-` for a user's chain) and its rules in order."""
 
     policies: dict[str, str] = field(default_factory=dict)
     rules: dict[str, list[str]] = field(default_factory=dict)
@@ -137,7 +137,7 @@ def edits(live: Mapping[str, Table], wanted: Iterable[Rule], ours: Mapping[str, 
             by_chain[name, chain] = []
     for rule in wanted:
         by_chain[rule.table, rule.chain].append(rule)
-    found = []
+    found: list[Edit] = []
     for (table, chain), rules in by_chain.items():
         recorded = ours[table].chain(chain) if table in ours else []
         found += _chain_edits(table, chain, live[table].chain(chain) if table in live else [], rules, recorded)

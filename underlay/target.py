@@ -5,6 +5,7 @@ would do for real. Nothing changes the target silently.
 """
 
 import ctypes
+import functools
 import hashlib
 import os
 import socket
@@ -18,7 +19,7 @@ from typing import Literal
 from netaddr import IPAddress
 
 from lab import state
-from underlay.plan import REPO, Host, Plan
+from underlay.plan import REPO, Host, Plan, load
 
 CLONE_NEWNET = 0x40000000
 CONNECT_SECONDS = 5
@@ -86,6 +87,12 @@ def enter(plan: Plan) -> Target:
             return _real(plan)
         case _:
             raise TargetError(f"UNDERLAY_TARGET={name!r} is no target: use 'lab' or 'ssh'")
+
+
+@functools.cache
+def current() -> Target:
+    """The target of this process: that of the plan in force. Raises PlanError, TargetError."""
+    return enter(load())
 
 
 def _lab(plan: Plan) -> Target:

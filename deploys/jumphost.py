@@ -1,0 +1,85 @@
+"""The jump host: the way in from the company LAN, and the machine from which the site is deployed."""
+
+from io import StringIO
+
+from pyinfra import host
+from pyinfra.facts.server import Groups, Users
+from pyinfra.operations import files, pip, server, systemd
+
+from underlay import access, checkout, deploying, roles
+from underlay.operations import config_file, tree
+from underlay.target import MACHINE_KNOWN_HOSTS
+from underlay.templates import render
+
+ON_CALL = "underlay-oncall"
+
+if deploying.runs_for("jumphost"):
+    target, _ = deploying.planned()
+    people = roles.jumphost(target.plan).people_on_call
+
+    deploying.require_supported_system()
+    deploying.packages(["python3-venv", "tcpdump"])
+    deploying.planned_network()
+
+    config_file.installed(
+        name="sshd: keys only, forwarding for ProxyJump",
+        path="/etc/ssh/sshd_config.d/05-underlay.conf",
+        content=render("jumphost/sshd.conf.j2", operator=target.plan.operator.user),
+        # The first value of a keyword counts: so the candidate stands before the configuration in use.
+        check='cat "$NEW" /etc/ssh/sshd_config > "$NEW.whole"; sshd -t -f "$NEW.whole" || bad=1; '
+        'rm -f "$NEW.whole"; [ -z "${bad:-}" ]',
+        activate="systemctl reload ssh",
+    )
+    systemd.service(name="sshd: runs, now and at boot", service="ssh", running=True, enabled=True)
+
+    server.group(name="People on call: their group", group=ON_CALL)
+    config_file.installed(
+        name="People on call: sudo without a password",
+        path="/etc/sudoers.d/underlay-oncall",
+        content=f"# Written by the repo's deploy.\n%{ON_CALL} ALL=(ALL:ALL) NOPASSWD: ALL\n",
+        check='visudo -cqf "$NEW"',
+        mode="440",
+    )
+    for person, keys in people.items():
+        server.user(
+            name=f"People on call: {person}",
+            user=person,
+            shell="/bin/bash",
+            groups=[ON_CALL],
+            append=True,
+            create_home=True,
+            public_keys=list(keys),
+            delete_keys=True,
+        )
+    # Members of the group are ours: whoever is one and not in the list was removed from it.
+    accounts = host.get_fact(Users) if ON_CALL in (host.get_fact(Groups) or []) else {}
+    for account, details in accounts.items():
+        if ON_CALL in details["groups"] and account not in people:
+            server.shell(
+                name=f"People on call: {account} is removed, open sessions too",
+                commands=[
+                    f"loginctl terminate-user {account} || true; pkill -KILL -u {account} || true",
+                    f"rm -f {details['home']}/.ssh/authorized_keys && userdel {account}",
+                ],
+            )
+
+    tree.present(
+        name="Deploy machine: this repo, with the plan in force",
+        folder=checkout.FOLDER,
+        files=checkout.files(target.plan),
+        executable=["inv"],
+        ignore=[".venv", "__pycache__", ".pytest_cache"],
+    )
+    pip.venv(name="Deploy machine: its own Python environment", path=f"{checkout.FOLDER}/.venv")
+    pip.packages(
+        name="Deploy machine: the pinned Python packages",
+        packages=checkout.pinned_packages(),
+        virtualenv=f"{checkout.FOLDER}/.venv",
+    )
+    files.put(
+        name="Deploy machine: the hosts' keys",
+        src=StringIO(access.known_hosts(target)),
+        dest=str(MACHINE_KNOWN_HOSTS),
+        mode="644",
+    )
+    deploying.deploy_machine_access()

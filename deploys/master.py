@@ -1,0 +1,9 @@
+"""A control-plane node: a NIC in every network, answers from the address that was asked."""
+
+from underlay import deploying
+
+if deploying.runs_for("master"):
+    deploying.require_supported_system()
+    deploying.packages(["conntrack", "tcpdump"])
+    deploying.planned_network()
+    deploying.deploy_machine_access()

@@ -1,0 +1,38 @@
+"""The content of small files."""
+
+import base64
+import shlex
+from collections.abc import Iterable
+
+from pyinfra.api import FactBase
+
+
+def command(patterns: Iterable[str]) -> str:
+    """A shell command that prints each file that matches one of the patterns, as its path and its content in base64."""
+    # A pattern that matches nothing stays as it is, and is no file.
+    return f'for f in {" ".join(patterns)}; do if [ -f "$f" ]; then echo "$f $(base64 -w0 "$f")"; fi; done'
+
+
+def parse(lines: Iterable[str]) -> dict[str, str]:
+    """What `command` printed: path → content."""
+    found = {}
+    for line in lines:
+        path, _, content = line.partition(" ")
+        found[path] = base64.b64decode(content).decode(errors="replace")
+    return found
+
+
+class FileContents(FactBase[dict[str, str]]):
+    """The content of files, path → content; a file that is not there is left out."""
+
+    def command(self, paths: list[str]) -> str:
+        """+ paths: absolute paths"""
+        return command(map(shlex.quote, paths))
+
+    @staticmethod
+    def default() -> dict[str, str]:
+        """No file is there."""
+        return {}
+
+    def process(self, output: list[str]) -> dict[str, str]:
+        return parse(output)

@@ -1,0 +1,52 @@
+"""Bring the network of a host into its planned state, live and on disk."""
+
+from collections.abc import Generator
+
+from pyinfra import host
+from pyinfra.api import StringCommand, operation
+
+from underlay import routing
+from underlay.facts.network import Network
+from underlay.operations import differences, write_file
+from underlay.routing import HostNetwork
+from underlay.templates import render
+
+
+def network_files(wanted: HostNetwork) -> dict[str, str]:
+    """Path → content of every file that makes the network come back after a boot."""
+    found = {path: render("network/link.network.j2", **values) for path, values in routing.link_files(wanted).items()}
+    found[routing.NETWORKD_CONF] = render("network/networkd.conf.j2")
+    if wanted.sysctls:
+        found[routing.SYSCTL_CONF] = render("network/sysctl.conf.j2", sysctls=wanted.sysctls)
+    return found
+
+
+@operation()
+def configured(wanted: HostNetwork) -> Generator[StringCommand, None, None]:
+    """
+    Addresses, routes, policy rules and sysctls, both live and in the files of systemd-networkd and sysctl.
+
+    + wanted: what `routing.host_network` made of the plan
+
+    Live first, with `ip`, then the files: so networkd finds what it is told to make, and nothing goes away in between.
+    Routes, rules and addresses of others stay; what is ours is said in `routing.changes`.
+    """
+    live = host.get_fact(Network, sysctls=list(wanted.sysctls))
+    if live is None:
+        return
+    files = network_files(wanted)
+    changed = differences(files, live.files)
+    stale = [path for path in live.files if path not in files]
+    changes = routing.changes(wanted, live)
+    if not (changes or changed or stale):
+        host.noop("the network is as planned")
+        return
+    script = "set -e\n" + "".join(f"{change.command}\n" for change in changes)
+    script += "".join(write_file(path, files[path]) for path in changed)
+    script += "".join(f"rm -f {path}\n" for path in stale)
+    if routing.NETWORKD_CONF in changed:
+        # networkd reads its own configuration at start only.
+        script += "systemctl restart systemd-networkd\n"
+    elif any(routing.nic_of(path) for path in [*changed, *stale]):
+        script += "networkctl reload\n"
+    yield StringCommand(script)
