@@ -1,0 +1,14 @@
+"""The commands of this repo: `./inv --list` shows them, `./inv --help TASK` explains one."""
+
+import sys
+
+from invoke import Collection
+
+from lab import tasks as lab
+from underlay import tasks as site
+
+# Progress of the parts belongs before what follows it, also into a pipe.
+sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+
+namespace = Collection.from_module(site)
+namespace.add_collection(lab.namespace)

@@ -1,0 +1,76 @@
+"""The plan as tables for people: what `invoke plan` shows."""
+
+from rich.console import Console
+from rich.table import Table
+
+from underlay import nat
+from underlay.plan import Plan
+from underlay.ruleset import TABLES
+
+
+def show(plan: Plan, console: Console | None = None) -> None:
+    """Print networks, hosts, published addresses, and each gateway rule with the plan line it comes from."""
+    console = console or _console()
+    console.print(f"site {plan.site}, plan {plan.source}", highlight=False, markup=False)
+    for title, columns, rows in (_networks(plan), _hosts(plan), _published(plan), *_rules(plan)):
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console.print()
+        console.print(table, highlight=False, markup=False)
+
+
+def _console() -> Console:
+    console = Console()
+    # A pipe has no width; rules must not be cut there.
+    return console if console.is_terminal else Console(width=160)
+
+
+Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+
+
+def _networks(plan: Plan) -> Section:
+    rows = [
+        (network.name, str(network.cidr), str(plan.gateway_address(network.name)), plan.line("networks", network.name))
+        for network in plan.networks
+    ]
+    return "Networks", ("network", "cidr", "router", "plan"), rows
+
+
+def _hosts(plan: Plan) -> Section:
+    rows = [
+        (
+            host.name if index == 0 else "",
+            host.role if index == 0 else "",
+            nic.network,
+            nic.nic,
+            nic.with_prefix,
+            "default route" if nic.network == host.default_network else "",
+            plan.line("hosts", host.name, "addresses", nic.network),
+        )
+        for host in plan.hosts
+        for index, nic in enumerate(host.interfaces)
+    ]
+    return "Hosts", ("host", "role", "network", "NIC", "address", "", "plan"), rows
+
+
+def _published(plan: Plan) -> Section:
+    rows = [
+        (str(host.published), host.name, str(host.primary.address), plan.line("hosts", host.name, "published"))
+        for host in plan.published
+    ]
+    return "Published addresses", ("enterprise address", "host", "internal address", "plan"), rows
+
+
+def _rules(plan: Plan) -> list[Section]:
+    rules = nat.gateway_rules(plan)
+    return [
+        (
+            f"Gateway rules, table {table}",
+            ("rule", "plan"),
+            [(f"-A {rule.chain} {rule.spec}", rule.origin) for rule in rules if rule.table == table],
+        )
+        for table in TABLES
+    ]

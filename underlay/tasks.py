@@ -1,0 +1,79 @@
+"""The invoke tasks about the site. Thin: other modules do the work."""
+
+import difflib
+import subprocess
+import sys
+from pathlib import Path
+
+from invoke import Context, Exit, task
+
+from underlay import overview
+from underlay.errors import report_and_exit
+from underlay.plan import REPO, ROLES, load
+from underlay.target import current
+
+ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
+
+
+def _roles(role: str) -> tuple[str, ...]:
+    if not role:
+        return ROLES
+    if role not in ROLES:
+        close = difflib.get_close_matches(role, ROLES, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the roles are {', '.join(ROLES)}"
+        raise Exit(f"error: unknown role {role!r}: {hint}", code=1)
+    return (role,)
+
+
+@task
+def plan(_: Context) -> None:
+    """Show the plan: networks, hosts, published addresses, and each gateway rule with the plan line it comes from."""
+    with report_and_exit():
+        overview.show(load())
+
+
+@task
+def topology(_: Context) -> None:
+    """Print the picture of the site as SVG, drawn from the plan: `./inv topology > docs/site.svg`."""
+    with report_and_exit():
+        from underlay import diagram
+
+        print(diagram.svg(load()))
+
+
+@task(
+    positional=["role"],
+    help={"role": ROLE_HELP, "dry": "show what would change, and change nothing", "json": "with --dry: as JSON"},
+)
+def deploy(_: Context, role: str = "", dry: bool = False, json: bool = False) -> None:
+    """Bring the hosts of a role, or of all roles in their order, into the planned state."""
+    roles = _roles(role)
+    if json and not dry:
+        raise Exit("error: --json goes with --dry", code=1)
+    with report_and_exit():
+        # Here too, not in pyinfra alone: a bad plan stops before the first role.
+        target = current()
+    arguments = ["--dry"] if dry else ["-y"]
+    arguments += ["--json"] if json else []
+    for each in roles:
+        if not target.plan.hosts_of(each):
+            continue
+        if not json:
+            print(f"\n=== {each}", flush=True)
+        command = [sys.executable, "-m", "pyinfra", "inventory.py", f"deploys/{each}.py", *arguments]
+        if subprocess.run(command, cwd=REPO, check=False).returncode != 0:
+            raise Exit(f"error: the deploy of {each} failed: see above; later roles were left alone", code=1)
+
+
+@task(positional=["role"], help={"role": ROLE_HELP, "junit": "write the results to this file as JUnit XML"})
+def verify(_: Context, role: str = "", junit: str = "") -> None:
+    """Prove the planned state with checks on the hosts and real packets; ends with a table.
+
+    Exit code: 0 all good, 1 something is wrong, 2 nothing was checked.
+    """
+    from underlay import verify as verification
+
+    roles = _roles(role)
+    with report_and_exit():
+        target = current()
+    raise Exit(code=verification.run(target, roles, Path(junit) if junit else None))
