@@ -1,11 +1,16 @@
 """Data files in Python syntax, read without running them: values with the line each of them stands on."""
 
 import ast
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Any
 
 Keys = tuple[str, ...]
+
+_SHOWN = 60  # characters of a wrong value that an error repeats
+_WRAP = TextWrapper(120, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,7 @@ class Problem:
     mend: str
 
     def __str__(self) -> str:
-        return f"  line {self.line}: {self.where}: {self.what}\n    mend: {self.mend}"
+        return "\n".join(map(_WRAP.fill, (f"  line {self.line}: {self.where}: {self.what}", f"    mend: {self.mend}")))
 
 
 @dataclass
@@ -28,11 +33,13 @@ class Literals:
     values: the names assigned at the top level, with plain values
     lines: for each path of keys, e.g. `("hosts", "lb", "published")`, the line it stands on
     problems: duplicate keys and anything that is not plain data
+    broken: the paths whose value, or one of whose keys, is one of the problems and therefore not in `values`
     """
 
     values: dict[str, Any] = field(default_factory=dict)
     lines: dict[Keys, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    broken: set[Keys] = field(default_factory=set)
 
     def line(self, *keys: str) -> int:
         """The line of a path of keys, or of the nearest parent that has one (1 for the file itself)."""
@@ -40,22 +47,35 @@ class Literals:
             keys = keys[:-1]
         return self.lines.get(keys, 1)
 
+    def is_broken(self, *keys: str) -> bool:
+        """Whether nothing is known about a path of keys, because it, or what lacks it, is one of the problems."""
+        return keys in self.broken or (bool(keys) and keys not in self.lines and self.is_broken(*keys[:-1]))
+
 
 def dotted(keys: Keys) -> str:
     """`("hosts", "lb")` as people write it: `hosts.lb`."""
-    return ".".join(keys)
+    return ".".join(key if re.fullmatch(r"[\w-]+", key) else shown(key) for key in keys)
+
+
+def shown(value: object) -> str:
+    """A value as an error repeats it: as Python writes it, on one line and not too long."""
+    try:
+        text = ascii(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = "the number"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def read(path: Path) -> Literals:
-    """Read a data file. OSError and SyntaxError are the caller's to report."""
+    """Read a data file. Raises OSError, or SyntaxError for one that is not Python."""
     found = Literals()
-    for node in ast.parse(path.read_text(), str(path)).body:
+    for node in _parse(path).body:
         match node:
             case (
                 ast.Assign(targets=[ast.Name(id=name)], value=value)
                 | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
             ):
-                if name in found.values:
+                if (name,) in found.lines:
                     found.problems.append(_duplicate(found, (name,), node.lineno))
                     continue
                 found.lines[name,] = node.lineno
@@ -63,8 +83,16 @@ def read(path: Path) -> Literals:
             case ast.Expr(value=ast.Constant()):
                 pass  # the docstring
             case _:
-                found.problems.append(_not_data(node.lineno, "the file"))
+                _not_data(found, (), node.lineno)
     return found
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        # Bytes, so that Python finds out the encoding as it does for every source file.
+        return ast.parse(path.read_bytes(), str(path))
+    except (ValueError, MemoryError, RecursionError) as error:  # a null byte; nested too deeply
+        raise SyntaxError(str(error) or "nested too deeply") from error
 
 
 def _value(node: ast.expr, keys: Keys, found: Literals) -> Any:
@@ -73,7 +101,7 @@ def _value(node: ast.expr, keys: Keys, found: Literals) -> Any:
             values: dict[str, Any] = {}
             for key_node, value_node in zip(node.keys, node.values, strict=True):
                 if not isinstance(key_node, ast.Constant) or not isinstance(key_node.value, str):
-                    found.problems.append(_not_data((key_node or value_node).lineno, dotted(keys)))
+                    _not_data(found, keys, (key_node or value_node).lineno, "has a key that is not a text in quotes")
                     continue
                 path = (*keys, key_node.value)
                 if key_node.value in values:
@@ -92,16 +120,16 @@ def _value(node: ast.expr, keys: Keys, found: Literals) -> Any:
         case _:
             try:
                 return ast.literal_eval(node)
-            except ValueError:
-                found.problems.append(_not_data(node.lineno, dotted(keys)))
-                return None
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+                return _not_data(found, keys, node.lineno)
 
 
 def _duplicate(found: Literals, keys: Keys, line: int) -> Problem:
-    return Problem(
-        line, dotted(keys), f"is there twice (first on line {found.lines[keys]})", "rename or delete one of the two"
-    )
+    first = found.lines[keys]
+    return Problem(line, dotted(keys), f"is there twice (first on line {first})", "rename or delete one of the two")
 
 
-def _not_data(line: int, where: str) -> Problem:
-    return Problem(line, where, "is not plain data", "write the value itself: no code, names or calls here")
+def _not_data(found: Literals, keys: Keys, line: int, what: str = "is not plain data") -> None:
+    found.broken.add(keys)
+    mend = "write the value itself: no code, names or calls here"
+    found.problems.append(Problem(line, dotted(keys) or "the file", what, mend))

@@ -9,60 +9,115 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import combinations
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from netaddr import AddrFormatError, IPAddress, IPNetwork
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationError
 
 from underlay import literals
-from underlay.literals import Literals, Problem, dotted
+from underlay.literals import Keys, Literals, Problem, dotted, shown
 
 REPO = Path(__file__).resolve().parent.parent
 ROLES = ("gateway", "jumphost", "lb_nginx", "master")
 """The roles that have a deploy, in the order in which each opens the way to the next."""
 
 Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "images"]
+Target = Literal["lab", "ssh"]
+OUTSIDE = "internet"
+"""What the lab calls its host for the upstream router and the outside world; no host of a plan has that name."""
 
 
 class PlanError(Exception):
     """A data file that can't be used; `str()` is the whole report, ready for a person."""
 
 
+class MistakeError(ValueError):
+    """What is wrong with a value, and how to mend it: for validators of models that `validate` reports on."""
+
+    def __init__(self, what: str, mend: str) -> None:
+        super().__init__(what)
+        self.mend = mend
+
+
+def text(pattern: str, what: str, mend: str) -> BeforeValidator:
+    """A validator of text that must match a pattern as a whole; `what` says what it should have been."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and value.isprintable() and re.fullmatch(pattern, value):
+            return value
+        raise MistakeError(f"{shown(value)} is not {what}", mend)
+
+    return BeforeValidator(check)
+
+
+# Stricter than netaddr, which also takes IPv6, integers, netmasks and fewer than four numbers.
+_QUAD = re.compile(r"\d{1,3}(\.\d{1,3}){3}", re.ASCII)
+_QUAD_AND_LENGTH = re.compile(rf"{_QUAD.pattern}/\d{{1,2}}", re.ASCII)
+_NO_HOSTS = tuple(map(IPNetwork, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
+
+
 def _address(value: object) -> IPAddress:
     if isinstance(value, IPAddress):
         return value
     try:
-        # Dotted quads only: netaddr also takes integers and IPv6, which a plan can't mean.
-        if not isinstance(value, str) or value.count(".") != 3:
+        if not isinstance(value, str) or not _QUAD.fullmatch(value):
             raise ValueError
         return IPAddress(value, version=4)
     except (AddrFormatError, ValueError) as error:
-        raise ValueError(f"{value!r} is not an IPv4 address|write four numbers, like 192.0.2.7") from error
+        raise MistakeError(f"{shown(value)} is not an IPv4 address", "write four numbers, like 192.0.2.7") from error
 
 
 def _cidr(value: object) -> IPNetwork:
     if isinstance(value, IPNetwork):
         return value
     try:
-        if not isinstance(value, str) or "/" not in value:
+        if not isinstance(value, str) or not _QUAD_AND_LENGTH.fullmatch(value):
             raise ValueError
         network = IPNetwork(value, version=4)
     except (AddrFormatError, ValueError) as error:
-        raise ValueError(f"{value!r} is not a CIDR|write the network with its length, like 192.0.2.0/24") from error
+        mend = "write the network with its length, like 192.0.2.0/24"
+        raise MistakeError(f"{shown(value)} is not a CIDR", mend) from error
     if network.ip != network.network:
-        raise ValueError(f"{value} has host bits set|write {network.cidr}")
-    if network.prefixlen > 30:
-        raise ValueError(f"{value} has no room for hosts|use a length of 30 or less")
+        raise MistakeError(f"{value} has host bits set", f"write {network.cidr}")
     return network
+
+
+def _for_hosts(network: IPNetwork) -> IPNetwork:
+    if network.prefixlen > 30:
+        raise MistakeError(f"{network} has no room for hosts", "use a length of 30 or less")
+    if any(_overlap(network, other) for other in _NO_HOSTS):
+        raise MistakeError(f"{network} has addresses that no host can have", "choose a range of unicast addresses")
+    return network
+
+
+def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    return one in other or other in one
 
 
 Address = Annotated[IPAddress, BeforeValidator(_address)]
 Cidr = Annotated[IPNetwork, BeforeValidator(_cidr)]
-Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$")]
-NicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+_Text = Annotated[str, Strict()]
+Label = Annotated[
+    str,
+    text("[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", "a name", "use up to 40 of a-z, 0-9 and -, with no - at either end"),
+]
+NicName = Annotated[
+    str,
+    # What the kernel allows, without what it or its sysctls use for something else.
+    text(
+        r"(?!(\.|\.\.|lo|all|default)$)[A-Za-z0-9_.-]{1,15}",
+        "the name of a NIC",
+        "use the name that `ip link` shows: up to 15 of A-Z, a-z, 0-9, _, . and -",
+    ),
+]
+_FilePath = Annotated[str, text('[^"]+', "the path of a file", 'write a path in quotes, without " in it')]
+# An ssh configuration and messages carry these, so each is one printable line.
+_SiteName = Annotated[str, text(".{1,60}", "a name", "give the site a name of up to 60 printable characters")]
+_UserName = Annotated[
+    str, text("[a-z_][a-z0-9_-]{0,31}", "a user name", "use up to 32 of a-z, 0-9, _ and -, a letter first")
+]
 
 
 class Frozen(BaseModel):
@@ -75,24 +130,24 @@ class Network(Frozen):
     """One network of the site. The one with an `upstream` router is the enterprise network; the others are internal."""
 
     name: Label
-    cidr: Cidr
+    cidr: Annotated[Cidr, AfterValidator(_for_hosts)]
     upstream: Address | None = None
 
 
 class Zone(Frozen):
-    """A range reserved inside `network`; no other network may overlap it."""
+    """A range kept for `network`, in or beside its own CIDR; no other network or zone may overlap it."""
 
     name: Label
-    network: str
+    network: _Text
     cidr: Cidr
 
 
 class Operator(Frozen):
     """Who logs in on the real hosts (target "ssh"): account with sudo, private key, known host keys."""
 
-    user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "ops"
-    key: str = "~/.ssh/id_ed25519"
-    known_hosts: str = "~/.ssh/known_hosts"
+    user: _UserName = "ops"
+    key: _FilePath = "~/.ssh/id_ed25519"
+    known_hosts: _FilePath = "~/.ssh/known_hosts"
 
 
 class HostSpec(Frozen):
@@ -102,8 +157,19 @@ class HostSpec(Frozen):
     role: Role
     addresses: dict[str, Address] = Field(min_length=1)
     published: Address | None = None
-    default_route: str | None = None
+    default_route: _Text | None = None
     nics: dict[str, NicName] = {}
+
+
+class PlanFile(Frozen):
+    """The top level of a plan file; what stands below `networks`, `zones` and `hosts` is checked part by part."""
+
+    site: _SiteName
+    target: Target
+    operator: Operator = Operator()
+    networks: dict[str, object] = Field(min_length=1)
+    zones: dict[str, object] = {}
+    hosts: dict[str, object] = Field(min_length=1)
 
 
 class Interface(Frozen):
@@ -144,7 +210,7 @@ class Plan(Frozen):
 
     source: Path
     site: str
-    target: Literal["lab", "ssh"]
+    target: Target
     operator: Operator
     networks: tuple[Network, ...]
     zones: tuple[Zone, ...]
@@ -213,12 +279,13 @@ def _named(items: tuple[_Named, ...], name: str) -> _Named:
 
 
 def _shown(path: Path) -> str:
-    return str(path.relative_to(REPO)) if path.is_relative_to(REPO) else str(path)
+    name = path.relative_to(REPO) if path.is_relative_to(REPO) else path
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def plan_file() -> Path:
     """The plan file in force: what UNDERLAY_PLAN names, or the repo's own."""
-    return Path(os.environ.get("UNDERLAY_PLAN") or REPO / "group_data" / "all.py").resolve()
+    return Path(os.environ.get("UNDERLAY_PLAN") or REPO / "group_data" / "all.py").absolute()
 
 
 def read_literals(path: Path) -> Literals:
@@ -227,14 +294,11 @@ def read_literals(path: Path) -> Literals:
         return literals.read(path)
     except OSError as error:
         raise PlanError(
-            f"{_shown(path)}: can't be read: {error.strerror}. Name another file, or mend its path"
+            f"{_shown(path)}: can't be read: {error.strerror}\n    mend: name a file that can be"
         ) from error
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None) or 1
-        what = getattr(error, "msg", None) or str(error)
-        raise PlanError(
-            report(path, [Problem(line, "the file", f"is not Python: {what}", "mend the syntax")])
-        ) from error
+    except SyntaxError as error:
+        problem = Problem(error.lineno or 1, "the file", f"is not Python: {error.msg}", "mend the syntax")
+        raise PlanError(report(path, [problem])) from error
 
 
 def report(path: Path, problems: Iterable[Problem]) -> str:
@@ -246,11 +310,10 @@ def report(path: Path, problems: Iterable[Problem]) -> str:
 
 def load(path: Path | None = None) -> Plan:
     """Read and check a plan file (default: `plan_file()`). Raises PlanError with everything that is wrong with it."""
-    path = (path or plan_file()).resolve()
-    source = read_literals(path)
-    checker = _Checker(source)
+    path = Path(os.path.normpath((path or plan_file()).absolute()))
+    checker = _Checker(read_literals(path))
     plan = checker.plan(path)
-    if checker.problems or plan is None:
+    if plan is None:
         raise PlanError(report(path, checker.problems))
     return plan
 
@@ -258,74 +321,113 @@ def load(path: Path | None = None) -> Plan:
 _Model = TypeVar("_Model", bound=Frozen)
 
 
-def validate(model: type[_Model], value: object, keys: tuple[str, ...], source: Literals) -> _Model | list[Problem]:
-    """One part of a data file as its model, or what is wrong with it, each with its line and a mend."""
+def validate(model: type[_Model], value: object, keys: Keys, source: Literals) -> _Model | list[Problem]:
+    """One part of a data file as its model, or what is wrong with it, each with its line and a mend.
+
+    What `source.problems` has already is not said again, so the list can be empty: report both together.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        return [_problem(model, dict(details), keys, source) for details in error.errors()]
+        return [
+            _problem(model, dict(details), keys, source)
+            for details in error.errors(include_url=False)
+            if not source.is_broken(*keys, *map(str, details["loc"]))
+        ]
 
 
-def _problem(model: type[BaseModel], error: dict[str, Any], keys: tuple[str, ...], source: Literals) -> Problem:
+def _problem(model: type[BaseModel], error: dict[str, Any], keys: Keys, source: Literals) -> Problem:
     path = (*keys, *map(str, error["loc"]))
-    where = dotted(path)
-    line = source.line(*path)
+    # What the file doesn't have (a missing key, a part's name, which is its key) is said of what should have it.
+    written = path if path in source.lines and error["type"] != "extra_forbidden" else path[:-1]
     match error["type"]:
-        case "value_error":
-            what, _, mend = str(error["ctx"]["error"]).partition("|")
-            return Problem(line, where, what, mend)
+        case "value_error" if isinstance(mistake := error["ctx"]["error"], MistakeError):
+            what, mend = str(mistake), mistake.mend
         case "missing":
-            return Problem(line, dotted(path[:-1]), f"has no {path[-1]!r}", f"add {path[-1]!r}")
+            what, mend = f"has no {path[-1]!r}", f"add {path[-1]!r}"
         case "extra_forbidden":
-            known = [name for name in model.model_fields if name != "name"]
-            return Problem(line, dotted(path[:-1]) or "the plan", *_unknown("key", path[-1], known))
+            what, mend = _unknown("key", path[-1], [name for name in model.model_fields if name != "name"])
         case "literal_error":
-            expected = re.findall(r"'([^']+)'", error["ctx"]["expected"])
-            return Problem(line, where, *_unknown(path[-1], str(error["input"]), expected))
+            what, mend = _unknown(path[-1], error["input"], re.findall(r"'([^']+)'", error["ctx"]["expected"]))
+        case "dict_type" | "model_type" | "model_attributes_type":
+            what, mend = f"{shown(error['input'])} is not a {{…}} of keys and values", _SEE
+        case "string_type":
+            what, mend = f"{shown(error['input'])} is not a text", "write a text in quotes"
         case "string_pattern_mismatch":
-            return Problem(
-                line, where, f"{error['input']!r} is not a valid name", f"it must match {error['ctx']['pattern']}"
-            )
+            what, mend = f"{shown(error['input'])} is not a valid name", f"it must match {error['ctx']['pattern']}"
+        case "too_short":
+            what, mend = "is empty", _SEE
         case _:
-            return Problem(
-                line, where, f"{error['input']!r}: {error['msg']}", "see docs/plan.md for what belongs there"
-            )
+            what, mend = f"{shown(error['input'])}: {error['msg']}", _SEE
+    return Problem(source.line(*path), dotted(written) or "the plan", what, mend)
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> tuple[str, str]:
+_SEE = "see docs/plan.md for what belongs there"
+
+
+def _unknown(kind: str, name: object, known: Iterable[str]) -> tuple[str, str]:
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
-    return f"unknown {kind} {name!r}", hint
-
-
-@dataclass
-class _Use:
-    """One use of an address, to find those that are used twice."""
-
-    address: IPAddress
-    keys: tuple[str, ...]
+    close = difflib.get_close_matches(str(name), names, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
+    return f"unknown {kind} {shown(name)}", hint
 
 
 class _Checker:
     """Builds a plan of what a file holds and collects every problem on the way.
 
-    A part that is wrong in itself is reported and left out of the checks between parts, so one mistake gives one error.
+    One mistake gives one error: what is wrong in itself is reported and left out of the checks between parts, and those
+    ask what the file has *written* wherever a part left out would look like a part that is missing.
     """
 
     def __init__(self, source: Literals) -> None:
         self.source = source
         self.problems = list(source.problems)
-        self.names = {kind: self._mapping(kind).keys() for kind in ("networks", "zones", "hosts")}
+        self.network_names = tuple(self._written("networks"))
+        self.host_names = tuple(self._written("hosts"))
+        self.enterprise_names = [
+            name for name in self.network_names if self._written("networks", name).get("upstream") is not None
+        ]
+        self.networks: dict[str, Network] = {}
+        self.zones: dict[str, Zone] = {}
+        self.hosts: dict[str, HostSpec] = {}
 
-    def add(self, keys: tuple[str, ...], what: str, mend: str) -> None:
+    def plan(self, path: Path) -> Plan | None:
+        head = self._part(PlanFile, self.source.values, ())
+        self.networks = self._parts("networks", Network)
+        self.zones = self._parts("zones", Zone)
+        self.hosts = self._parts("hosts", HostSpec)
+        self._check_enterprise()
+        self._check_ranges()
+        self._check_network_names()
+        self._check_roles()
+        self._check_gateways()
+        self._check_hosts()
+        self._check_addresses()
+        if self.problems or head is None:
+            return None
+        plan = Plan(
+            source=path,
+            site=head.site,
+            target=head.target,
+            operator=head.operator,
+            networks=tuple(self.networks.values()),
+            zones=tuple(self.zones.values()),
+            hosts=tuple(_host(spec, self.networks) for spec in self.hosts.values()),
+        )
+        plan._literals = self.source
+        return plan
+
+    def _add(self, keys: Keys, what: str, mend: str) -> None:
         self.problems.append(Problem(self.source.line(*keys), dotted(keys), what, mend))
 
-    def _mapping(self, name: str) -> dict[str, Any]:
-        value = self.source.values.get(name)
+    def _written(self, *keys: str) -> dict[str, Any]:
+        """What the file has at a path of keys, right or wrong; empty if it is not a mapping."""
+        value: Any = self.source.values
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
         return value if isinstance(value, dict) else {}
 
-    def _part(self, model: type[_Model], value: object, keys: tuple[str, ...]) -> _Model | None:
+    def _part(self, model: type[_Model], value: object, keys: Keys) -> _Model | None:
         match validate(model, value, keys, self.source):
             case list() as problems:
                 self.problems += problems
@@ -333,218 +435,236 @@ class _Checker:
             case part:
                 return part
 
-    def _parts(self, name: str, model: type[_Model]) -> list[_Model]:
-        found = []
-        for key, value in self._mapping(name).items():
+    def _parts(self, kind: str, model: type[_Model]) -> dict[str, _Model]:
+        found: dict[str, _Model] = {}
+        for name, value in self._written(kind).items():
+            keys = (kind, name)
             if not isinstance(value, dict):
-                self.add((name, key), "is not a {…} of keys and values", "see docs/plan.md for what belongs there")
+                self._part(model, value, keys)
             elif "name" in value:
-                self.add((name, key, "name"), "unknown key 'name'", f"delete it: its name is {key!r}")
-            elif part := self._part(model, {"name": key, **value}, (name, key)):
-                found.append(part)
+                self._add((*keys, "name"), "unknown key 'name'", f"delete it: the name is {name!r} already")
+            elif part := self._part(model, {"name": name, **value}, keys) or _salvage(model, name, value):
+                found[name] = part
         return found
 
-    def plan(self, path: Path) -> Plan | None:
-        known = ("site", "target", "operator", "networks", "zones", "hosts")
-        for name in self.source.values:
-            if name not in known:
-                self.add((name,), *_unknown("key", name, known))
-        for name in ("networks", "hosts"):
-            if not self._mapping(name):
-                self.add((name,), "is missing or empty", "add it: see docs/plan.md")
-        target = self.source.values.get("target")
-        if target not in (targets := get_args(Plan.model_fields["target"].annotation)):
-            self.add(("target",), f"{target!r} is not a target", f"write one of {', '.join(map(repr, targets))}")
-        site = self.source.values.get("site")
-        if not isinstance(site, str) or not site:
-            self.add(("site",), f"{site!r} is not a name", "give the site a name")
-        operator = self._part(Operator, self.source.values.get("operator", {}), ("operator",))
-        networks = self._parts("networks", Network)
-        zones = self._parts("zones", Zone)
-        hosts = self._parts("hosts", HostSpec)
-        self._check_networks(networks, zones)
-        self._check_hosts(networks, hosts)
-        self._check_gateway(networks, hosts)
-        self._check_addresses(networks, hosts)
-        if self.problems:
-            return None
-        by_name = {network.name: network for network in networks}
-        plan = Plan(
-            source=path,
-            site=str(site),
-            target=target,
-            operator=operator or Operator(),
-            networks=tuple(networks),
-            zones=tuple(zones),
-            hosts=tuple(_host(spec, by_name) for spec in hosts),
-        )
-        plan._literals = self.source
-        return plan
-
-    def _check_networks(self, networks: list[Network], zones: list[Zone]) -> None:
-        for one, other in combinations(networks, 2):
-            if _overlap(one.cidr, other.cidr):
-                self.add(
-                    ("networks", other.name, "cidr"),
-                    f"{other.cidr} overlaps network {one.name!r} {one.cidr}",
-                    "choose ranges that have no address in common",
-                )
-        for zone in zones:
-            keys = ("zones", zone.name, "cidr")
-            if zone.network not in self.names["networks"]:
-                self.add(("zones", zone.name, "network"), *_unknown("network", zone.network, self.names["networks"]))
-            for network in networks:
-                if network.name != zone.network and _overlap(zone.cidr, network.cidr):
-                    self.add(
-                        keys,
-                        f"zone {zone.name!r} {zone.cidr} overlaps network {network.name!r} {network.cidr}",
-                        f"shrink or move zone {zone.name!r} or network {network.name!r}",
-                    )
-        for one_zone, other_zone in combinations(zones, 2):
-            if _overlap(one_zone.cidr, other_zone.cidr):
-                self.add(
-                    ("zones", other_zone.name, "cidr"),
-                    f"zone {other_zone.name!r} {other_zone.cidr} overlaps zone {one_zone.name!r} {one_zone.cidr}",
-                    "choose ranges that have no address in common",
-                )
-        enterprise = [
-            name for name, value in self._mapping("networks").items() if isinstance(value, dict) and "upstream" in value
-        ]
-        if not enterprise and self.names["networks"]:
-            self.add(("networks",), "no network has an 'upstream' router", "add 'upstream' to the enterprise network")
-        for name in enterprise[1:]:
-            self.add(
+    def _check_enterprise(self) -> None:
+        if self.network_names and not self.enterprise_names and not self.source.is_broken("networks"):
+            self._add(("networks",), "no network has an 'upstream' router", "add 'upstream' to the enterprise network")
+        for name in self.enterprise_names[1:]:
+            self._add(
                 ("networks", name, "upstream"),
-                f"network {enterprise[0]!r} has an upstream router already",
+                f"network {self.enterprise_names[0]!r} has an upstream router already",
                 "keep 'upstream' in the enterprise network alone",
             )
 
-    def _check_hosts(self, networks: list[Network], hosts: list[HostSpec]) -> None:
-        enterprise = next((network for network in networks if network.upstream), None)
-        for host in hosts:
+    def _check_ranges(self) -> None:
+        """Blame the range that overlaps most others, then the next, so that one range too large is one error."""
+        left: list[Network | Zone] = [*self.networks.values(), *self.zones.values()]
+        while left:
+            # Of equals the last one is to blame: it was probably added last.
+            worst = max(reversed(left), key=lambda item: len(self._overlapping(item, left)))
+            if not (others := self._overlapping(worst, left)):
+                return
+            left.remove(worst)
+            names = " and ".join(map(_range, others))
+            keys = ("zones" if isinstance(worst, Zone) else "networks", worst.name, "cidr")
+            self._add(keys, f"{_range(worst)} overlaps {names}", "choose ranges that have no address in common")
+
+    def _overlapping(self, item: Network | Zone, others: list[Network | Zone]) -> list[Network | Zone]:
+        return [
+            other
+            for other in others
+            if other is not item
+            and _overlap(item.cidr, other.cidr)
+            and not self._belongs(item, other)
+            and not self._belongs(other, item)
+        ]
+
+    def _belongs(self, zone: Network | Zone, network: Network | Zone) -> bool:
+        return (
+            isinstance(zone, Zone)
+            and isinstance(network, Network)
+            and (zone.network == network.name or zone.network not in self.network_names)
+        )
+
+    def _check_network_names(self) -> None:
+        places: list[tuple[Keys, str]] = [
+            (("zones", zone.name, "network"), zone.network) for zone in self.zones.values()
+        ]
+        for host in self.hosts.values():
+            places += [
+                (("hosts", host.name, key, name), name) for key in ("addresses", "nics") for name in getattr(host, key)
+            ]
+            places += [(("hosts", host.name, "default_route"), name) for name in (host.default_route,) if name]
+        unknown: dict[str, list[Keys]] = {}
+        for keys, name in places:
+            if self.network_names and name not in self.network_names and not self.source.is_broken("networks", name):
+                unknown.setdefault(name, []).append(keys)
+        for name, (first, *more) in unknown.items():
+            lines = sorted({self.source.line(*keys) for keys in more} - {self.source.line(*first)})
+            what, mend = _unknown("network", name, self.network_names)
+            also = f" (also on line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))})" if lines else ""
+            self._add(first, what + also, mend)
+
+    def _check_roles(self) -> None:
+        roles = [self._written("hosts", name).get("role") for name in self.host_names]
+        # One that is not a role may be meant for the one that is missing.
+        if not roles or self.source.is_broken("hosts") or any(role not in get_args(Role) for role in roles):
+            return
+        for role in ("gateway", "jumphost"):
+            if role not in roles:
+                self._add(("hosts",), f"no host has the role {role!r}", f"add a host with the role {role!r}")
+
+    def _networks_of(self, host: str) -> list[str] | None:
+        """The networks in which the file gives a host an address, or None if that can't be known."""
+        names = list(self._written("hosts", host, "addresses"))
+        known = all(name in self.network_names for name in names) and not self.source.is_broken(
+            "hosts", host, "addresses"
+        )
+        return names if names and known else None
+
+    def _check_gateways(self) -> None:
+        gateways = {
+            name: self._networks_of(name)
+            for name in self.host_names
+            if self._written("hosts", name).get("role") == "gateway"
+        }
+        first = next(iter(gateways), "")
+        owned = [name for names in gateways.values() for name in names or ()]
+        for network in self.network_names if gateways and None not in gateways.values() else ():
+            if network not in owned:
+                kind = "enterprise" if network in self.enterprise_names else "internal"
+                self._add(
+                    ("networks", network),
+                    f"the {kind} network {network!r} has no gateway address",
+                    f"add {network!r} to the addresses of host {first!r}",
+                )
+        for name in list(gateways)[1:]:
+            shared = [network for network in gateways[name] or () if network in (gateways[first] or ())]
+            what = f"is a second gateway, after {first!r}"
+            if shared:
+                what = f"is a second gateway for {', '.join(map(repr, shared))}, after {first!r}"
+            self._add(("hosts", name), what, "a site has one gateway: keep one of the two")
+        names = gateways.get(first)
+        for enterprise in self.enterprise_names[:1]:
+            if names and enterprise in names and names[0] != enterprise:
+                self._add(
+                    ("hosts", first, "addresses"),
+                    "the first address of the gateway is not its enterprise one, where it is reached",
+                    f"put {enterprise!r} first",
+                )
+
+    def _check_hosts(self) -> None:
+        enterprise = self.enterprise_names[0] if self.enterprise_names else None
+        for host in self.hosts.values():
             keys = ("hosts", host.name)
-            for name in [*host.addresses, *([host.default_route] if host.default_route else []), *host.nics]:
-                if name not in self.names["networks"]:
-                    self.add(self._key_of(host, name), *_unknown("network", name, self.names["networks"]))
-                elif name not in host.addresses:
-                    self.add(
-                        self._key_of(host, name),
-                        f"the host has no address in network {name!r}",
-                        f"choose one of {', '.join(host.addresses)}, or give it an address there",
-                    )
-            nics = list(_nics(host).values())
-            for nic in sorted({nic for nic in nics if nics.count(nic) > 1}):
-                self.add((*keys, "nics"), f"NIC {nic!r} is used for two networks", "give each network a NIC of its own")
-            if host.published is None:
+            if host.name == OUTSIDE:
+                self._add(keys, f"{OUTSIDE!r} is what the lab calls the world outside", "choose another name")
+            networks = self._networks_of(host.name)
+            if networks is None:
                 continue
-            if host.role == "gateway" or (enterprise and enterprise.name in host.addresses):
-                self.add(
+            self._check_nics(host, networks)
+            published = self._written(*keys).get("published") is not None
+            if published and (host.role == "gateway" or enterprise in networks):
+                self._add(
                     (*keys, "published"),
                     "only a host without an enterprise address can be published",
                     "delete 'published' or its enterprise address",
                 )
-            if enterprise and host.published not in enterprise.cidr:
-                self.add(
-                    (*keys, "published"),
-                    f"{host.published} is not in the enterprise network {enterprise.cidr}",
-                    f"choose a free address of {enterprise.cidr}",
-                )
-
-    @staticmethod
-    def _key_of(host: HostSpec, network: str) -> tuple[str, ...]:
-        if network in host.addresses:
-            return ("hosts", host.name, "addresses", network)
-        if network in host.nics:
-            return ("hosts", host.name, "nics", network)
-        return ("hosts", host.name, "default_route")
-
-    def _check_gateway(self, networks: list[Network], hosts: list[HostSpec]) -> None:
-        gateways = [host for host in hosts if host.role == "gateway"]
-        roles = [value.get("role") for value in self._mapping("hosts").values() if isinstance(value, dict)]
-        for role in ("gateway", "jumphost"):
-            if roles and role not in roles:
-                self.add(("hosts",), f"no host has the role {role!r}", f"add a host with the role {role!r}")
-        for network in networks:
-            owners = [host for host in gateways if network.name in host.addresses]
-            if not owners and gateways:
-                kind = "enterprise" if network.upstream else "internal"
-                self.add(
-                    ("networks", network.name),
-                    f"the {kind} network {network.name!r} has no gateway address",
-                    f"add {network.name!r} to the addresses of host {gateways[0].name!r}",
-                )
-            for host in owners[1:]:
-                self.add(
-                    ("hosts", host.name, "addresses", network.name),
-                    f"network {network.name!r} has a gateway already: {owners[0].name!r}",
-                    "keep one gateway for each network",
-                )
-        enterprise = next((network for network in networks if network.upstream), None)
-        for host in hosts:
-            if host.role == "jumphost" and enterprise and not host.published and enterprise.name not in host.addresses:
-                self.add(
-                    ("hosts", host.name),
+            if host.role == "jumphost" and enterprise and not published and enterprise not in networks:
+                self._add(
+                    keys,
                     "the jump host can't be reached from the enterprise network",
                     "add 'published' with a free address of the enterprise network",
                 )
-            if host.role == "gateway" and enterprise and next(iter(host.addresses)) != enterprise.name:
-                self.add(
-                    ("hosts", host.name, "addresses"),
-                    "the first address of the gateway is not its enterprise one, where it is reached",
-                    f"put {enterprise.name!r} first",
+            if host.role == "gateway" and enterprise in networks and (host.default_route or enterprise) != enterprise:
+                self._add(
+                    (*keys, "default_route"),
+                    f"the gateway is itself the router of network {host.default_route!r}",
+                    "delete it: the gateway's default route is the upstream router",
                 )
 
-    def _check_addresses(self, networks: list[Network], hosts: list[HostSpec]) -> None:
-        by_name = {network.name: network for network in networks}
-        first: dict[IPAddress, tuple[str, ...]] = {}
-        for use in _uses(networks, hosts):
-            network = by_name.get(use.keys[-1]) if "addresses" in use.keys else None
-            if use.keys[0] == "networks":
-                network = by_name[use.keys[1]]
-            if network and use.address not in network.cidr:
-                self.add(
-                    use.keys,
-                    f"{use.address} is outside network {network.name!r} {network.cidr}",
-                    f"choose an address of {network.cidr}",
+    def _check_nics(self, host: HostSpec, networks: list[str]) -> None:
+        keys = ("hosts", host.name)
+        places: list[tuple[Keys, str]] = [((*keys, "nics", name), name) for name in host.nics]
+        places += [((*keys, "default_route"), name) for name in (host.default_route,) if name]
+        for place, name in places:
+            if name in self.network_names and name not in networks:
+                mend = f"choose one of {', '.join(networks)}, or give it an address there"
+                self._add(place, f"the host has no address in network {name!r}", mend)
+        nics = list(_nics(networks, host.nics).values())
+        for nic in sorted({nic for nic in nics if nics.count(nic) > 1}):
+            self._add((*keys, "nics"), f"NIC {nic!r} is used for two networks", "give each network a NIC of its own")
+
+    def _check_addresses(self) -> None:
+        uses = list(self._uses())
+        for network in self.networks.values():
+            mine = [address for address, _, name in uses if name == network.name]
+            if len(mine) > 1 and not any(address in network.cidr for address in mine):
+                self._add(
+                    ("networks", network.name, "cidr"),
+                    f"none of the {len(mine)} addresses in network {network.name!r} is in {network.cidr}",
+                    "correct the CIDR or the addresses",
                 )
-            for candidate in networks:
-                if use.address == candidate.cidr.network:
-                    self.add(use.keys, f"{use.address} is the network address of {candidate.name!r}", "choose another")
-                elif use.address == candidate.cidr.broadcast:
-                    self.add(
-                        use.keys, f"{use.address} is the broadcast address of {candidate.name!r}", "choose another"
-                    )
-            if use.address in first:
-                self.add(
-                    use.keys,
-                    f"{use.address} is used already by {dotted(first[use.address])}",
-                    "give each its own address",
-                )
+                uses = [use for use in uses if use[2] != network.name]
+        first: dict[IPAddress, Keys] = {}
+        for address, keys, name in uses:
+            found = self.networks.get(name)
+            if found and address not in found.cidr:
+                kind = "the enterprise network" if keys[-1] == "published" else "network"
+                self._add(keys, f"{address} is outside {kind} {name!r} {found.cidr}", f"choose one of {found.cidr}")
+            elif found and address == found.cidr.network:
+                self._add(keys, f"{address} is the network address of {name!r}", "choose another")
+            elif found and address == found.cidr.broadcast:
+                self._add(keys, f"{address} is the broadcast address of {name!r}", "choose another")
+            elif address in first:
+                self._add(keys, f"{address} is used already by {dotted(first[address])}", "give each its own address")
             else:
-                first[use.address] = use.keys
+                first[address] = keys
+
+    def _uses(self) -> Iterator[tuple[IPAddress, Keys, str]]:
+        """Each address, where it stands, and the network it must be in."""
+        enterprise = self.enterprise_names[0] if self.enterprise_names else ""
+        for network in self.networks.values():
+            if network.upstream is not None:
+                yield network.upstream, ("networks", network.name, "upstream"), network.name
+        for host in self.hosts.values():
+            for name, address in host.addresses.items():
+                yield address, ("hosts", host.name, "addresses", name), name
+            if host.published is not None and enterprise not in host.addresses:
+                yield host.published, ("hosts", host.name, "published"), enterprise
 
 
-def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    return one in other or other in one
+def _range(item: Network | Zone) -> str:
+    return f"{type(item).__name__.lower()} {item.name!r} {item.cidr}"
 
 
-def _uses(networks: list[Network], hosts: list[HostSpec]) -> Iterator[_Use]:
-    for network in networks:
-        if network.upstream is not None:
-            yield _Use(network.upstream, ("networks", network.name, "upstream"))
-    for host in hosts:
-        for name, address in host.addresses.items():
-            yield _Use(address, ("hosts", host.name, "addresses", name))
-        if host.published is not None:
-            yield _Use(host.published, ("hosts", host.name, "published"))
+def _salvage(model: type[_Model], name: str, value: dict[str, Any]) -> _Model | None:
+    """A host without its wrong parts, so that the others are checked too; None if nothing is left of it."""
+    if model is not HostSpec:
+        return None
+    left = {"name": name, **deepcopy(value)}
+    try:
+        return model.model_validate(left)
+    except ValidationError as error:
+        for details in error.errors():
+            parent: Any = left
+            for key in details["loc"][:-1]:
+                parent = parent.get(key) if isinstance(parent, dict) else None
+            if isinstance(parent, dict):
+                parent.pop(details["loc"][-1], None)
+    try:
+        return model.model_validate(left)
+    except ValidationError:
+        return None
 
 
-def _nics(spec: HostSpec) -> dict[str, str]:
-    return {name: spec.nics.get(name, f"eth{index}") for index, name in enumerate(spec.addresses)}
+def _nics(networks: Iterable[str], named: dict[str, str]) -> dict[str, str]:
+    return {name: named.get(name, f"eth{index}") for index, name in enumerate(networks)}
 
 
 def _host(spec: HostSpec, networks: dict[str, Network]) -> Host:
-    nics = _nics(spec)
+    nics = _nics(spec.addresses, spec.nics)
     return Host(
         name=spec.name,
         role=spec.role,
