@@ -1,0 +1,224 @@
+"""Plan → what the traffic must look like: every connection that has to work, and how its receiver sees it. Pure.
+
+The expectations are written down from what the site is for, not computed from the rules that bring it about; only
+`why` looks at those, to tell a person where to look.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from netaddr import IPAddress, IPNetwork
+
+from underlay import nat, nginx, routing
+from underlay.plan import ROLES, Host, Network, Plan
+from underlay.ruleset import Rule
+
+OUTSIDE = "internet"
+"""The host that has the address beyond the upstream router; the plan does not know it."""
+SSH_PORT = 22
+SERVICES = {"jumphost": (SSH_PORT,), "lb_nginx": (nginx.HTTP_PORT,)}
+"""Role → the ports of its published hosts where a real service must be reached."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One TCP connection that has to work.
+
+    role: whose check it is: of the hosts on its way, the one that is deployed last
+    row: what it is an example of, for people
+    source: the host that connects, from its address `source_address`
+    destination, port: what it connects to; port None is a listener of our own on a free port
+    receivers: the hosts of which one must be the one that answers
+    seen_as: the source address that the receiver sees
+    tracked: whether the gateway must have an entry in its connection table; None if it does not matter
+    why: the rules and routes that make it so, with their lines of the plan
+    """
+
+    role: str
+    row: str
+    source: str
+    source_address: IPAddress
+    destination: IPAddress
+    port: int | None
+    receivers: tuple[str, ...]
+    seen_as: IPAddress
+    tracked: bool | None
+    why: tuple[str, ...]
+
+    def __str__(self) -> str:
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.source} {self.source_address} -> {self.destination}{port}"
+
+    @property
+    def hosts(self) -> set[str]:
+        """The hosts at its ends."""
+        return {self.source, *self.receivers}
+
+
+def expected(plan: Plan, outside: IPAddress | None) -> list[Flow]:
+    """Every flow of a plan; `outside` is an address beyond the upstream router that answers, if there is one."""
+    return list(_Site(plan, outside).flows())
+
+
+@dataclass(frozen=True)
+class _End:
+    """A host's address, and the network it is in (None: beyond the upstream router)."""
+
+    host: str
+    address: IPAddress
+    network: Network | None
+
+
+class _Site:
+    def __init__(self, plan: Plan, outside: IPAddress | None) -> None:
+        self.plan = plan
+        self.rules = nat.gateway_rules(plan)
+        inner = [host for host in plan.hosts if host.role != "gateway"]
+        self.published = [end for host in inner if host.published for end in self._internal(host)]
+        self.nodes = [host for host in inner if not host.published and self._internal(host)]
+        self.world = [end for host in inner for end in self._ends(host) if end.network == plan.enterprise]
+        if outside is not None:
+            self.world.append(_End(OUTSIDE, outside, None))
+
+    def _ends(self, host: Host) -> list[_End]:
+        return [_End(host.name, nic.address, self.plan.network(nic.network)) for nic in host.interfaces]
+
+    def _internal(self, host: Host) -> list[_End]:
+        return [end for end in self._ends(host) if end.network in self.plan.internal]
+
+    def flows(self) -> Iterator[Flow]:
+        """In the order of the table in the docs."""
+        nodes = [end for node in self.nodes for end in self._internal(node)]
+        for one in (*self.published, *nodes):
+            for other in self.world:
+                if one.host != other.host:
+                    yield self._flow("internal hosts to the world", one, other, self._leaves_as(one), tracked=True)
+        yield from self._from_workstations()
+        for one in self.published:
+            for other in (*self.published, *nodes):
+                if one.host != other.host:
+                    yield self._unchanged("published hosts to internal ones", one, other)
+        for one in nodes:
+            for other in self.published:
+                yield self._unchanged("nodes to published hosts", one, other)
+        # A ring: each node is once the one that connects and once the one that answers, however many there are.
+        for node, following in zip(self.nodes, [*self.nodes[1:], *self.nodes[:1]], strict=True):
+            if node != following:
+                for one in self._internal(node):
+                    for other in self._internal(following):
+                        yield self._unchanged("nodes to nodes", one, other)
+        yield from self._from_gateway(nodes)
+        for one in (*self.published, *nodes):
+            for host in self.plan.published:
+                yield self._to_published("internal hosts to published addresses", one, host, self._leaves_as(one))
+
+    def _leaves_as(self, end: _End) -> IPAddress:
+        """As what the enterprise network and the world see an internal address."""
+        host = self.plan.host(end.host)
+        if host.published is not None and end.address == host.primary.address:
+            return host.published
+        return self.plan.gateway.primary.address
+
+    def _from_workstations(self) -> Iterator[Flow]:
+        for host in self.plan.hosts_of("workstation"):
+            for end in self._ends(host):
+                if end.network != self.plan.enterprise:
+                    continue
+                gateway = self._ends(self.plan.gateway)[0]
+                yield self._flow("workstation to the gateway", end, gateway, end.address, port=SSH_PORT)
+                for other in self.plan.published:
+                    for port in (*SERVICES.get(other.role, ()), None):
+                        row = "workstation to published hosts"
+                        yield self._to_published(row, end, other, end.address, port)
+                    if other.role == "lb_nginx" and self.plan.hosts_of("master"):
+                        yield self._to_api(end, other)
+
+    def _to_published(self, row: str, one: _End, host: Host, seen_as: IPAddress, port: int | None = None) -> Flow:
+        assert host.published is not None  # its callers go through plan.published
+        target = _End(host.name, host.primary.address, self.plan.network(host.primary.network))
+        return self._flow(row, one, target, seen_as, tracked=True, asked=host.published, port=port)
+
+    def _to_api(self, one: _End, lb: Host) -> Flow:
+        masters = self.plan.hosts_of("master")
+        near = next((nic for nic in lb.interfaces if nic.network == masters[0].primary.network), lb.primary)
+        flow = self._to_published("", one, lb, near.address, nginx.API_PORT)
+        upstreams = tuple(f"upstream {master.primary.address}:{nginx.API_PORT} of {lb.name}" for master in masters)
+        receivers = tuple(master.name for master in masters)
+        return replace(flow, row="the API behind the load balancer", receivers=receivers, why=(*flow.why, *upstreams))
+
+    def _from_gateway(self, nodes: Sequence[_End]) -> Iterator[Flow]:
+        for one in self._ends(self.plan.gateway):
+            near = [end for end in (*self.world, *self.published, *nodes) if end.network == one.network]
+            if one.network == self.plan.enterprise:
+                near += [end for end in self.world if end.network is None]
+            for other in near:
+                untracked = False if one.network in self.plan.internal else None
+                yield self._flow("the gateway to its networks", one, other, one.address, tracked=untracked)
+
+    def _unchanged(self, row: str, one: _End, other: _End) -> Flow:
+        tracked = None if one.network == other.network else False
+        return self._flow(row, one, other, one.address, tracked=tracked)
+
+    def _flow(
+        self,
+        row: str,
+        one: _End,
+        other: _End,
+        seen_as: IPAddress,
+        *,
+        tracked: bool | None = None,
+        asked: IPAddress | None = None,
+        port: int | None = None,
+    ) -> Flow:
+        destination = asked or other.address
+        return Flow(
+            role=self._role(one.host, other.host),
+            row=row,
+            source=one.host,
+            source_address=one.address,
+            destination=destination,
+            port=port,
+            receivers=(other.host,),
+            seen_as=seen_as,
+            tracked=tracked,
+            why=(*self._rules(one, other, destination), *self._routes(one), *self._routes(other)),
+        )
+
+    def _role(self, *hosts: str) -> str:
+        roles = {host.role for host in self.plan.hosts if host.name in hosts}
+        return max((role for role in ROLES if role in roles), key=ROLES.index, default="gateway")
+
+    def _rules(self, one: _End, other: _End, destination: IPAddress) -> Iterator[str]:
+        """The gateway's rules that the first packet of a flow meets, if it goes through the gateway."""
+        local = one.host == self.plan.gateway.name
+        if not local and one.network == other.network and destination == other.address:
+            return
+        for rule in self.rules:
+            match rule.table, rule.chain:
+                case ("raw", "OUTPUT"):
+                    met = local and _matches(rule, one.address, destination)
+                case ("filter", _) | ("nat", "POSTROUTING"):
+                    met = not local and _matches(rule, one.address, other.address)
+                case _:
+                    met = not local and _matches(rule, one.address, destination)
+            if met:
+                yield f"rule {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
+                # Untracked packets meet no NAT, and of the source translations the first one is taken.
+                if rule.chain == "POSTROUTING" or (rule.table == "raw" and local):
+                    return
+
+    def _routes(self, end: _End) -> Iterator[str]:
+        host = next((host for host in self.plan.hosts if host.name == end.host), None)
+        if host is None or end.network is None or host.role not in ROLES:
+            return
+        line = self.plan.line("hosts", host.name, "addresses", end.network.name)
+        for route in routing.host_network(self.plan, host).routes:
+            if route.source == str(end.address) and route.via:
+                yield f"{host.name}: route {route.arguments} ({line})"
+
+
+def _matches(rule: Rule, source: IPAddress, destination: IPAddress) -> bool:
+    words = rule.spec.split()
+    ends = {flag: IPNetwork(value) for flag, value in itertools.pairwise(words) if flag in ("-s", "-d")}
+    return all(address in ends[flag] for flag, address in (("-s", source), ("-d", destination)) if flag in ends)
