@@ -2,15 +2,15 @@
 
 import difflib
 import hashlib
-import json
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.process import LabError
-from lab.state import OUTSIDE
+from lab.state import OUTSIDE, RUNTIME
 from underlay.plan import Host, Interface, Plan
 
+FILE = RUNTIME / "blueprint.json"
 INTERNET = "internet"
 SWITCH = "switch"
 
@@ -49,15 +49,18 @@ class Blueprint(Frozen):
     user: str
     packages_at: str | None  # the address of the host that serves packages
 
-    @property
-    def digest(self) -> str:
-        """Changes if, and only if, a lab built of it would be another one."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
     def machine(self, name: str) -> Machine:
         """The machine of that name. LabError if there is none."""
         check_name(name, (machine.name for machine in self.machines))
         return next(machine for machine in self.machines if machine.name == name)
+
+    def number(self, machine: Machine) -> int:
+        """The place of a machine in the lab."""
+        return self.machines.index(machine)
+
+    def save(self) -> None:
+        """Keep it beside the record of the lab that is built of it."""
+        FILE.write_text(self.model_dump_json())
 
 
 def check_name(name: str, known: Iterable[str]) -> None:
@@ -67,6 +70,14 @@ def check_name(name: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise LabError(f"no host {name!r} in the lab: {hint}The hosts are: {', '.join(names)}")
+
+
+def load() -> Blueprint:
+    """What the lab that is up was built of. LabError if it can't be read."""
+    try:
+        return Blueprint.model_validate_json(FILE.read_text())
+    except (OSError, ValidationError):
+        raise LabError("the lab was built by another version of this repo: `invoke lab.reset` builds it anew") from None
 
 
 def draw(plan: Plan) -> Blueprint:
@@ -109,5 +120,5 @@ def _nic(host: Host, nic: Interface) -> Nic:
 
 
 def _mac(host: str, nic: str) -> str:
-    digits = hashlib.sha256(json.dumps([host, nic]).encode()).hexdigest()
+    digits = hashlib.sha256(f"{host} {nic}".encode()).hexdigest()
     return ":".join(["02", *(digits[i : i + 2] for i in range(0, 10, 2))])  # 02: locally administered

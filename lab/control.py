@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TextIO, TypeVar
 
 from pydantic import BaseModel
 
 from lab import blueprint, host, image, machine, network
 from lab.blueprint import Blueprint, Machine
-from lab.process import LabError, Progress, run as run_program
-from lab.state import RUNTIME, STATE, VARIABLE, LabHost, LabState, load
+from lab.process import LabError, Progress, wait_until
+from lab.state import NETNS_DIR, RUNTIME, STATE, VARIABLE, LabHost, LabState, load
 from underlay.plan import Plan
 
 CHECKOUT = image.REPO
@@ -39,13 +39,22 @@ class HostStatus(BaseModel):
 
 
 class LabStatus(BaseModel):
-    """The lab as it is now; `state` is "broken" where a run was cut off or something of it is gone."""
+    """The lab as it is now; `state` is "changing" while a process changes it, "broken" where one was cut off."""
 
-    state: Literal["up", "down", "broken"]
+    state: Literal["up", "down", "changing", "broken"]
     suite: str | None = None
     checkout: Path | None = None
     plan: Path | None = None
     hosts: list[HostStatus] = []
+
+    def table(self) -> str:
+        """For people."""
+        if self.suite is None:
+            mend = {"down": "`invoke lab.up` starts it", "broken": "`invoke lab.up` mends it"}
+            return f"the lab is {self.state}: {mend.get(self.state, 'wait for it')}"
+        lines = [f"the lab is {self.state}: Debian {self.suite}, of {self.plan}, owned by {self.checkout}"]
+        width = max(len(each.name) for each in self.hosts)
+        return "\n".join([*lines, *(f"  {each.name:{width}}  {each.state:9} {each.address}" for each in self.hosts)])
 
 
 # --- the whole lab --------------------------------------------------------------------------------------------------
@@ -54,7 +63,7 @@ class LabStatus(BaseModel):
 def up(plan: Plan, suite: str = DEFAULT_SUITE, say: Progress | None = None) -> LabState:
     """Bring the lab up, or leave it as it is if it is up; hosts that are off are switched on.
 
-    LabError if it is up with another suite or plan: `reset` is what changes that. Interrupted, it takes everything down.
+    LabError if it is up with another suite or plan: `reset` is what changes that. Interrupted, it takes all down again.
     """
     say = say or Progress()
     machine.check()
@@ -79,13 +88,11 @@ def down(purge: bool = False, say: Progress | None = None) -> None:
         _own()
         found = _leftovers()
         _clear()
-        if purge:
-            for path in image.IMAGES.iterdir() if image.IMAGES.exists() else ():
-                image.remove(path)
+        if purge and image.IMAGES.exists():
+            image.remove(image.IMAGES)
         for folder in (image.IMAGES, VARIABLE):
             with suppress(OSError):  # not empty, or not there
                 folder.rmdir()
-        shutil.rmtree(RUNTIME)  # the lock is the last thing to go
     say("the lab is down" if found else "the lab was down already")
 
 
@@ -105,43 +112,37 @@ def reset(plan: Plan, suite: str | None = None, say: Progress | None = None) -> 
 def status() -> LabStatus:
     """What of the lab is there, whoever owns it."""
     state = load()
-    if state is None or not state.complete:
-        left = _leftovers() and not _holder()
-        return LabStatus(state="broken" if left or state else "down")
-    drawn = _drawn(state)
-    hosts = _each(drawn.machines, lambda each: HostStatus(name=each.name, state=_state(each), address=each.address))
-    return LabStatus(
-        state="up" if network.namespaces() else "broken",
-        suite=state.suite,
-        checkout=state.checkout,
-        plan=state.plan,
-        hosts=hosts,
+    if state is None or not state.complete or not network.namespaces():
+        return LabStatus(state="changing" if _holder() else "broken" if _leftovers() else "down")
+    hosts = _each(
+        blueprint.load().machines,
+        lambda each: HostStatus(name=each.name, state=host.system_state(each.name), address=each.address),
     )
+    return LabStatus(state="up", suite=state.suite, checkout=state.checkout, plan=state.plan, hosts=hosts)
 
 
 def _build(plan: Plan, drawn: Blueprint, suite: str, say: Progress) -> LabState:
+    state = LabState(
+        checkout=CHECKOUT,
+        suite=suite,
+        complete=False,
+        key=RUNTIME / "key",
+        known_hosts=RUNTIME / "known_hosts",
+        hosts={each.name: _record(each) for each in drawn.machines},
+        plan=plan.source,
+        image=image.image(suite),
+    )
     try:
-        state = LabState(
-            checkout=CHECKOUT,
-            suite=suite,
-            complete=False,
-            key=RUNTIME / "key",
-            known_hosts=RUNTIME / "known_hosts",
-            hosts={each.name: _record(each.name) for each in drawn.machines},
-            plan=plan.source,
-            blueprint=drawn.digest,
-            image=image.image(suite),
-        )
         state.save()
+        drawn.save()
         image.ensure(suite, say)
-        (RUNTIME / "blueprint.json").write_text(drawn.model_dump_json())
         machine.raise_limits()
         _make_keys(state, drawn)
         network.create_switch(drawn.networks)
         say(f"booting {len(drawn.machines)} hosts")
-        _each(drawn.machines, lambda each: host.make_disk(each, drawn, state.image, state.key.with_suffix(".pub")))
-        _boot(state, drawn, drawn.machines)
-        state = _save(state, complete=True)
+        public_key = state.key.with_suffix(".pub")
+        _each(drawn.machines, lambda each: host.make_disk(each, drawn, state.image, public_key))
+        state = _boot(state, drawn, drawn.machines)
     except BaseException:
         say("taking down what was begun")
         _clear()
@@ -155,17 +156,18 @@ def _switch_on(state: LabState, drawn: Blueprint, say: Progress) -> LabState:
     if off:
         say(f"switching on {', '.join(each.name for each in off)}")
         for each in off:
-            host.stop(each, drawn.machines.index(each))
-        _boot(state, drawn, off)
-    say(f"the lab is up {'again' if off else 'already'} (Debian {state.suite}); `invoke lab.reset` gives it fresh disks")
-    return _save(state, complete=True)
+            host.stop(each, drawn)
+    state = _boot(state, drawn, off)
+    say(f"the lab is up{'' if off else ' already'} (Debian {state.suite}); `invoke lab.reset` gives it fresh disks")
+    return state
 
 
-def _boot(state: LabState, drawn: Blueprint, machines: Iterable[Machine]) -> None:
+def _boot(state: LabState, drawn: Blueprint, machines: Iterable[Machine]) -> LabState:
     machines = list(machines)
     for each in machines:
-        host.start(each, drawn.machines.index(each), drawn.networks, state.image)
+        host.start(each, drawn, state.image)
     _each(machines, host.wait_ready)
+    return _record_hosts(state, drawn)
 
 
 def _make_keys(state: LabState, drawn: Blueprint) -> None:
@@ -178,13 +180,13 @@ def _make_keys(state: LabState, drawn: Blueprint) -> None:
     state.known_hosts.write_text("".join(lines))
 
 
-def _record(name: str) -> LabHost:
-    return LabHost(netns=network.netns(name), leader=host.leader(name), root=host.root(name))
+def _record(each: Machine) -> LabHost:
+    return LabHost(netns=network.netns(each.name), leader=host.leader(each.name), root=host.root(each.name))
 
 
-def _save(state: LabState, *, complete: bool) -> LabState:
-    hosts = {name: _record(name) for name in state.hosts}
-    state = state.model_copy(update={"checkout": CHECKOUT, "complete": complete, "hosts": hosts})
+def _record_hosts(state: LabState, drawn: Blueprint) -> LabState:
+    hosts = {each.name: _record(each) for each in drawn.machines}
+    state = state.model_copy(update={"checkout": CHECKOUT, "complete": True, "hosts": hosts})
     state.save()
     return state
 
@@ -192,34 +194,34 @@ def _save(state: LabState, *, complete: bool) -> LabState:
 def _clear() -> None:
     """Take away all that is there of a lab but the images, whoever made it and however it ended."""
     machine.kill_cgroup()
-    if namespaces := network.namespaces():
-        host.end_processes(namespaces)
-    for mount in _mounts():
-        run_program(["umount", "--lazy", str(mount)])
+    namespaces = network.namespaces()
+    host.end_processes(namespaces)
+    machine.unmount_below(VARIABLE)
     for namespace in namespaces:
         network.remove(namespace)
-    with suppress(OSError):  # not empty: it is not ours alone
-        network.NETNS_DIR.rmdir()
+    with suppress(OSError):  # not empty: it is not the lab's alone
+        NETNS_DIR.rmdir()
     for path in Path("/run/systemd/nspawn").glob(f"*/{network.PREFIX}*"):  # of containers that were killed
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _remove(path)
     if host.HOSTS.exists():
         shutil.rmtree(host.HOSTS)
+    image.discard_unfinished()
     for path in RUNTIME.iterdir():
         if path != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _leftovers() -> bool:
     """Whether anything is there that `_clear` would take away."""
-    return bool(
-        STATE.exists() or network.namespaces() or _mounts() or host.HOSTS.exists() or machine.cgroup_root().exists()
-    )
-
-
-def _mounts() -> list[Path]:
-    """The mounts below the lab's folders, innermost first."""
-    mounts = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines()]
-    return [mount for mount in mounts if mount.is_relative_to(VARIABLE)][::-1]
+    there = STATE.exists() or host.HOSTS.exists() or machine.cgroup_root().exists()
+    return bool(there or network.namespaces() or machine.mounts_below(VARIABLE))
 
 
 # --- one host -------------------------------------------------------------------------------------------------------
@@ -227,27 +229,33 @@ def _mounts() -> list[Path]:
 
 def reboot(name: str) -> None:
     """A power cut and a cold boot from disk: what was only set in the running kernel is gone."""
-    with _one(name) as (state, drawn, each):
-        host.stop(each, drawn.machines.index(each))
+    with _changing(name) as (state, drawn, each):
+        host.stop(each, drawn)
         _boot(state, drawn, [each])
 
 
 def power_off(name: str) -> None:
     """A power cut. The host's disk stays; its network namespace is gone until `power_on`."""
-    with _one(name) as (_, drawn, each):
-        host.stop(each, drawn.machines.index(each))
+    with _changing(name) as (state, drawn, each):
+        host.stop(each, drawn)
+        _record_hosts(state, drawn)
 
 
 def power_on(name: str) -> None:
     """Boot a host that is off; nothing to do for one that is on."""
-    with _one(name) as (state, drawn, each):
+    with _changing(name) as (state, drawn, each):
         if host.leader(name) is None:
-            host.stop(each, drawn.machines.index(each))
+            host.stop(each, drawn)
             _boot(state, drawn, [each])
 
 
 def run(
-    name: str, command: list[str] | str, *, stdin: str | None = None, capture: bool = True, timeout: float | None = None
+    name: str,
+    command: list[str] | str,
+    *,
+    stdin: str | None = None,
+    capture: bool = True,
+    timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as root inside a host: see `host.execute`. It need not succeed: look at its `returncode`."""
     blueprint.check_name(name, _up().hosts)
@@ -260,42 +268,27 @@ def shell(name: str = "dev") -> int:
 
 
 @contextmanager
-def _one(name: str) -> Iterator[tuple[LabState, Blueprint, Machine]]:
-    machine.check_root()
+def _changing(name: str) -> Iterator[tuple[LabState, Blueprint, Machine]]:
+    _up()
     with _locked():
         _own()
-        state = _up()
-        drawn = _drawn(state)
-        try:
-            yield state, drawn, drawn.machine(name)
-        finally:
-            _save(state, complete=True)
+        drawn = blueprint.load()
+        yield _up(), drawn, drawn.machine(name)
 
 
 def _up() -> LabState:
+    machine.check_root()
     state = load()
     if state is None or not state.complete:
         raise LabError("the lab is not up: start it with `invoke lab.up`")
-    machine.check_root()
     return state
-
-
-def _drawn(state: LabState) -> Blueprint:
-    return Blueprint.model_validate_json((STATE.parent / "blueprint.json").read_text())
-
-
-def _state(each: Machine) -> str:
-    if host.leader(each.name) is None:
-        return "off"
-    done = host.execute(each.name, ["systemctl", "is-system-running"], capture=True, timeout=10)
-    return done.stdout.strip() or "starting"
 
 
 # --- whose lab it is ------------------------------------------------------------------------------------------------
 
 
 def _own() -> LabState | None:
-    """The record of this checkout's lab. LabError if the lab on this machine is another checkout's that still exists."""
+    """The record of this checkout's lab. LabError if the machine has the lab of another checkout that still exists."""
     state = load()
     if state and state.checkout != CHECKOUT and state.checkout.exists():
         if network.namespaces() or machine.cgroup_populated():
@@ -312,7 +305,7 @@ def _check_same(state: LabState, drawn: Blueprint, plan: Plan, suite: str) -> No
         raise LabError(
             f"the lab is up with Debian {state.suite}, not {suite}: `invoke lab.reset --suite {suite}` builds it anew"
         )
-    if state.blueprint != drawn.digest:
+    if blueprint.load() != drawn:
         raise LabError(
             f"the lab is up with hosts or networks that differ from {plan.source}: `invoke lab.reset` builds it anew"
         )
@@ -323,27 +316,34 @@ def _locked() -> Iterator[None]:
     """Keep others from changing the lab. LabError, with the process to wait for, if one does now."""
     RUNTIME.mkdir(mode=0o755, parents=True, exist_ok=True)
     with LOCK.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabError(f"process {_holder() or '?'} is changing the lab: wait for it to end") from None
-        if not LOCK.exists() or os.fstat(lock.fileno()).st_ino != LOCK.stat().st_ino:
-            raise LabError("the lab was taken down this moment: try again")
+        # Not at the first try: `status` holds it for a moment, too.
+        if not wait_until(lambda: _lock(lock), seconds=0.5):
+            raise LabError(f"process {LOCK.read_text() or '?'} is changing the lab: wait for it to end")
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if list(RUNTIME.iterdir()) == [LOCK]:
+                shutil.rmtree(RUNTIME)
+
+
+def _lock(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    if not LOCK.exists() or os.fstat(lock.fileno()).st_ino != LOCK.stat().st_ino:
+        raise LabError("the lab was taken down this moment: try again")
+    return True
 
 
 def _holder() -> str | None:
     """The process that holds the lock, or None."""
-    try:
-        with LOCK.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return LOCK.read_text()
-    except FileNotFoundError:
-        pass
+    with suppress(FileNotFoundError), LOCK.open() as lock:
+        if not _lock(lock):
+            return LOCK.read_text()
     return None
 
 

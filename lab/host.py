@@ -14,6 +14,16 @@ from lab.state import RUNTIME, VARIABLE
 
 HOSTS = VARIABLE / "hosts"
 BOOT_SECONDS = 90.0
+PACKAGES_SERVICE = """\
+[Unit]
+Description=Packages for the hosts of the site
+
+[Service]
+ExecStart=/usr/bin/python3 -m http.server 80 --directory /srv
+
+[Install]
+WantedBy=multi-user.target
+"""
 CLEAN_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -65,17 +75,13 @@ def _files(machine: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, s
     yield "etc/ssh/ssh_host_ed25519_key.pub", 0o644, host_key.with_suffix(".pub").read_text()
     if at := blueprint.packages_at:
         yield "etc/apt/sources.list", 0o644, f"deb [trusted=yes] http://{at}/debian ./\n"
-        yield "etc/pip.conf", 0o644, f"[global]\nno-index = true\nfind-links = http://{at}/python/\ntrusted-host = {at}\n"
+        pip = ["[global]", "no-index = true", f"find-links = http://{at}/python/", f"trusted-host = {at}"]
+        yield "etc/pip.conf", 0o644, _lines(pip)
     if machine.loopback:
-        yield "etc/systemd/network/50-loopback.network", 0o644, (
-            f"[Match]\nName=lo\n\n[Network]\nAddress={machine.loopback}\n"
-        )
+        loopback = ["[Match]", "Name=lo", "", "[Network]", f"Address={machine.loopback}"]
+        yield "etc/systemd/network/50-loopback.network", 0o644, _lines(loopback)
     if machine.serves_packages:
-        yield "etc/systemd/system/packages.service", 0o644, (
-            "[Unit]\nDescription=Packages for the hosts of the site\n\n"
-            "[Service]\nExecStart=/usr/bin/python3 -m http.server 80 --directory /srv\n\n"
-            "[Install]\nWantedBy=multi-user.target\n"
-        )
+        yield "etc/systemd/system/packages.service", 0o644, PACKAGES_SERVICE
 
 
 def _installer_network(machine: Machine) -> str:
@@ -83,6 +89,10 @@ def _installer_network(machine: Machine) -> str:
     lines += ["LinkLocalAddressing=no", "IPv6AcceptRA=no", f"Address={machine.address}"]
     if machine.router:
         lines.append(f"Gateway={machine.router}")
+    return _lines(lines)
+
+
+def _lines(lines: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
@@ -121,23 +131,16 @@ def make_key(path: Path, comment: str) -> None:
 
 def leader(name: str) -> int | None:
     """The process that is PID 1 of a host; None if the host is off."""
-    try:
-        namespace = network.netns(name).stat().st_ino
-    except FileNotFoundError:
-        return None
-    for pid in machine.processes_in({namespace}):
-        with suppress(OSError):
-            status = Path(f"/proc/{pid}/status").read_text()
-            nested = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
-            if len(nested) > 1 and nested[-1] == "1":
-                return pid
+    scope = machine.cgroup_root() / name / "payload/init.scope/cgroup.procs"
+    with suppress(OSError):
+        return next((int(pid) for pid in scope.read_text().split()), None)
     return None
 
 
-def start(host: Machine, number: int, networks: tuple[str, ...], image: Path) -> None:
+def start(host: Machine, blueprint: Blueprint, image: Path) -> None:
     """Switch a host on, with a new namespace and new NICs: nothing of an earlier run is left but its disk."""
     network.create(host.name)
-    network.plug(host, number, networks)
+    network.plug(host, blueprint)
     argv = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no"]
     argv += ["--resolv-conf=off", "--timezone=off", "--capability=CAP_NET_ADMIN"]
     argv += [f"--machine={network.PREFIX}{host.name}", f"--hostname={host.name}"]
@@ -146,6 +149,7 @@ def start(host: Machine, number: int, networks: tuple[str, ...], image: Path) ->
         argv.append(f"--bind-ro={image / 'repo'}:/srv")
     env = {
         "PATH": CLEAN_ENV["PATH"],
+        "SYSTEMD_NSPAWN_LOCK": "0",  # its lock files outlive a killed container
         "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",  # else /proc/sys/net is read-only
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",  # else Debian 13 does not boot where cgroup v1 is mounted
     }
@@ -160,50 +164,57 @@ def start(host: Machine, number: int, networks: tuple[str, ...], image: Path) ->
         )
 
 
-def stop(host: Machine, number: int) -> None:
+def stop(host: Machine, blueprint: Blueprint) -> None:
     """A power cut: all that runs on the host ends at once, and its NICs are gone with all that was set on them."""
     end_processes([network.netns(host.name)])
     machine.kill_cgroup(host.name)
-    network.unplug(host, number)
+    network.unplug(host, blueprint)
     network.remove(network.netns(host.name))
 
 
 def end_processes(namespaces: list[Path]) -> None:
     """Kill what runs in these network namespaces, however it got there, but not this process nor its callers."""
-    inodes = {path.stat().st_ino for path in namespaces}
+    wanted = {machine.namespace(path) for path in namespaces}
     spared = machine.ancestry()
 
     def end() -> bool:
-        pids = set(machine.processes_in(inodes)) - spared
+        pids = machine.processes_in(wanted) - spared
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)
         return not pids
 
     if not wait_until(end, seconds=15):
-        raise LabError(f"processes in the network namespaces of the lab do not end: ip netns pids {namespaces[0].name}")
+        raise LabError(f"processes in the lab's network namespaces do not end: ip netns pids {namespaces[0].name}")
 
 
 def wait_ready(host: Machine) -> None:
-    """Wait until a host has its first address, listens for ssh and has finished booting. LabError with its last words."""
-    address = host.address.partition("/")[0]
-
-    def listening() -> bool:
-        pid = leader(host.name)
-        if pid is None:
-            return False
-        with suppress(OSError):
-            tables = Path(f"/proc/{pid}/net/tcp").read_text(), Path(f"/proc/{pid}/net/fib_trie").read_text()
-            return any(_listens(row, 22) for row in tables[0].splitlines()[1:]) and f"|-- {address}\n" in tables[1]
-        return False
-
-    def booted() -> bool:
-        done = execute(host.name, ["systemctl", "is-system-running"], capture=True)
-        return done.stdout.strip() in ("running", "degraded")
-
-    if not (wait_until(listening, seconds=BOOT_SECONDS) and wait_until(booted, seconds=BOOT_SECONDS, every=0.1)):
+    """Wait until a host has its first address, listens for ssh and has booted. LabError with its last words."""
+    ready = wait_until(lambda: _reachable(host), seconds=BOOT_SECONDS) and wait_until(
+        lambda: system_state(host.name) in ("running", "degraded"), seconds=BOOT_SECONDS, every=0.1
+    )
+    if not ready:
         log = console(host.name)
         raise LabError("\n".join([f"host {host.name!r} does not boot: see {log}", *tail(log.read_text())]))
+
+
+def system_state(name: str) -> str:
+    """How a host's systemd is: "running", "degraded", "starting", …, or "off"."""
+    if leader(name) is None:
+        return "off"
+    try:
+        return execute(name, ["systemctl", "is-system-running"], capture=True, timeout=10).stdout.strip() or "starting"
+    except LabError:
+        return "hangs"
+
+
+def _reachable(host: Machine) -> bool:
+    address = host.address.partition("/")[0]
+    with suppress(OSError):
+        net = Path(f"/proc/{leader(host.name)}/net")
+        sockets = (net / "tcp").read_text().splitlines()[1:]
+        return f"|-- {address}\n" in (net / "fib_trie").read_text() and any(_listens(row, 22) for row in sockets)
+    return False
 
 
 def _listens(row: str, port: int) -> bool:
@@ -215,7 +226,12 @@ def _listens(row: str, port: int) -> bool:
 
 
 def execute(
-    name: str, command: list[str] | str, *, stdin: str | None = None, capture: bool = False, timeout: float | None = None
+    name: str,
+    command: list[str] | str,
+    *,
+    stdin: str | None = None,
+    capture: bool = False,
+    timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command (argv, or a line for the shell) as root inside a host.
 

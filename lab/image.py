@@ -9,7 +9,7 @@ import hashlib
 import platform
 import shutil
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from lab import machine
@@ -22,19 +22,20 @@ IMAGES = VARIABLE / "images"
 SUITES = {"trixie": "3.13", "bookworm": "3.11"}
 """The Debian releases the lab knows, the default first, with their Python."""
 
-BASE = (
-    "systemd systemd-sysv dbus openssh-server iproute2 sudo python3 iputils-ping procps ca-certificates"
-).split()  # fmt: skip
-FOR_ROLES = (
-    "iptables iptables-persistent netfilter-persistent conntrack tcpdump nginx libnginx-mod-stream python3-venv git rsync"
-).split()
+BASE = [
+    *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "python3"),
+    *("iproute2", "iputils-ping", "procps", "ca-certificates"),
+]
+FOR_ROLES = [
+    *("iptables", "iptables-persistent", "netfilter-persistent", "conntrack", "tcpdump"),
+    *("nginx", "libnginx-mod-stream", "python3-venv", "git", "rsync"),
+]
 """What roles install; kept out of the base, so that a role that forgets to install it fails in the lab too."""
 
-MASKED = (
-    "getty.target console-getty.service getty@.service container-getty@.service apt-daily.timer "
-    "apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer "
-    "sshd-keygen.service systemd-pstore.service systemd-firstboot.service"
-).split()
+MASKED = [
+    *("getty.target", "console-getty.service", "systemd-pstore.service", "sshd-keygen.service", "e2scrub_reap.service"),
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
+]
 """Units that only make a lab host slower to boot; host keys come from the lab."""
 
 DPKG = [
@@ -58,30 +59,33 @@ def ensure(suite: str, say: Progress) -> Path:
         return path
     IMAGES.mkdir(parents=True, exist_ok=True)
     new = IMAGES / f".{path.name}.new"  # whole or not at all: a build that was cut off is never used
-    remove(new)
+    discard_unfinished()
     say(f"building the image of Debian {suite} (once; it is kept in {IMAGES})")
     with ThreadPoolExecutor() as pool:
-        builds = [pool.submit(_debian, suite, new, say), pool.submit(_python, suite, new, say)]
         try:
-            for build in builds:
+            builds = [pool.submit(part, suite, new, say) for part in (_debian, _python)]
+            for build in as_completed(builds):
                 build.result()
-        except BaseException:
+        finally:
             machine.kill_cgroup("build")
-            raise
-    machine.kill_cgroup("build")
     new.rename(path)
-    for old in IMAGES.glob(f"*{suite}-*"):
+    for old in IMAGES.glob(f"{suite}-*"):
         if old != path:
             remove(old)
     return path
 
 
+def discard_unfinished() -> None:
+    """Remove what a build left that was cut off."""
+    for path in IMAGES.glob(".*.new"):
+        remove(path)
+
+
 def remove(path: Path) -> None:
-    """Remove an image, or what is left of one. What a cut-off build mounted in it goes first, never its content."""
-    for line in Path("/proc/mounts").read_text().splitlines()[::-1]:
-        if Path(mount := line.split()[1]).is_relative_to(path):
-            run(["umount", "--lazy", mount])
-    shutil.rmtree(path, ignore_errors=False) if path.exists() else None
+    """Remove an image, or what is left of one."""
+    machine.unmount_below(path)  # first, or the content of what a cut-off build mounted there would be removed
+    if path.exists():
+        shutil.rmtree(path)
 
 
 def _debian(suite: str, new: Path, say: Progress) -> None:
@@ -94,6 +98,7 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
         'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/apt/sources.list "$1"/etc/resolv.conf',
         'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
         f'chroot "$1" systemctl mask {" ".join(MASKED)}',
+        'touch "$1"/etc/.updated "$1"/var/.updated',  # else the first boot rebuilds caches (systemd-update-done(8))
     ]
     argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(BASE)}"]
     argv += [f"--dpkgopt={option}" for option in DPKG]
@@ -103,7 +108,8 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
     (debs / "lock").unlink(missing_ok=True)
     if not (root / f"usr/bin/python{SUITES[suite]}").exists():
         raise LabError(f"the Python of Debian {suite} is not {SUITES[suite]}: mend SUITES in {__file__}")
-    (debs / "Packages").write_text(run(["apt-ftparchive", "packages", "."], cwd=debs))
+    for index in ("packages", "release"):
+        (debs / index.capitalize()).write_text(run(["apt-ftparchive", index, "."], cwd=debs))
     say("the base and its packages are there")
 
 

@@ -3,7 +3,7 @@
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lab.process import LabError, run, wait_until
@@ -20,6 +20,7 @@ REQUIRED = {
     "iptables": "iptables",
     "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
 }
+ROOT = "underlay-lab"
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 
@@ -69,6 +70,18 @@ def raise_limits() -> None:
             limit.write_text(str(least))
 
 
+def mounts_below(path: Path) -> list[Path]:
+    """What is mounted at this path and below, innermost first."""
+    mounts = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines()]
+    return [mount for mount in reversed(mounts) if mount.is_relative_to(path)]
+
+
+def unmount_below(path: Path) -> None:
+    """Unmount all that is mounted at this path and below."""
+    for mount in mounts_below(path):
+        run(["umount", "--lazy", str(mount)])
+
+
 def _path() -> str:
     return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -82,10 +95,8 @@ def cgroup_root() -> Path:
     Each host has one of its own below it, for two reasons: without, all hosts' systemds would share one tree, and
     stopping ssh.service in one host would stop it in all; and whatever the lab started can be found and ended by it.
     """
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, where, kind, *_ = line.split()
-        if kind == "cgroup2":
-            return Path(where) / "underlay-lab"
+    for where in _mounted("cgroup2"):
+        return where / ROOT
     raise LabError("no cgroup2 is mounted here: mount -t cgroup2 none /sys/fs/cgroup (a container? use a machine)")
 
 
@@ -107,27 +118,41 @@ def cgroup_populated(name: str = "") -> bool:
 def kill_cgroup(name: str = "") -> None:
     """End all that runs in the lab's control group of that name (default: in all of them), and remove it."""
     group = cgroup_root() / name
-    if not group.exists():
-        return
-    (group / "cgroup.kill").write_text("1")
+    with suppress(FileNotFoundError):
+        (group / "cgroup.kill").write_text("1")
     if not wait_until(lambda: not cgroup_populated(name), seconds=15):
-        raise LabError(f"processes in {group} do not end: see {group}/cgroup.procs")
-    for folder, _, _ in os.walk(group, topdown=False):
-        os.rmdir(folder)
+        raise LabError(f"processes of the lab do not end: systemd-cgls {group}")
+    # systemd-nspawn makes the same folders where systemd's cgroup v1 is mounted, too.
+    for hierarchy in (group, *(where / ROOT / name for where in _mounted("cgroup"))):
+        for folder, _, _ in os.walk(hierarchy, topdown=False):
+            os.rmdir(folder)
+
+
+def _mounted(kind: str) -> list[Path]:
+    lines = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+    return [Path(where) for _, where, found, *_ in lines if found == kind]
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
 
+Namespace = tuple[int, int]
+"""What tells namespaces apart: device and inode. The device, too, or a file that is none could look like one."""
 
-def processes_in(namespaces: set[int]) -> Iterator[int]:
-    """The processes whose network namespace (its inode) is one of these."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if (entry / "ns/net").stat().st_ino in namespaces:
-                    yield int(entry.name)
-            except OSError:
-                continue  # it ended meanwhile
+
+def namespace(path: Path) -> Namespace | None:
+    """The namespace that a path leads to; None if nothing is there (any more)."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def processes_in(namespaces: set[Namespace | None]) -> set[int]:
+    """The processes whose network namespace is one of these."""
+    wanted = namespaces - {None}
+    pids = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return {int(pid.name) for pid in pids if namespace(pid / "ns/net") in wanted}
 
 
 def ancestry() -> set[int]:

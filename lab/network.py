@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from lab.blueprint import SWITCH, Machine
+from lab.blueprint import SWITCH, Blueprint, Machine
 from lab.process import CommandError, run
 from lab.state import NETNS_DIR
 
@@ -74,28 +74,27 @@ def create_switch(networks: Iterable[str]) -> None:
     _ip(SWITCH, lines)
 
 
-def plug(machine: Machine, number: int, networks: tuple[str, ...]) -> None:
-    """Put a machine's NICs into its namespace, each joined to its network's bridge; `number` is its place in the lab."""
+def plug(machine: Machine, blueprint: Blueprint) -> None:
+    """Put a machine's NICs into its namespace, each joined to its network's bridge."""
     lines = []
-    for index, nic in enumerate(machine.nics):
-        port = _port(number, index)
+    for port, nic in zip(_ports(machine, blueprint), machine.nics, strict=True):
         lines += [
             f"link add {port} type veth peer name {nic.name} address {nic.mac} netns {PREFIX}{machine.name}",
             f"link set {port} alias {machine.name}:{nic.name} addrgenmode none"
-            f" master br{networks.index(nic.network)} up",
+            f" master br{blueprint.networks.index(nic.network)} up",
         ]
     _ip(SWITCH, lines)
 
 
-def unplug(machine: Machine, number: int) -> None:
+def unplug(machine: Machine, blueprint: Blueprint) -> None:
     """Take a machine's NICs away, on both ends; those that are gone already are no error."""
-    for index in range(len(machine.nics)):
+    for port in _ports(machine, blueprint):
         with suppress(CommandError):
-            _ip(SWITCH, [f"link del {_port(number, index)}"])
+            _ip(SWITCH, [f"link del {port}"])
 
 
-def _port(number: int, index: int) -> str:
-    return f"p{number}-{index}"
+def _ports(machine: Machine, blueprint: Blueprint) -> list[str]:
+    return [f"p{blueprint.number(machine)}-{index}" for index in range(len(machine.nics))]
 
 
 def _ip(name: str, lines: list[str]) -> None:

@@ -38,7 +38,6 @@ class LabState(BaseModel):
     hosts: dict[str, LabHost]  # those of the plan, and "internet"
     outside: str = OUTSIDE
     plan: Path  # the file that it was built of
-    blueprint: str  # the digest of what the lab took from that file (`lab.blueprint`)
     image: Path
 
     def save(self) -> None:
