@@ -71,13 +71,13 @@ def raise_limits() -> None:
 
 
 def mounts_below(path: Path) -> list[Path]:
-    """What is mounted at this path and below, innermost first."""
+    """What is mounted below this folder, innermost first; not the folder itself, which may be a disk of its own."""
     mounts = [Path(line.split()[1]) for line in Path("/proc/mounts").read_text().splitlines()]
-    return [mount for mount in reversed(mounts) if mount.is_relative_to(path)]
+    return [mount for mount in reversed(mounts) if path in mount.parents]
 
 
 def unmount_below(path: Path) -> None:
-    """Unmount all that is mounted at this path and below."""
+    """Unmount all that is mounted below this folder."""
     for mount in mounts_below(path):
         run(["umount", "--lazy", str(mount)])
 
