@@ -6,9 +6,11 @@ from invoke import Collection
 
 from lab import tasks as lab
 from underlay import tasks as site
+from underlay.command_line import allow_optional_positionals
 
 # Progress of the parts belongs before what follows it, also into a pipe.
 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
+allow_optional_positionals()
 namespace = Collection.from_module(site)
 namespace.add_collection(lab.namespace)

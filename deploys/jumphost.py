@@ -70,7 +70,7 @@ if deploying.runs_for("jumphost"):
         executable=["inv"],
         ignore=[".venv", "__pycache__", ".pytest_cache"],
     )
-    pip.venv(name="Deploy machine: its own Python environment", path=f"{checkout.FOLDER}/.venv")
+    pip.venv(name="Deploy machine: its own Python environment", path=f"{checkout.FOLDER}/.venv", python="python3")
     pip.packages(
         name="Deploy machine: the pinned Python packages",
         packages=checkout.pinned_packages(),

@@ -15,7 +15,7 @@ from underlay.target import current
 ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
 
 
-def _roles(role: str) -> tuple[str, ...]:
+def _roles(role: str | None) -> tuple[str, ...]:
     if not role:
         return ROLES
     if role not in ROLES:
@@ -43,9 +43,10 @@ def topology(_: Context) -> None:
 
 @task(
     positional=["role"],
+    optional=["role"],
     help={"role": ROLE_HELP, "dry": "show what would change, and change nothing", "json": "with --dry: as JSON"},
 )
-def deploy(_: Context, role: str = "", dry: bool = False, json: bool = False) -> None:
+def deploy(_: Context, role: str | None = None, dry: bool = False, json: bool = False) -> None:
     """Bring the hosts of a role, or of all roles in their order, into the planned state."""
     roles = _roles(role)
     if json and not dry:
@@ -65,8 +66,12 @@ def deploy(_: Context, role: str = "", dry: bool = False, json: bool = False) ->
             raise Exit(f"error: the deploy of {each} failed: see above; later roles were left alone", code=1)
 
 
-@task(positional=["role"], help={"role": ROLE_HELP, "junit": "write the results to this file as JUnit XML"})
-def verify(_: Context, role: str = "", junit: str = "") -> None:
+@task(
+    positional=["role"],
+    optional=["role"],
+    help={"role": ROLE_HELP, "junit": "write the results to this file as JUnit XML"},
+)
+def verify(_: Context, role: str | None = None, junit: str = "") -> None:
     """Prove the planned state with checks on the hosts and real packets; ends with a table.
 
     Exit code: 0 all good, 1 something is wrong, 2 nothing was checked.

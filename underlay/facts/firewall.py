@@ -49,7 +49,7 @@ def process(output: Iterable[str]) -> Firewall:
     found = sections(output)
     if "missing" in found:
         return Firewall(False, {}, "", {}, {}, {})
-    texts = {name: "\n".join(lines) for name, lines in found.items()}
+    texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in found.items()}
     return Firewall(
         installed=True,
         live=parse(texts["live"]),

@@ -53,7 +53,7 @@ def change_script(wanted: Sequence[Rule], found: Firewall) -> str | None:
         return None
     script = "set -e\n"
     if live_edits:
-        digest = hashlib.sha256((found.live_text + "\n").encode()).hexdigest()
+        digest = hashlib.sha256(found.live_text.encode()).hexdigest()
         if found.installed:
             script += (
                 f'[ "$({SAVE} | sha256sum)" = "{digest}  -" ] || '
