@@ -111,7 +111,7 @@ class _Site:
         yield from self._from_gateway(nodes)
         for one in (*self.published, *nodes):
             for host in self.plan.published:
-                yield self._to_published("internal hosts to published addresses", one, host, self._leaves_as(one))
+                yield self._to_published("to published addresses from inside", one, host, self._leaves_as(one))
 
     def _leaves_as(self, end: _End) -> IPAddress:
         """As what the enterprise network and the world see an internal address."""

@@ -1,0 +1,74 @@
+"""The jump host: its sshd, the people on call, and this repo, ready to deploy from."""
+
+import hashlib
+from collections.abc import Iterable
+
+from underlay import checkout, roles
+from underlay.plan import Host, Plan
+from underlay.verify.checks import EveryHost, each, expect, expect_packages, expect_unit, wrong
+from underlay.verify.state import HostState, normalised
+
+SSHD = {
+    "passwordauthentication": "no",
+    "kbdinteractiveauthentication": "no",
+    "pubkeyauthentication": "yes",
+    "permitemptypasswords": "no",
+    "allowtcpforwarding": "yes",
+    "gatewayports": "no",
+    "x11forwarding": "no",
+    "permittunnel": "no",
+}
+
+
+def sshd_settings(plan: Plan, _: Host) -> Iterable[tuple[str, str]]:
+    # sshd prints "prohibit-password" by its older name.
+    return (SSHD | {"permitrootlogin": "without-password" if plan.operator.user == "root" else "no"}).items()
+
+
+class TestJumphost(EveryHost):
+    role = "jumphost"
+
+    @each(sshd_settings)
+    def test_sshd(self, planned: Host, state: HostState, item: tuple[str, str]) -> None:
+        """The settings of sshd are safe."""
+        key, value = item
+        expect(f"{key} {state.sshd.get(key, 'is not set')}", f"{key} {value}", f"sshd -T on {planned.name}")
+
+    def test_ssh_service(self, planned: Host, state: HostState) -> None:
+        """The service ssh runs, now and at boot."""
+        expect_unit(planned, state, "ssh.service")
+
+    def test_on_call(self, plan: Plan, state: HostState) -> None:
+        """The people on call have accounts, no others."""
+        people = roles.jumphost(plan).people_on_call
+        wanted = {f"{account}: {key}" for account, keys in people.items() for key in keys}
+        seen = {f"{account}: {key}" for account, text in state.on_call.items() for key in text.splitlines() if key}
+        accounts = [
+            f"account {name} {'is missing' if name in people else 'is there'}"
+            for name in set(people) ^ set(state.on_call)
+        ]
+        if wanted != seen or accounts:
+            missing = sorted(wanted - seen) or "no other accounts and keys"
+            wrong(missing, [*accounts, *sorted(seen - wanted)], str(roles.role_file(plan, self.role)))
+
+    def test_repo(self, plan: Plan, state: HostState) -> None:
+        """This repo is there, as it is here."""
+        wanted = {path: hashlib.sha256(content).hexdigest() for path, content in checkout.files(plan).items()}
+        seen = state.tree
+        differs = [path for path in sorted(wanted.keys() | seen.keys()) if wanted.get(path) != seen.get(path)]
+        expect([f"{path} differs" for path in differs], [], checkout.FOLDER)
+
+    def test_python_packages(self, state: HostState) -> None:
+        """Its Python packages are the pinned ones."""
+        pinned = (line.split("==") for line in checkout.pinned_packages())
+        wanted = {normalised(name): version for name, version in pinned}
+        differs = [
+            f"{name} {state.python_packages.get(name, 'is missing')}, not {version}"
+            for name, version in wanted.items()
+            if state.python_packages.get(name) != version
+        ]
+        expect(differs, [], f"{checkout.FOLDER}/.venv")
+
+    def test_packages(self, planned: Host, state: HostState) -> None:
+        """The packages are installed."""
+        expect_packages(planned, state, ["python3-venv", "tcpdump"])

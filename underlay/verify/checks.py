@@ -1,0 +1,161 @@
+"""The checks that every deployed host has to pass, and the words in which a check fails."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar
+
+from underlay import access, routing
+from underlay.operations.network import network_files
+from underlay.plan import Host, Plan
+from underlay.routing import Address, PolicyRule, Route
+from underlay.verify.evidence import Evidence
+from underlay.verify.state import HostState, Unit, authorized_keys
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+class WrongError(AssertionError):
+    """A check that failed; `str()` is what a person reads."""
+
+
+def expect(seen: object, expected: object, look_at: str | Iterable[str]) -> None:
+    """Fail unless both are equal, with where to look."""
+    if seen != expected:
+        wrong(expected, seen, look_at)
+
+
+def wrong(expected: object, seen: object, look_at: str | Iterable[str]) -> NoReturn:
+    """Fail."""
+    raise WrongError("\n".join([*_block("expected", expected), *_block("seen", seen), *_block("look at", look_at)]))
+
+
+def _block(title: str, value: object) -> list[str]:
+    lines = [str(value)] if isinstance(value, str) or not isinstance(value, Iterable) else [*map(str, value)]
+    titles = [title, *[""] * len(lines)]
+    return [f"{word:<10}{line}" for word, line in zip(titles, lines or ["nothing"], strict=False)]
+
+
+def each(items: Callable[[Plan, Host], Iterable[Any]]) -> Callable[[Test], Test]:
+    """A test for each of these items of a host."""
+
+    def decorate(test: Test) -> Test:
+        test.items = items  # type: ignore[attr-defined]
+        return test
+
+    return decorate
+
+
+def addresses(plan: Plan, host: Host) -> Iterable[Address]:
+    return routing.host_network(plan, host).addresses
+
+
+def routes(plan: Plan, host: Host) -> Iterable[Route]:
+    return routing.host_network(plan, host).routes
+
+
+def policy_rules(plan: Plan, host: Host) -> Iterable[PolicyRule]:
+    return routing.host_network(plan, host).rules
+
+
+def sysctls(plan: Plan, host: Host) -> Iterable[str]:
+    return routing.host_network(plan, host).sysctls
+
+
+def boot_files(plan: Plan, host: Host) -> Iterable[str]:
+    return network_files(routing.host_network(plan, host))
+
+
+def where(plan: Plan, host: Host, address: str) -> str:
+    """The line of the plan that has an address."""
+    for other in plan.hosts:
+        if str(other.published) == address:
+            return plan.line("hosts", other.name, "published")
+    for nic in host.interfaces:
+        if str(nic.address) == address:
+            return plan.line("hosts", host.name, "addresses", nic.network)
+    return plan.line("hosts", host.name)
+
+
+class EveryHost:
+    """Subclass it with the `role`: pytest collects it there."""
+
+    role: str
+
+    @each(addresses)
+    def test_address(self, plan: Plan, planned: Host, state: HostState, item: Address) -> None:
+        """Every address is on its NIC."""
+        there = [address.cidr for address in state.network.addresses if address.nic == item.nic]
+        if item.cidr not in there:
+            line = where(plan, planned, item.cidr.partition("/")[0])
+            wrong(f"{item.cidr} on {item.nic}", there, f"{line}; ip address show {item.nic}")
+
+    @each(routes)
+    def test_route(self, plan: Plan, planned: Host, state: HostState, item: Route) -> None:
+        """Every route is there."""
+        if item not in state.network.routes:
+            seen = [route.arguments for route in state.network.routes if route.table == item.table]
+            wrong(item.arguments, seen, f"{where(plan, planned, item.source)}; ip route show table {item.table}")
+
+    @each(policy_rules)
+    def test_policy_rule(self, plan: Plan, planned: Host, state: HostState, item: PolicyRule) -> None:
+        """Every policy rule is there."""
+        if item not in state.network.rules:
+            seen = [rule.arguments for rule in state.network.rules if rule.priority == item.priority]
+            wrong(item.arguments, seen, f"{where(plan, planned, item.source)}; ip rule show")
+
+    def test_network_as_planned(self, plan: Plan, planned: Host, state: HostState) -> None:
+        """Nothing is stale or out of order."""
+        changes = routing.changes(routing.host_network(plan, planned), state.network)
+        if changes:
+            wrong("no difference from the plan", [change.what for change in changes], [c.command for c in changes])
+
+    @each(sysctls)
+    def test_sysctl(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
+        """Every sysctl is set."""
+        value = routing.host_network(plan, planned).sysctls[item]
+        seen = state.network.sysctls.get(item, "not set")
+        expect(f"{item} = {seen}", f"{item} = {value}", f"sysctl {item}; {routing.SYSCTL_CONF}")
+
+    @each(boot_files)
+    def test_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
+        """Every network file for the next boot is right."""
+        wanted = network_files(routing.host_network(plan, planned))[item].splitlines()
+        seen = state.network.files.get(item, "").splitlines()
+        if wanted != seen:
+            missing = [f"{item}: {line}" for line in wanted if line not in seen]
+            added = [f"{item}: {line}" for line in seen if line not in wanted]
+            wrong(missing or f"no other lines in {item}", added or f"{item} without them", f"{item} on {planned.name}")
+
+    def test_networkd(self, planned: Host, state: HostState) -> None:
+        """The service networkd runs, now and at boot."""
+        expect_unit(planned, state, "systemd-networkd.service")
+
+    def test_ssh_port(self, planned: Host, state: HostState) -> None:
+        """The ssh port is open."""
+        expect_listening(planned, state, 22)
+
+    def test_deploy_machine_access(self, plan: Plan, planned: Host, state: HostState, evidence: Evidence) -> None:
+        """The deploy machine may log in."""
+        path = authorized_keys(plan)
+        key = access.machine_key(evidence.target)
+        if key is not None and key not in state.files.get(path, "").splitlines():
+            wrong(key, f"no such line in {path}", f"{path} on {planned.name}")
+
+
+def expect_unit(planned: Host, state: HostState, name: str) -> None:
+    """Fail unless a unit is active and enabled."""
+    unit = state.units.get(name, Unit("unknown", "unknown"))
+    seen = f"{name} is {unit.active} and {unit.enabled or 'not there'}"
+    expect(seen, f"{name} is active and enabled", f"systemctl status {name} on {planned.name}")
+
+
+def expect_listening(planned: Host, state: HostState, port: int) -> None:
+    """Fail unless something listens on a port that other hosts can reach."""
+    if port not in state.listening:
+        seen = f"listeners on {', '.join(map(str, sorted(state.listening))) or 'no port'}"
+        wrong(f"a listener on port {port}", seen, f"ss -ltnp on {planned.name}")
+
+
+def expect_packages(planned: Host, state: HostState, names: Iterable[str]) -> None:
+    """Fail unless Debian packages are installed."""
+    missing = [name for name in names if name not in state.packages]
+    expect(missing, [], f"dpkg -l on {planned.name}")

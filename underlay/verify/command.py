@@ -1,0 +1,87 @@
+"""Runs the checks and tells a person, with a table, what holds and what does not."""
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from underlay.plan import REPO, ROLES
+from underlay.target import Target
+from underlay.verify.evidence import Evidence
+from underlay.verify.plugin import Result, Verification
+
+CHECKS = REPO / "tests" / "site"
+GOOD, WRONG, NOTHING = 0, 1, 2
+WIDTH = 80
+"""Columns where the output is not a terminal."""
+
+
+def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
+    """Verify roles, print what was found, and write it to `junit` as JUnit XML.
+
+    Returns 0 if all is good, 1 if something is wrong, 2 if nothing was checked.
+    """
+    roles = [role for role in ROLES if role in set(roles)]
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH, color_system=None)
+    started = time.monotonic()
+    evidence = Evidence(target)
+    verification = Verification(evidence, roles)
+    arguments = [str(CHECKS), f"--rootdir={REPO}", "-o", "addopts=", "-p", "no:terminal", "-p", "no:cacheprovider"]
+    if junit:
+        arguments.append(f"--junit-xml={junit.resolve()}")
+    with console.status(f"verifying {', '.join(roles)}"):
+        pytest.main(arguments, plugins=[verification])
+    seconds = time.monotonic() - started
+    results = verification.results
+    if results:
+        _show(console, results, evidence)
+    for error in verification.errors:
+        console.print(Text(f"ERROR {error}"))
+    if target.outside is None and results:
+        console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
+    if junit and results:
+        console.print(f"JUnit XML: {escape(str(junit))}")
+    wrong = sum(1 for result in results if result.problem)
+    if wrong or verification.errors:
+        console.print(f"[bold red]WRONG[/]: {wrong} of {len(results)} checks, in {seconds:.1f} s")
+        return WRONG
+    if not results:
+        console.print(f"nothing was checked: the plan has no host with the role {' or '.join(roles) or '(none)'}")
+        return NOTHING
+    console.print(f"[bold green]good[/]: all {len(results)} checks, in {seconds:.1f} s")
+    return GOOD
+
+
+def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
+    """The table, one row for each kind of check of each host; below it what is wrong."""
+    rows: dict[tuple[str, str], list[Result]] = {}
+    problems: dict[str, list[str]] = {}
+    for result in results:
+        check = result.check
+        if result.problem and (why := evidence.unreachable(result.hosts)):
+            # Everything that needs a dead host is one row and one line, not hundreds.
+            check = f"what needs {why.partition(' ')[0]}"
+            problems.setdefault(why, []).append(result.role)
+        elif result.problem:
+            problems.setdefault(result.problem, []).append(f"{result.role}: {check}")
+        rows.setdefault((result.role, check), []).append(result)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("role", "check"):
+        table.add_column(title, overflow="fold")
+    table.add_column("result", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    for (role, check), found in sorted(rows.items(), key=lambda row: ROLES.index(row[0][0])):
+        wrong = sum(1 for result in found if result.problem)
+        text = f"[green]{len(found)} good[/]" if not wrong else f"[bold red]WRONG {wrong} of {len(found)}[/]"
+        table.add_row(role, escape(check), text, f"{sum(result.seconds for result in found):.1f} s")
+    console.print(table)
+    for problem, checks in problems.items():
+        console.print(Text(f"WRONG {', '.join(dict.fromkeys(checks))}", style="bold red"), soft_wrap=True)
+        console.print(Text("".join(f"  {line}\n" for line in problem.splitlines())), soft_wrap=True)

@@ -1,0 +1,64 @@
+"""All that a run finds out, gathered at once from all hosts while the checks wait for their part of it."""
+
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from underlay import traffic
+from underlay.plan import Host, Plan
+from underlay.target import Target
+from underlay.traffic import Flow
+from underlay.verify import exchange, state
+from underlay.verify.exchange import Outcome
+from underlay.verify.links import Links, UnreachableError
+from underlay.verify.state import HostState
+
+SECONDS = 60
+"""After so long at the latest a check stops waiting; every step on the way has a shorter deadline of its own."""
+
+
+class Evidence:
+    """The states of hosts and the outcomes of flows of one run.
+
+    plan, target: what it is about
+    flows: every flow of the plan
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.plan: Plan = target.plan
+        self.flows = traffic.expected(self.plan, target.outside)
+        self._links = Links(target)
+        self._states: dict[str, Future[HostState]] = {}
+        self._outcomes: Future[dict[Flow, Outcome]] | None = None
+
+    def gather(self, hosts: Iterable[Host], flows: Iterable[Flow]) -> None:
+        """Begin to read these hosts and to make these flows; returns at once."""
+        hosts, flows = list(hosts), list(flows)
+        names = {host.name for host in hosts} | {name for flow in flows for name in flow.hosts}
+        if flows:
+            names.add(self.plan.gateway.name)
+        self._links.open(names)
+        pool = ThreadPoolExecutor(len(hosts) + 1)
+        if flows:
+            self._outcomes = pool.submit(exchange.run, flows, self._links, self.plan.gateway.name)
+        for host in hosts:
+            self._states[host.name] = pool.submit(state.read, self._links, self.plan, host)
+        pool.shutdown(wait=False)
+
+    def state(self, name: str) -> HostState:
+        """The state of a host. Raises UnreachableError."""
+        return self._states[name].result(SECONDS)
+
+    def outcome(self, flow: Flow) -> Outcome:
+        """What became of a flow."""
+        assert self._outcomes is not None
+        return self._outcomes.result(SECONDS)[flow]
+
+    def unreachable(self, names: Iterable[str]) -> str | None:
+        """Why the first of these hosts that can't be reached can't, or None."""
+        for name in sorted(names):
+            try:
+                self._links.check(name)
+            except UnreachableError as error:
+                return str(error)
+        return None
