@@ -60,24 +60,25 @@ class LabStatus(BaseModel):
 # --- the whole lab --------------------------------------------------------------------------------------------------
 
 
-def up(plan: Plan, suite: str = DEFAULT_SUITE, say: Progress | None = None) -> LabState:
+def up(plan: Plan, suite: str | None = None, say: Progress | None = None) -> LabState:
     """Bring the lab up, or leave it as it is if it is up; hosts that are off are switched on.
 
-    LabError if it is up with another suite or plan: `reset` is what changes that. Interrupted, it takes all down again.
+    With no suite, that of the lab that is up, else the default. LabError if it is up with another suite or plan:
+    `reset` is what changes that. Interrupted, it takes all down again.
     """
     say = say or Progress()
     machine.check()
-    image.image(suite)
+    image.image(suite or DEFAULT_SUITE)
     drawn = blueprint.draw(plan)
     with _locked():
         state = _own()
         if state and state.complete and network.namespaces():
-            _check_same(state, drawn, plan, suite)
+            _check_same(state, drawn, plan, suite or state.suite)
             return _switch_on(state, drawn, say)
         if _leftovers():
             say("removing what an earlier run left")
             _clear()
-        return _build(plan, drawn, suite, say)
+        return _build(plan, drawn, suite or DEFAULT_SUITE, say)
 
 
 def down(purge: bool = False, say: Progress | None = None) -> None:
@@ -97,14 +98,14 @@ def down(purge: bool = False, say: Progress | None = None) -> None:
 
 
 def reset(plan: Plan, suite: str | None = None, say: Progress | None = None) -> LabState:
-    """The lab with fresh disks, of this plan; of the suite that it has, if none is given."""
+    """The lab with fresh disks, of this plan; with no suite, of the one that it has, else the default."""
     say = say or Progress()
     machine.check()
     drawn = blueprint.draw(plan)
     with _locked():
         state = _own()
         suite = suite or (state.suite if state else DEFAULT_SUITE)
-        image.image(suite)
+        image.image(suite)  # before anything goes
         _clear()
         return _build(plan, drawn, suite, say)
 
@@ -147,7 +148,7 @@ def _build(plan: Plan, drawn: Blueprint, suite: str, say: Progress) -> LabState:
         say("taking down what was begun")
         _clear()
         raise
-    say(f"the lab is up: {', '.join(state.hosts)} (Debian {suite})")
+    say(f"the lab is up: {len(state.hosts)} hosts (Debian {suite})")
     return state
 
 
@@ -201,21 +202,15 @@ def _clear() -> None:
         network.remove(namespace)
     with suppress(OSError):  # not empty: it is not the lab's alone
         NETNS_DIR.rmdir()
-    for path in Path("/run/systemd/nspawn").glob(f"*/{network.PREFIX}*"):  # of containers that were killed
-        _remove(path)
+    host.sweep("*")
     if host.HOSTS.exists():
         shutil.rmtree(host.HOSTS)
     image.discard_unfinished()
     for path in RUNTIME.iterdir():
-        if path != LOCK:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path != LOCK:
+            path.unlink()
 
 
 def _leftovers() -> bool:
@@ -271,14 +266,13 @@ def shell(name: str = "dev") -> int:
 def _changing(name: str) -> Iterator[tuple[LabState, Blueprint, Machine]]:
     _up()
     with _locked():
-        _own()
         drawn = blueprint.load()
         yield _up(), drawn, drawn.machine(name)
 
 
 def _up() -> LabState:
     machine.check_root()
-    state = load()
+    state = _own()
     if state is None or not state.complete:
         raise LabError("the lab is not up: start it with `invoke lab.up`")
     return state

@@ -1,6 +1,7 @@
 """One host of the lab: its disk, its power switch, and a way to run something in it."""
 
 import os
+import shutil
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from pathlib import Path
 
 from lab import machine, network
 from lab.blueprint import Blueprint, Machine
-from lab.process import CommandError, LabError, run, tail, wait_until
+from lab.process import CommandError, LabError, run, search_path, tail, wait_until
 from lab.state import RUNTIME, VARIABLE
 
 HOSTS = VARIABLE / "hosts"
+NSPAWN = Path("/run/systemd/nspawn")
 BOOT_SECONDS = 90.0
 PACKAGES_SERVICE = """\
 [Unit]
@@ -47,48 +49,49 @@ def console(name: str) -> Path:
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 
-def make_disk(machine: Machine, blueprint: Blueprint, image: Path, key: Path) -> None:
+def make_disk(host: Machine, blueprint: Blueprint, image: Path, key: Path) -> None:
     """Give a host a fresh disk, as an installer leaves it. `key`: the operator's public key."""
-    top, merged = HOSTS / machine.name, root(machine.name)
+    top, merged = HOSTS / host.name, root(host.name)
     for folder in (top / "upper", top / "work", merged):
         folder.mkdir(parents=True)
+        folder.chmod(0o755)  # that of "upper" is that of the host's "/", whatever the umask is here
     layers = f"lowerdir={image / 'root'},upperdir={top / 'upper'},workdir={top / 'work'}"
-    run(["mount", "-t", "overlay", f"underlay-{machine.name}", "-o", layers, str(merged)])
+    run(["mount", "-t", "overlay", f"{network.PREFIX}{host.name}", "-o", layers, str(merged)])
     run(["useradd", "--prefix", str(merged), "--create-home", "--shell", "/bin/bash", blueprint.user])
-    for path, mode, content in _files(machine, blueprint):
+    for path, mode, content in _files(host, blueprint):
         _write(merged / path, mode, content)
     _authorize(merged, blueprint.user, key)
-    if machine.serves_packages:
-        _enable(merged, "packages.service")
+    if host.serves_packages:
+        run(["systemctl", "--quiet", "--root", str(merged), "enable", "packages.service"])
 
 
-def _files(machine: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]]:
-    yield "etc/hostname", 0o644, f"{machine.name}\n"
-    yield "etc/hosts", 0o644, f"127.0.0.1 localhost {machine.name}\n"
+def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]]:
+    yield "etc/hostname", 0o644, f"{host.name}\n"
+    yield "etc/hosts", 0o644, f"127.0.0.1 localhost {host.name}\n"
     yield "etc/resolv.conf", 0o644, ""
     # With none, systemd takes the boot for the first one and applies its presets.
     yield "etc/machine-id", 0o444, f"{uuid.uuid4().hex}\n"
     yield f"etc/sudoers.d/{blueprint.user}", 0o440, f"{blueprint.user} ALL=(ALL:ALL) NOPASSWD: ALL\n"
-    yield "etc/systemd/network/50-installer.network", 0o644, _installer_network(machine)
-    host_key = keys(machine.name)
+    yield "etc/systemd/network/50-installer.network", 0o644, _installer_network(host)
+    host_key = keys(host.name)
     yield "etc/ssh/ssh_host_ed25519_key", 0o600, host_key.read_text()
     yield "etc/ssh/ssh_host_ed25519_key.pub", 0o644, host_key.with_suffix(".pub").read_text()
     if at := blueprint.packages_at:
         yield "etc/apt/sources.list", 0o644, f"deb [trusted=yes] http://{at}/debian ./\n"
         pip = ["[global]", "no-index = true", f"find-links = http://{at}/python/", f"trusted-host = {at}"]
         yield "etc/pip.conf", 0o644, _lines(pip)
-    if machine.loopback:
-        loopback = ["[Match]", "Name=lo", "", "[Network]", f"Address={machine.loopback}"]
+    if host.loopback:
+        loopback = ["[Match]", "Name=lo", "", "[Network]", f"Address={host.loopback}"]
         yield "etc/systemd/network/50-loopback.network", 0o644, _lines(loopback)
-    if machine.serves_packages:
+    if host.serves_packages:
         yield "etc/systemd/system/packages.service", 0o644, PACKAGES_SERVICE
 
 
-def _installer_network(machine: Machine) -> str:
-    lines = ["[Match]", f"Name={machine.nics[0].name}", "", "[Network]"]
-    lines += ["LinkLocalAddressing=no", "IPv6AcceptRA=no", f"Address={machine.address}"]
-    if machine.router:
-        lines.append(f"Gateway={machine.router}")
+def _installer_network(host: Machine) -> str:
+    lines = ["[Match]", f"Name={host.nics[0].name}", "", "[Network]"]
+    lines += ["LinkLocalAddressing=no", "IPv6AcceptRA=no", f"Address={host.address}"]
+    if host.router:
+        lines.append(f"Gateway={host.router}")
     return _lines(lines)
 
 
@@ -109,10 +112,6 @@ def _authorize(merged: Path, user: str, key: Path) -> None:
     owner = home.stat()
     for path in (home / ".ssh", home / ".ssh/authorized_keys"):
         os.chown(path, owner.st_uid, owner.st_gid)
-
-
-def _enable(merged: Path, unit: str) -> None:
-    run(["systemctl", "--quiet", "--root", str(merged), "enable", unit])
 
 
 def keys(name: str) -> Path:
@@ -148,7 +147,7 @@ def start(host: Machine, blueprint: Blueprint, image: Path) -> None:
     if host.serves_packages:
         argv.append(f"--bind-ro={image / 'repo'}:/srv")
     env = {
-        "PATH": CLEAN_ENV["PATH"],
+        "PATH": search_path(),
         "SYSTEMD_NSPAWN_LOCK": "0",  # its lock files outlive a killed container
         "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",  # else /proc/sys/net is read-only
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",  # else Debian 13 does not boot where cgroup v1 is mounted
@@ -168,8 +167,20 @@ def stop(host: Machine, blueprint: Blueprint) -> None:
     """A power cut: all that runs on the host ends at once, and its NICs are gone with all that was set on them."""
     end_processes([network.netns(host.name)])
     machine.kill_cgroup(host.name)
+    sweep(host.name)
     network.unplug(host, blueprint)
     network.remove(network.netns(host.name))
+
+
+def sweep(hosts: str) -> None:
+    """Remove what systemd-nspawn left when it was killed, of the hosts that match a pattern."""
+    for path in NSPAWN.glob(f"*/{network.PREFIX}{hosts}"):
+        if path.is_mount():  # since systemd 256; the next start would refuse to go on
+            run(["umount", "--lazy", str(path)])
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def end_processes(namespaces: list[Path]) -> None:
@@ -195,7 +206,8 @@ def wait_ready(host: Machine) -> None:
     )
     if not ready:
         log = console(host.name)
-        raise LabError("\n".join([f"host {host.name!r} does not boot: see {log}", *tail(log.read_text())]))
+        what = f"host {host.name!r} is not ready after {BOOT_SECONDS:.0f} s, its systemd is {system_state(host.name)}"
+        raise LabError("\n".join([f"{what}: see {log}, which ends with", *tail(log.read_text())]))
 
 
 def system_state(name: str) -> str:

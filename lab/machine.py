@@ -6,9 +6,9 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from lab.process import LabError, run, wait_until
+from lab.process import LabError, run, search_path, wait_until
 
-# Each Debian package with a program of it that shows that it is there (None: a file).
+# Each Debian package with the program, or file, that shows that it is there.
 REQUIRED = {
     "systemd-container": "systemd-nspawn",
     "mmdebstrap": "mmdebstrap",
@@ -29,7 +29,7 @@ def missing() -> list[str]:
     return [
         package
         for package, sign in REQUIRED.items()
-        if not (Path(sign).exists() if sign.startswith("/") else shutil.which(sign, path=_path()))
+        if not (Path(sign).exists() if sign.startswith("/") else shutil.which(sign, path=search_path()))
     ]
 
 
@@ -39,7 +39,7 @@ def check() -> None:
         raise LabError(f"the lab needs Linux, this is {platform.system()}: run it in a Debian or Ubuntu machine")
     check_root()
     if packages := missing():
-        if not shutil.which("apt-get", path=_path()):
+        if not shutil.which("apt-get", path=search_path()):
             raise LabError(f"the lab needs {', '.join(packages)} and there is no apt here: run it on Debian or Ubuntu")
         raise LabError(f"the lab needs programs that are not here: apt-get install {' '.join(packages)}")
     cgroup_root()
@@ -54,8 +54,8 @@ def check_root() -> None:
 def install_requirements() -> list[str]:
     """Install what is missing, if this is root on a machine with apt; the packages that were installed."""
     packages = missing()
-    if packages and not os.geteuid() and shutil.which("apt-get", path=_path()):
-        env = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    if packages and not os.geteuid() and shutil.which("apt-get", path=search_path()):
+        env = {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "--quiet"], env=env, timeout=300)
         run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], env=env, timeout=600)
         return packages
@@ -82,10 +82,6 @@ def unmount_below(path: Path) -> None:
         run(["umount", "--lazy", str(mount)])
 
 
-def _path() -> str:
-    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-
-
 # --- control groups -------------------------------------------------------------------------------------------------
 
 
@@ -96,8 +92,9 @@ def cgroup_root() -> Path:
     stopping ssh.service in one host would stop it in all; and whatever the lab started can be found and ended by it.
     """
     for where in _mounted("cgroup2"):
-        return where / ROOT
-    raise LabError("no cgroup2 is mounted here: mount -t cgroup2 none /sys/fs/cgroup (a container? use a machine)")
+        if where.is_relative_to("/sys/fs/cgroup") and os.access(where, os.W_OK):
+            return where / ROOT
+    raise LabError("the lab needs a writable cgroup2 in /sys/fs/cgroup: run it on a machine, not in a container")
 
 
 def in_cgroup(name: str, argv: list[str]) -> list[str]:

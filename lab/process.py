@@ -1,10 +1,11 @@
 """The one border to other programs, and what every part of the lab says to a person."""
 
+import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -26,10 +27,14 @@ def run(
     *,
     stdin: str = "",
     cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
+    env: dict[str, str] | None = None,
     timeout: float = 60,
 ) -> str:
-    """Run a program to its end and return its output. CommandError if it fails, is missing or takes too long."""
+    """Run a program to its end and return its output. CommandError if it fails, LabError if it can't be run.
+
+    `env`: variables beside those of this process.
+    """
+    env = os.environ | {"PATH": search_path()} | (env or {})
     try:
         done = subprocess.run(argv, input=stdin, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired as error:
@@ -39,6 +44,11 @@ def run(
     if done.returncode:
         raise CommandError(argv, done.returncode, done.stderr or done.stdout)
     return done.stdout
+
+
+def search_path() -> str:
+    """Where programs are: a root who came by `su` has no sbin in PATH."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 def tail(text: str, lines: int = 12) -> list[str]:

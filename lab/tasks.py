@@ -14,7 +14,10 @@ from lab import control, image
 from lab.process import LabError
 from underlay import plan as plans
 
-SUITES = " or ".join(image.SUITES)
+SUITE_HELP = (
+    f"Debian release of the hosts: {' or '.join(image.SUITES)} "
+    f"(default: that of the lab that is up, else {control.DEFAULT_SUITE})"
+)
 
 
 def _explained(body: Callable[..., None]) -> Callable[..., None]:
@@ -32,9 +35,9 @@ def _explained(body: Callable[..., None]) -> Callable[..., None]:
     return explained
 
 
-@task(help={"suite": f"Debian release of the hosts: {SUITES}"})
+@task(help={"suite": SUITE_HELP})
 @_explained
-def up(_: Context, suite: str = control.DEFAULT_SUITE) -> None:
+def up(_: Context, suite: str | None = None) -> None:
     """Bring the lab up: every host of the plan, as it is after its installation. Leaves a lab that is up as it is."""
     control.up(plans.load(), suite)
 
@@ -46,7 +49,7 @@ def down(_: Context, purge: bool = False) -> None:
     control.down(purge)
 
 
-@task(help={"suite": f"Debian release of the hosts: {SUITES} (default: that of the lab that is up)"})
+@task(help={"suite": SUITE_HELP})
 @_explained
 def reset(_: Context, suite: str | None = None) -> None:
     """Bring the lab up with fresh disks and the plan as it is now."""
