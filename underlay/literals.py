@@ -10,6 +10,8 @@ from typing import Any
 Keys = tuple[str, ...]
 
 _SHOWN = 60  # characters of a wrong value that an error repeats
+_PLAIN = "write the value itself: no code, names or calls here"
+_QUOTE = "write each key as a text in quotes"
 _WRAP = TextWrapper(120, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False)
 
 
@@ -101,7 +103,9 @@ def _value(node: ast.expr, keys: Keys, found: Literals) -> Any:
             values: dict[str, Any] = {}
             for key_node, value_node in zip(node.keys, node.values, strict=True):
                 if not isinstance(key_node, ast.Constant) or not isinstance(key_node.value, str):
-                    _not_data(found, keys, (key_node or value_node).lineno, "has a key that is not a text in quotes")
+                    found.broken.add(keys)
+                    line = (key_node or value_node).lineno
+                    found.problems.append(Problem(line, dotted(keys), "has a key that is not a text", _QUOTE))
                     continue
                 path = (*keys, key_node.value)
                 if key_node.value in values:
@@ -121,7 +125,8 @@ def _value(node: ast.expr, keys: Keys, found: Literals) -> Any:
             try:
                 return ast.literal_eval(node)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-                return _not_data(found, keys, node.lineno)
+                _not_data(found, keys, node.lineno)
+                return None
 
 
 def _duplicate(found: Literals, keys: Keys, line: int) -> Problem:
@@ -129,7 +134,6 @@ def _duplicate(found: Literals, keys: Keys, line: int) -> Problem:
     return Problem(line, dotted(keys), f"is there twice (first on line {first})", "rename or delete one of the two")
 
 
-def _not_data(found: Literals, keys: Keys, line: int, what: str = "is not plain data") -> None:
+def _not_data(found: Literals, keys: Keys, line: int) -> None:
     found.broken.add(keys)
-    mend = "write the value itself: no code, names or calls here"
-    found.problems.append(Problem(line, dotted(keys) or "the file", what, mend))
+    found.problems.append(Problem(line, dotted(keys) or "the file", "is not plain data", _PLAIN))

@@ -346,7 +346,7 @@ def _problem(model: type[BaseModel], error: dict[str, Any], keys: Keys, source: 
         case "missing":
             what, mend = f"has no {path[-1]!r}", f"add {path[-1]!r}"
         case "extra_forbidden":
-            what, mend = _unknown("key", path[-1], [name for name in model.model_fields if name != "name"])
+            what, mend = _unknown("key", path[-1], _known_keys(model, error["loc"][:-1]))
         case "literal_error":
             what, mend = _unknown(path[-1], error["input"], re.findall(r"'([^']+)'", error["ctx"]["expected"]))
         case "dict_type" | "model_type" | "model_attributes_type":
@@ -360,6 +360,15 @@ def _problem(model: type[BaseModel], error: dict[str, Any], keys: Keys, source: 
         case _:
             what, mend = f"{shown(error['input'])}: {error['msg']}", _SEE
     return Problem(source.line(*path), dotted(written) or "the plan", what, mend)
+
+
+def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    kind: Any = model
+    for key in loc:
+        # A model's field, else what a dict holds.
+        fields = getattr(kind, "model_fields", None)
+        kind = fields[key].annotation if fields else get_args(kind)[-1]
+    return [name for name in kind.model_fields if name != "name"]
 
 
 _SEE = "see docs/plan.md for what belongs there"
