@@ -30,6 +30,7 @@ class Flow:
     source: the host that connects, from its address `source_address`
     destination, port: what it connects to; port None is a listener of our own on a free port
     receivers: the hosts of which one must be the one that answers
+    through: the proxies in between
     seen_as: the source address that the receiver sees
     tracked: whether the gateway must have an entry in its connection table; None if it does not matter
     why: the rules and routes that make it so, with their lines of the plan
@@ -45,6 +46,7 @@ class Flow:
     seen_as: IPAddress
     tracked: bool | None
     why: tuple[str, ...]
+    through: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         port = "" if self.port is None else f":{self.port}"
@@ -52,8 +54,8 @@ class Flow:
 
     @property
     def hosts(self) -> set[str]:
-        """The hosts at its ends."""
-        return {self.source, *self.receivers}
+        """The hosts that it needs."""
+        return {self.source, *self.receivers, *self.through}
 
 
 def expected(plan: Plan, outside: IPAddress | None) -> list[Flow]:
@@ -111,7 +113,7 @@ class _Site:
         yield from self._from_gateway(nodes)
         for one in (*self.published, *nodes):
             for host in self.plan.published:
-                yield self._to_published("to published addresses from inside", one, host, self._leaves_as(one))
+                yield self._to_published("published addresses from inside", one, host, self._leaves_as(one))
 
     def _leaves_as(self, end: _End) -> IPAddress:
         """As what the enterprise network and the world see an internal address."""
@@ -145,7 +147,8 @@ class _Site:
         flow = self._to_published("", one, lb, near.address, nginx.API_PORT)
         upstreams = tuple(f"upstream {master.primary.address}:{nginx.API_PORT} of {lb.name}" for master in masters)
         receivers = tuple(master.name for master in masters)
-        return replace(flow, row="the API behind the load balancer", receivers=receivers, why=(*flow.why, *upstreams))
+        row, why = "the API behind the load balancer", (*flow.why, *upstreams)
+        return replace(flow, row=row, receivers=receivers, through=(lb.name,), why=why)
 
     def _from_gateway(self, nodes: Sequence[_End]) -> Iterator[Flow]:
         for one in self._ends(self.plan.gateway):
@@ -182,7 +185,8 @@ class _Site:
             receivers=(other.host,),
             seen_as=seen_as,
             tracked=tracked,
-            why=(*self._rules(one, other, destination), *self._routes(one), *self._routes(other)),
+            # The same host may be at both ends.
+            why=(*self._rules(one, other, destination), *dict.fromkeys([*self._routes(one), *self._routes(other)])),
         )
 
     def _role(self, *hosts: str) -> str:

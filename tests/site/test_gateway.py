@@ -37,15 +37,15 @@ class TestGateway(EveryHost):
 
     @each(numbers)
     def test_persisted_rule(self, plan: Plan, state: HostState, item: int) -> None:
-        """Every rule is in the file for boot, once."""
+        """File for boot has all rules, once."""
         expect_rule(the_rule(plan, state, item), state.firewall.persisted, PERSISTED)
 
     def test_order(self, plan: Plan, state: HostState) -> None:
-        """The live rules are in order, none stale."""
+        """Live rules in order, none stale."""
         expect_no_edits(plan, state, state.firewall.live, "iptables-save")
 
     def test_persisted_order(self, plan: Plan, state: HostState) -> None:
-        """The file's are in order, none stale."""
+        """File's rules in order, none stale."""
         expect_no_edits(plan, state, state.firewall.persisted, PERSISTED)
 
     def test_record(self, state: HostState) -> None:

@@ -35,11 +35,11 @@ class TestJumphost(EveryHost):
         expect(f"{key} {state.sshd.get(key, 'is not set')}", f"{key} {value}", f"sshd -T on {planned.name}")
 
     def test_ssh_service(self, planned: Host, state: HostState) -> None:
-        """The service ssh runs, now and at boot."""
+        """The sshd runs, now and at boot."""
         expect_unit(planned, state, "ssh.service")
 
     def test_on_call(self, plan: Plan, state: HostState) -> None:
-        """The people on call have accounts, no others."""
+        """Accounts are the people on call."""
         people = roles.jumphost(plan).people_on_call
         wanted = {f"{account}: {key}" for account, keys in people.items() for key in keys}
         seen = {f"{account}: {key}" for account, text in state.on_call.items() for key in text.splitlines() if key}
@@ -52,14 +52,14 @@ class TestJumphost(EveryHost):
             wrong(missing, [*accounts, *sorted(seen - wanted)], str(roles.role_file(plan, self.role)))
 
     def test_repo(self, plan: Plan, state: HostState) -> None:
-        """This repo is there, as it is here."""
+        """This repo is there, unchanged."""
         wanted = {path: hashlib.sha256(content).hexdigest() for path, content in checkout.files(plan).items()}
         seen = state.tree
         differs = [path for path in sorted(wanted.keys() | seen.keys()) if wanted.get(path) != seen.get(path)]
         expect([f"{path} differs" for path in differs], [], checkout.FOLDER)
 
     def test_python_packages(self, state: HostState) -> None:
-        """Its Python packages are the pinned ones."""
+        """Its Python packages are pinned."""
         pinned = (line.split("==") for line in checkout.pinned_packages())
         wanted = {normalised(name): version for name, version in pinned}
         differs = [

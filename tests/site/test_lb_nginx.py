@@ -20,7 +20,7 @@ class TestLbNginx(EveryHost):
     role = "lb_nginx"
 
     def test_nginx(self, planned: Host, state: HostState) -> None:
-        """The service nginx runs, now and at boot."""
+        """It runs nginx, now and at boot."""
         expect_unit(planned, state, "nginx.service")
 
     def test_configuration(self, plan: Plan, state: HostState) -> None:
@@ -32,7 +32,7 @@ class TestLbNginx(EveryHost):
             wrong(missing or "no other lines", added or "they are missing", nginx_path())
 
     def test_configuration_is_valid(self, state: HostState) -> None:
-        """The configuration passes nginx's own test."""
+        """The configuration passes its test."""
         state.lines("nginx")
 
     @each(ports)

@@ -117,7 +117,7 @@ class EveryHost:
 
     @each(boot_files)
     def test_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
-        """Every network file for the next boot is right."""
+        """Network files for boot are right."""
         wanted = network_files(routing.host_network(plan, planned))[item].splitlines()
         seen = state.network.files.get(item, "").splitlines()
         if wanted != seen:
@@ -126,7 +126,7 @@ class EveryHost:
             wrong(missing or f"no other lines in {item}", added or f"{item} without them", f"{item} on {planned.name}")
 
     def test_networkd(self, planned: Host, state: HostState) -> None:
-        """The service networkd runs, now and at boot."""
+        """Networkd runs, now and at boot."""
         expect_unit(planned, state, "systemd-networkd.service")
 
     def test_ssh_port(self, planned: Host, state: HostState) -> None:

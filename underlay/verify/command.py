@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from underlay.verify.plugin import Result, Verification
 
 CHECKS = REPO / "tests" / "site"
 GOOD, WRONG, NOTHING = 0, 1, 2
+SHOWN = 3
+"""Failures of one check that are told in full: with the gateway down all are alike. JUnit XML has every one."""
 WIDTH = 80
 """Columns where the output is not a terminal."""
 
@@ -63,14 +66,15 @@ def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
     """The table, one row for each kind of check of each host; below it what is wrong."""
     rows: dict[tuple[str, str], list[Result]] = {}
     problems: dict[str, list[str]] = {}
+    """What is wrong → whose it is, each once."""
     for result in results:
         check = result.check
         if result.problem and (why := evidence.unreachable(result.hosts)):
             # Everything that needs a dead host is one row and one line, not hundreds.
             check = f"what needs {why.partition(' ')[0]}"
-            problems.setdefault(why, []).append(result.role)
+            problems.setdefault(why, []).append(f"{result.role} / {check}")
         elif result.problem:
-            problems.setdefault(result.problem, []).append(f"{result.role}: {check}")
+            problems.setdefault(result.problem, []).append(f"{result.role} / {check}")
         rows.setdefault((result.role, check), []).append(result)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("role", "check"):
@@ -79,9 +83,16 @@ def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
     table.add_column("time", justify="right", no_wrap=True)
     for (role, check), found in sorted(rows.items(), key=lambda row: ROLES.index(row[0][0])):
         wrong = sum(1 for result in found if result.problem)
-        text = f"[green]{len(found)} good[/]" if not wrong else f"[bold red]WRONG {wrong} of {len(found)}[/]"
+        text = f"[green]{len(found)} good[/]" if not wrong else f"[bold red]WRONG {wrong}/{len(found)}[/]"
         table.add_row(role, escape(check), text, f"{sum(result.seconds for result in found):.1f} s")
     console.print(table)
-    for problem, checks in problems.items():
-        console.print(Text(f"WRONG {', '.join(dict.fromkeys(checks))}", style="bold red"), soft_wrap=True)
-        console.print(Text("".join(f"  {line}\n" for line in problem.splitlines())), soft_wrap=True)
+    shown: Counter[tuple[str, ...]] = Counter()
+    for problem, whose in problems.items():
+        checks = tuple(dict.fromkeys(whose))
+        shown[checks] += 1
+        if shown[checks] <= SHOWN:
+            console.print(Text(f"WRONG {', '.join(checks)}", style="bold red"), soft_wrap=True)
+            console.print(Text("".join(f"  {line}\n" for line in problem.splitlines())), soft_wrap=True)
+    for checks, count in shown.items():
+        if count > SHOWN:
+            console.print(Text(f"WRONG {', '.join(checks)}: {count - SHOWN} more like these"), soft_wrap=True)

@@ -128,11 +128,13 @@ class _Exchange:
         return "read"
 
     def _call(self, flow: Flow, api: str) -> list[Any] | UnreachableError:
-        ends = [self.agents[flow.source], *(self.agents[name] for name in flow.receivers)]
-        if isinstance(ends[0], UnreachableError):
-            return ends[0]
-        if all(isinstance(end, UnreachableError) for end in ends[1:]):
-            return next(end for end in ends[1:] if isinstance(end, UnreachableError))
+        for name in (flow.source, *flow.through):
+            if isinstance(agent := self.agents[name], UnreachableError):
+                return agent
+        receivers = [self.agents[name] for name in flow.receivers]
+        dead = [agent for agent in receivers if isinstance(agent, UnreachableError)]
+        if len(dead) == len(receivers):
+            return dead[0]
         how = api if _is_api(flow) else "hold" if flow.port else "read"
         return [str(flow.source_address), str(flow.destination), flow.port or self.ports[flow.receivers[0]], how]
 

@@ -126,7 +126,7 @@ def normalised(name: str) -> str:
 
 
 def read(links: Links, plan: Plan, host: Host) -> HostState:
-    """All that the checks of a host's role look at. Raises UnreachableError; a part that fails says so when asked for."""
+    """All that the checks of a host's role look at. Raises UnreachableError; a part that failed says so later."""
     script = _script(_commands(plan, host))
     output = links.host(host.name).run(f"timeout {SECONDS} sh -c %s", script)
     return HostState(host.name, _sections(output.stdout.splitlines()), _answers(links, plan, host))
