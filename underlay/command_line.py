@@ -17,4 +17,4 @@ def _complete_context_with_optional(machine: Any) -> Any:
 
 def allow_optional_positionals() -> None:
     """From now on a task's positional arguments that are also `optional` may be left out."""
-    ParseMachine.complete_context = _complete_context_with_optional  # type: ignore[method-assign]
+    ParseMachine.complete_context = _complete_context_with_optional  # type: ignore[method-assign, assignment]

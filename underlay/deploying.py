@@ -27,9 +27,9 @@ def require_supported_system() -> None:
     """Stop the whole run, before anything changes, if a host is not one that these deploys know."""
     system = host.get_fact(System)
     if system is not None and not system.supported:
-        networkd = "active" if system.networkd else "not active"
+        networkd = "with" if system.networkd else "without"
         raise PyinfraError(
-            f"{host.name}: {system.name} with systemd-networkd {networkd} is not supported, nothing was changed: "
+            f"{host.name}: {system.name} {networkd} systemd-networkd is not supported, nothing was changed: "
             "these deploys know Debian and Ubuntu with systemd-networkd in charge of the network"
         )
 
@@ -45,12 +45,12 @@ def packages(names: list[str]) -> None:
 def planned_network() -> None:
     """Addresses, routes and policy rules of the plan, kept over a boot by systemd-networkd."""
     target, planned_host = planned()
+    systemd.service(
+        name="Network: systemd-networkd runs, now and at boot", service="systemd-networkd", running=True, enabled=True
+    )
     network.configured(
         name="Network: addresses, routes, policy rules and sysctls of the plan",
         wanted=routing.host_network(target.plan, planned_host),
-    )
-    systemd.service(
-        name="Network: systemd-networkd runs, now and at boot", service="systemd-networkd", running=True, enabled=True
     )
 
 

@@ -1,5 +1,7 @@
 """The plan as tables for people: what `invoke plan` shows."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 
@@ -12,7 +14,8 @@ def show(plan: Plan, console: Console | None = None) -> None:
     """Print networks, hosts, published addresses, and each gateway rule with the plan line it comes from."""
     console = console or _console()
     console.print(f"site {plan.site}, plan {plan.source}", highlight=False, markup=False)
-    for title, columns, rows in (_networks(plan), _hosts(plan), _published(plan), *_rules(plan)):
+    sections: list[Section] = [_networks(plan), _hosts(plan), _published(plan), *_rules(plan)]
+    for title, columns, rows in sections:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in columns:
             table.add_column(column, overflow="fold")
@@ -28,7 +31,7 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
-Section = tuple[str, tuple[str, ...], list[tuple[str, ...]]]
+Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
 
 
 def _networks(plan: Plan) -> Section:

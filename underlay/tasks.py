@@ -3,11 +3,14 @@
 import difflib
 import subprocess
 import sys
+import time
+from json import dumps, loads
 from pathlib import Path
 
 from invoke import Context, Exit, task
 
-from underlay import overview
+from lab import control, machine
+from underlay import checks, overview
 from underlay.errors import report_and_exit
 from underlay.plan import REPO, ROLES, load
 from underlay.target import current
@@ -44,7 +47,11 @@ def topology(_: Context) -> None:
 @task(
     positional=["role"],
     optional=["role"],
-    help={"role": ROLE_HELP, "dry": "show what would change, and change nothing", "json": "with --dry: as JSON"},
+    help={
+        "role": ROLE_HELP,
+        "dry": "show what would change, and change nothing",
+        "json": "with --dry: as JSON, role → pyinfra's own",
+    },
 )
 def deploy(_: Context, role: str | None = None, dry: bool = False, json: bool = False) -> None:
     """Bring the hosts of a role, or of all roles in their order, into the planned state."""
@@ -56,14 +63,20 @@ def deploy(_: Context, role: str | None = None, dry: bool = False, json: bool = 
         target = current()
     arguments = ["--dry"] if dry else ["-y"]
     arguments += ["--json"] if json else []
+    found: dict[str, object] = {}
     for each in roles:
         if not target.plan.hosts_of(each):
             continue
         if not json:
             print(f"\n=== {each}", flush=True)
         command = [sys.executable, "-m", "pyinfra", "inventory.py", f"deploys/{each}.py", *arguments]
-        if subprocess.run(command, cwd=REPO, check=False).returncode != 0:
+        done = subprocess.run(command, cwd=REPO, check=False, stdout=subprocess.PIPE if json else None, text=True)
+        if done.returncode != 0:
             raise Exit(f"error: the deploy of {each} failed: see above; later roles were left alone", code=1)
+        if json:
+            found[each] = loads(done.stdout)
+    if json:
+        print(dumps(found, indent=2))
 
 
 @task(
@@ -82,3 +95,31 @@ def verify(_: Context, role: str | None = None, junit: str = "") -> None:
     with report_and_exit():
         target = current()
     raise Exit(code=verification.run(target, roles, Path(junit) if junit else None))
+
+
+@task(help={"suite": "Debian release of the lab's hosts"})
+def demo(_: Context, suite: str = control.DEFAULT_SUITE) -> None:
+    """See it work: install what the lab needs, bring the lab up, deploy every role, verify the site."""
+    begin = time.monotonic()
+    with report_and_exit():
+        machine.install_requirements()
+    invoke = [sys.executable, "-m", "invoke"]
+    # Processes of their own: a command with target lab moves into the lab's network and stays there.
+    for step in (["lab.up", "--suite", suite], ["deploy"], ["verify"]):
+        print(f"\n### invoke {' '.join(step)}", flush=True)
+        done = subprocess.run([*invoke, *step], cwd=REPO, check=False)
+        if done.returncode != 0:
+            raise Exit(f"error: the demo stopped at `invoke {' '.join(step)}`: see above", code=1)
+    print(f"\nThe site works, after {time.monotonic() - begin:.0f} s. Look around:")
+    print("  ./inv plan                     what was planned, rule by rule")
+    print("  ./inv lab.shell                a shell on the workstation; try: curl http://LB/healthz")
+    print("  ./inv lab.run gateway 'iptables-save'")
+    print("  ./inv lab.down                 take it all away")
+
+
+@task
+def test(_: Context) -> None:
+    """Run everything that CI runs: lint, types, unit and golden tests, the lab on Debian 13 and 12, mutations."""
+    with report_and_exit():
+        machine.install_requirements()
+    raise Exit(code=checks.run())

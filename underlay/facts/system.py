@@ -4,10 +4,14 @@ from dataclasses import dataclass
 
 from pyinfra.api import FactBase
 
+from underlay.routing import LINK_FILE, NETWORKD
+
+OURS = NETWORKD / LINK_FILE.format(nic="*")
+
 
 @dataclass(frozen=True)
 class SystemInfo:
-    """name: what it calls itself; family: `ID` and `ID_LIKE` of os-release; networkd: whether it is active."""
+    """name: what it calls itself; family: `ID` and `ID_LIKE` of os-release; networkd: it manages the network."""
 
     name: str
     family: tuple[str, ...]
@@ -20,14 +24,15 @@ class SystemInfo:
 
 
 class System(FactBase[SystemInfo]):
-    """The system, as `SystemInfo`."""
+    """The system, as `SystemInfo`. A networkd that was stopped is in charge still, and is started by the deploy."""
 
     def command(self) -> str:
         return (
             '. /etc/os-release; echo "$PRETTY_NAME"; echo "$ID $ID_LIKE"; '
-            "systemctl is-active systemd-networkd 2>/dev/null || true"
+            "if systemctl -q is-active systemd-networkd || systemctl -q is-enabled systemd-networkd 2>/dev/null "
+            f"|| ls {OURS} >/dev/null 2>&1; then echo networkd; fi"
         )
 
     def process(self, output: list[str]) -> SystemInfo:
-        name, family, *active = output
-        return SystemInfo(name, tuple(family.split()), active == ["active"])
+        name, family, *networkd = output
+        return SystemInfo(name, tuple(family.split()), bool(networkd))

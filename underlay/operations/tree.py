@@ -42,6 +42,4 @@ def present(
     upload = host.get_temp_filename(folder)
     yield FileUploadCommand(archive, upload, remote_temp_filename=host.get_temp_filename(f"{folder}.upload"))
     remove = "".join(f"rm -f {shlex.quote(f'{folder}/{path}')}\n" for path in stale)
-    yield StringCommand(
-        f"set -e\nmkdir -p {folder}\ntar -xzf {upload} -C {folder}\nrm -f {upload}\n{remove}"
-    )
+    yield StringCommand(f"set -e\nmkdir -p {folder}\ntar -xzf {upload} -C {folder}\nrm -f {upload}\n{remove}")
