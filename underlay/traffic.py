@@ -194,22 +194,30 @@ class _Site:
         return max((role for role in ROLES if role in roles), key=ROLES.index, default="gateway")
 
     def _rules(self, one: _End, other: _End, destination: IPAddress) -> Iterator[str]:
-        """The gateway's rules that the first packet of a flow meets, if it goes through the gateway."""
+        """The gateway's rules that a flow meets, if it goes through the gateway."""
         local = one.host == self.plan.gateway.name
         if not local and one.network == other.network and destination == other.address:
             return
+        untracked = False
         for rule in self.rules:
             match rule.table, rule.chain:
                 case ("raw", "OUTPUT"):
                     met = local and _matches(rule, one.address, destination)
-                case ("filter", _) | ("nat", "POSTROUTING"):
+                case ("raw", _):
+                    # Without the rule for the way back, the answer would be translated.
+                    met = not local and any(
+                        _matches(rule, *ends) for ends in ((one.address, destination), (destination, one.address))
+                    )
+                case ("filter", _):
                     met = not local and _matches(rule, one.address, other.address)
+                case (_, "PREROUTING"):
+                    met = not (local or untracked) and _matches(rule, one.address, destination)
                 case _:
-                    met = not local and _matches(rule, one.address, destination)
+                    met = not (local or untracked) and _matches(rule, one.address, other.address)
             if met:
                 yield f"rule {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
-                # Untracked packets meet no NAT, and of the source translations the first one is taken.
-                if rule.chain == "POSTROUTING" or (rule.table == "raw" and local):
+                untracked |= rule.table == "raw"
+                if rule.chain == "POSTROUTING":  # the first one is taken
                     return
 
     def _routes(self, end: _End) -> Iterator[str]:
