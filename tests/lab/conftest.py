@@ -1,0 +1,68 @@
+"""What the end-to-end tests stand on: the site of the repo's own plan, in a lab of their own.
+
+The session's lab has fresh disks at the start and is taken down at the end, however the session ends. UNDERLAY_SUITE
+chooses its Debian release.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from lab import control, machine
+from lab.process import LabError, run
+from lab.state import LabState
+from underlay import plan as plans
+from underlay.plan import REPO, Plan
+
+SUITE = os.environ.get("UNDERLAY_SUITE")
+
+Snapshot = dict[str, str]
+ASPECTS = [
+    *("ip -details link", "ip address", "ip route show table all", "ip rule", "sysctl --all --pattern ^net\\."),
+    *("iptables-save", "nft list ruleset"),
+]
+# Counters and clocks that move by themselves.
+VOLATILE = re.compile(
+    r"^#.*|\[\d+:\d+\]|valid_lft \S+ preferred_lft \S+|expires \S+|\w+_timer +\S+"
+    r"|^net\.netfilter\.nf_conntrack_count.*",
+    re.MULTILINE,
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run last what takes the session's lab down."""
+    items.sort(key=lambda item: "lifecycle" in item.path.name)
+
+
+@pytest.fixture(scope="session")
+def plan() -> Plan:
+    return plans.load(REPO / "group_data" / "all.py")
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[], Snapshot]:
+    """Takes the machine's own network as text: nothing of it may differ while a lab is up, or after it."""
+    commands = [aspect.split() for aspect in ASPECTS if shutil.which(aspect.split()[0])]
+    return lambda: {" ".join(argv): VOLATILE.sub("", run(argv)) for argv in commands}
+
+
+@pytest.fixture(scope="session")
+def machine_before(snapshot: Callable[[], Snapshot]) -> Snapshot:
+    """The machine's network before the session's lab; skips where the lab can't run."""
+    try:
+        machine.check()
+    except LabError as error:
+        pytest.skip(str(error))
+    control.down()
+    return snapshot()
+
+
+@pytest.fixture(scope="session")
+def lab(plan: Plan, machine_before: Snapshot) -> Iterator[LabState]:  # noqa: ARG001
+    try:
+        yield control.up(plan, SUITE)
+    finally:
+        control.down()
