@@ -1,0 +1,183 @@
+"""Can `invoke verify` fail? The deployed site is broken in one way at a time.
+
+    1. break one thing on one host, by hand
+    2. verify all roles: red, and among the hosts' own checks only those of the broken host's role
+    3. deploy that role
+    4. verify that role: green
+
+Packets that a broken thing stops are counted against the role that they are for, so they may go red with it.
+"""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from lab import control
+from lab.state import LabState
+from underlay import nat
+from underlay.plan import REPO, ROLES, load
+
+VERIFIER = """
+import sys
+from underlay import verify
+from underlay.target import current
+target = current()
+for line in sys.stdin:
+    print("exit code", verify.run(target, line.split()), flush=True)
+"""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One way to break the site: what a person would call it, on which host, the command, whose it is to mend."""
+
+    name: str
+    host: str
+    command: str
+    role: str
+
+
+def rules() -> Iterator[Mutation]:
+    """Every rule of the gateway, deleted."""
+    for rule in nat.gateway_rules(load(REPO / "group_data" / "all.py")):
+        name = f"{rule.table} {rule.chain} {rule.spec}"
+        yield Mutation(
+            f"deleted: {name}", "gateway", f"iptables -t {rule.table} -D {rule.chain} {rule.spec}", "gateway"
+        )
+
+
+SNAT_LB = "POSTROUTING -s 100.64.0.53/32 -j SNAT --to-source 192.168.0.53"
+DNAT_LB = "PREROUTING -d 192.168.0.53/32 -j DNAT --to-destination"
+GATEWAY = {
+    "two rules swapped": f"iptables -t nat -D {SNAT_LB} && iptables -t nat -A {SNAT_LB}",
+    "wrong DNAT target": f"iptables -t nat -D {DNAT_LB} 100.64.0.53 && iptables -t nat -I {DNAT_LB} 100.64.0.2",
+    "a rule twice": "iptables -A FORWARD -s 100.64.0.0/21 -j ACCEPT",
+    "all rules flushed": "iptables -t nat -F && iptables -t raw -F && iptables -F",
+    "a rule gone from the file for boot": "sed -i '/to-source 192.168.0.53/d' /etc/iptables/rules.v4",
+    "no file for boot": "rm /etc/iptables/rules.v4",
+    "no record of our rules": "rm /var/lib/underlay/rules.v4",
+    "rules not loaded at boot": "systemctl disable netfilter-persistent",
+    "a published address removed": "ip address del 192.168.0.53/24 dev eth0",
+    "an internal address removed": "ip address del 100.64.64.1/21 dev eth3",
+    "no forwarding": "sysctl -qw net.ipv4.ip_forward=0",
+    "no forwarding after a boot": "rm /etc/sysctl.d/99-underlay.conf",
+    "no way out": "ip route del default",
+    "a NIC's file changed": "sed -i /192.168.0.52/d /etc/systemd/network/05-underlay-eth0.network",
+    "no conntrack": "dpkg --remove conntrack",
+}
+JUMPHOST = {
+    "passwords accepted": "sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' "
+    "/etc/ssh/sshd_config.d/05-underlay.conf && systemctl reload ssh",
+    "sshd not started at boot": "systemctl disable ssh",
+    "an account that is not on the list": "useradd --create-home --groups underlay-oncall mallory",
+    "this repo changed": "echo >> /opt/underlay/underlay/plan.py",
+    "the deploy machine locked out": "sed -i /underlay-deploy-machine/d /home/ops/.ssh/authorized_keys",
+}
+LB = {
+    "nginx stopped": "systemctl stop nginx",
+    "nginx not started at boot": "systemctl disable nginx",
+    "the API on another port": "sed -i 's/listen 6443/listen 6444/' /etc/nginx/nginx.conf && systemctl reload nginx",
+    "a web service not served": "sed -i 's/server_name grafana.*/server_name elsewhere;/' /etc/nginx/nginx.conf "
+    "&& systemctl reload nginx",
+}
+MASTER = {
+    "a policy rule deleted": "ip rule del from 100.64.64.2 to 100.64.0.0/21",
+    "no rule that lets a CNI win": "ip rule del priority 30200",
+    "a stale policy rule": "ip rule add priority 30150 from 100.64.64.2 lookup 1002",
+    "a NIC's default route deleted": "ip route del default table 1004",
+    "a NIC's connected route deleted": "ip route del 100.64.0.0/21 table 1002",
+    "another default route": "ip route replace default via 100.64.0.1 dev eth0",
+    "an address removed": "ip address del 100.64.64.2/21 dev eth2",
+    "a NIC down": "ip link set eth1 down",
+    "strict rp_filter for all NICs": "sysctl -qw net.ipv4.conf.all.rp_filter=1",
+    "loose rp_filter": "sysctl -qw net.ipv4.conf.eth2.rp_filter=2",
+    "networkd's drop-in gone": "rm /etc/systemd/networkd.conf.d/underlay.conf",
+    "networkd not started at boot": "systemctl disable systemd-networkd",
+}
+MUTATIONS = [
+    *rules(),
+    *(Mutation(name, "gateway", command, "gateway") for name, command in GATEWAY.items()),
+    *(Mutation(name, "jumphost", command, "jumphost") for name, command in JUMPHOST.items()),
+    *(Mutation(name, "lb", command, "lb_nginx") for name, command in LB.items()),
+    *(Mutation(name, "master-1", command, "master") for name, command in MASTER.items()),
+]
+
+
+class Verifier:
+    """`invoke verify` in a process that stays: what it prints, without its start each time."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", VERIFIER], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, *roles: str) -> tuple[int, str]:
+        """Verify these roles: the exit code and the output."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(" ".join(roles) + "\n")
+        self._process.stdin.flush()
+        output = ""
+        for line in self._process.stdout:
+            if line.startswith("exit code "):
+                return int(line.removeprefix("exit code ")), output
+            output += line
+        raise AssertionError(f"the verifier ended:\n{output}")
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+
+def deploy(*roles: str) -> None:
+    """Deploy a role, or all roles."""
+    argv = [sys.executable, "-m", "invoke", "deploy", *roles]
+    done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def verify(lab: LabState) -> Iterator[Verifier]:
+    """A verifier for the deployed site."""
+    deploy()
+    verifier = Verifier()
+    yield verifier
+    verifier.close()
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """A line for each mutation, printed at the end."""
+    lines: list[str] = []
+    yield lines
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n\n{len(lines)} ways to break the site, each found and mended:\n", *lines, sep="\n")
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_found_and_mended(verify: Verifier, table: list[str], mutation: Mutation) -> None:
+    """Verify turns red for the role of what was broken, and green after its deploy."""
+    started = time.monotonic()
+    done = control.run(mutation.host, mutation.command)
+    assert done.returncode == 0, f"the mutation itself failed: {done.stdout}{done.stderr}"
+    try:
+        code, output = verify(*ROLES)
+    finally:
+        deploy(mutation.role)
+    wrong = re.findall(r"^ (\w+) +(\S.*?) +WRONG", output, re.MULTILINE)
+    aside = ["traffic: ", "what needs "]
+    if mutation.role != "jumphost":
+        aside.append("jumphost: this repo")  # red as soon as somebody edits this checkout meanwhile
+    on_hosts = {role for role, check in wrong if not check.startswith(tuple(aside))}
+    assert code == 1, output
+    assert on_hosts == {mutation.role}, output
+    code, output = verify(mutation.role)
+    assert code == 0, output
+    checks = sorted({check.partition(": ")[2] for role, check in wrong if role in on_hosts})
+    table.append(f"  {mutation.role:<9} {mutation.name}: {checks[0]} ({time.monotonic() - started:.1f} s)")
