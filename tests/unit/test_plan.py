@@ -17,6 +17,7 @@ from underlay.plan import (
     Frozen,
     HostSpec,
     Network,
+    Operator,
     Plan,
     PlanError,
     PlanFile,
@@ -208,6 +209,13 @@ def test_only_an_address_with_its_length_is_a_cidr(tmp_path: Path, data: Data, c
     text = report(write(tmp_path, data))
     assert "1 error;" in text
     assert "networks.storage.cidr: " in text
+
+
+@pytest.mark.parametrize("model", [PlanFile, Operator, Network, Zone, HostSpec])
+def test_every_key_is_explained(model: type[Frozen]) -> None:
+    explained = (REPO / "docs" / "plan.md").read_text()
+    quoted = {name for name in model.model_fields if f"`{name}`" in explained or f'"{name}": ' in explained}
+    assert quoted == model.model_fields.keys() - {"name"}
 
 
 class _Role(Frozen):
