@@ -1,0 +1,192 @@
+"""`invoke verify` on the deployed site, as a person runs it."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from lab import control
+from lab.process import wait_until
+from lab.state import LabState
+from underlay.plan import REPO
+
+AGENT = "pgrep -f base64,sys"
+SECONDS = 12
+"""What the whole site may take, by the clock that verify prints."""
+
+
+def invoke(*arguments: str, plan: Path | None = None) -> tuple[int, str]:
+    """The exit code and all the output of an invoke task."""
+    environment = {"UNDERLAY_PLAN": str(plan)} if plan else {}
+    done = subprocess.run(
+        ["env", *(f"{key}={value}" for key, value in environment.items()), sys.executable, "-m", "invoke", *arguments],
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return done.returncode, done.stdout
+
+
+def inside(host: str, command: str) -> str:
+    """The output of a command in a host; it need not succeed."""
+    return control.run(host, command, timeout=30).stdout
+
+
+def agent_gone(host: str) -> bool:
+    """Whether no agent is left on a host, or goes now."""
+    return wait_until(lambda: not inside(host, AGENT), seconds=5)
+
+
+@contextmanager
+def broken(host: str, command: str, undo: str) -> Iterator[None]:
+    """Something else than the plan for a while."""
+    done = control.run(host, command)
+    assert done.returncode == 0, done.stderr
+    try:
+        yield
+    finally:
+        control.run(host, undo)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def deployed(lab: LabState) -> None:
+    """Every role, deployed."""
+    code, output = invoke("deploy")
+    assert code == 0, output[-3000:]
+
+
+def test_all_good(tmp_path: Path) -> None:
+    """The whole site is good, in time; the table and the XML file have every check."""
+    code, output = invoke("verify", "--junit", str(tmp_path / "results.xml"))
+    assert code == 0, output
+    last = re.search(r"^good: all (\d+) checks, in (\d+\.\d) s$", output, re.MULTILINE)
+    assert last, output
+    assert float(last[2]) < SECONDS
+    in_table = sum(map(int, re.findall(r" (\d+) good ", output)))
+    suite = ElementTree.parse(tmp_path / "results.xml").getroot().find("testsuite")
+    assert suite is not None
+    assert str(in_table) == last[1] == suite.get("tests")
+    assert [suite.get(kind) for kind in ("failures", "errors", "skipped")] == ["0", "0", "0"]
+
+
+def test_one_connection_a_host() -> None:
+    """A run makes one ssh connection to a host, whatever it asks there, and leaves no agent and no listener."""
+    before = [int(line) for line in inside("gateway", "ss -Hltn | wc -l").split()]
+    invoke("verify")
+    # Of the workstation's connections that are there now, the one that is kept open for the next command is all.
+    assert inside("gateway", "ss -Htn state established '( sport = :22 )' | wc -l").split() == ["1"]
+    for host in ("dev", "images", "gateway", "jumphost", "lb", "master-1", "internet"):
+        assert agent_gone(host), host
+    assert [int(line) for line in inside("gateway", "ss -Hltn | wc -l").split()] == before
+    assert ":6443" not in inside("master-1", "ss -Hltn")
+
+
+@pytest.mark.parametrize("role", ["gateway", "jumphost", "lb_nginx", "master"])
+def test_one_role(role: str) -> None:
+    """A role that is named is the only one that is checked."""
+    code, output = invoke("verify", role)
+    assert code == 0, output
+    assert set(re.findall(r"^ (\w+) +\S.* good ", output, re.MULTILINE)) == {role}
+
+
+def test_unknown_role() -> None:
+    """A misspelt role is refused, never checked as nothing."""
+    code, output = invoke("verify", "gatway")
+    assert code == 1
+    assert "did you mean 'gateway'" in output
+
+
+def test_nothing_to_check(tmp_path: Path) -> None:
+    """A role without hosts is exit code 2."""
+    text = (REPO / "group_data/all.py").read_text()
+    (tmp_path / "plan.py").write_text(re.sub(r'    "lb": .*\n', "", text))
+    code, output = invoke("verify", "lb_nginx", plan=tmp_path / "plan.py")
+    assert code == 2, output
+    assert "nothing was checked" in output
+
+
+def test_dead_host() -> None:
+    """A host without power is found soon, told in one line, and what does not need it is checked all the same."""
+    control.power_off("lb")
+    try:
+        started = time.monotonic()
+        code, output = invoke("verify")
+        seconds = time.monotonic() - started
+        assert code == 1, output
+        assert seconds < 20
+        assert output.count("lb can't be reached") == 1, output
+        wrong = set(re.findall(r"^ (\w+) +(\S.*?) +WRONG", output, re.MULTILINE))
+        assert wrong == {("lb_nginx", "what needs lb"), ("master", "what needs lb")}, output
+        # The gateway's checks do not need it at all.
+        code, output = invoke("verify", "gateway")
+        assert code == 0, output
+    finally:
+        control.power_on("lb")
+    code, output = invoke("verify", "lb_nginx")
+    assert code == 0, output
+
+
+def test_rules_of_others() -> None:
+    """A rule that somebody else made between ours is none of its business, as long as packets get through."""
+    rule = "FORWARD 3 -s 192.0.2.0/24 -j DROP"
+    with broken("gateway", f"iptables -I {rule}", f"iptables -D {rule.replace(' 3', '')}"):
+        code, output = invoke("verify", "gateway")
+    assert code == 0, output
+
+
+def test_rule_of_others_that_stops_packets() -> None:
+    """No rule of ours is wrong, but packets do not arrive: only real ones can tell."""
+    rule = "FORWARD -s 100.64.64.2 -d 203.0.113.1 -j DROP"
+    with broken("gateway", f"iptables -I {rule}", f"iptables -D {rule}"):
+        code, output = invoke("verify")
+    assert code == 1, output
+    wrong = re.findall(r"^ (\w+) +(\S.*?) +WRONG (\S+)", output, re.MULTILINE)
+    assert wrong == [("master", "traffic: internal hosts to the world", "1/9")], output
+    assert "expected  master-1 100.64.64.2 -> 203.0.113.1: internet answers and sees 192.168.0.51" in output
+    assert "seen      no answer within 3 s" in output
+    assert "look at   rule filter FORWARD -s 100.64.64.0/21 -j ACCEPT (group_data/all.py:" in output
+
+
+TLS = (
+    "cd /run && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=api "
+    "-keyout api.key -out api.crt 2>/dev/null && "
+    "systemd-run -q --unit=api openssl s_server -accept 6443 -cert /run/api.crt -key /run/api.key -quiet"
+)
+DEAF = "systemd-run -q --unit=api python3 -m http.server 6443"
+
+
+@pytest.mark.parametrize(("server", "code"), [(TLS, 0), (DEAF, 1)], ids=["TLS", "no TLS"])
+def test_real_api(server: str, code: int) -> None:
+    """Where an API server listens already, it is the one that must answer through the load balancer, with TLS."""
+    with broken("master-1", server, "systemctl stop api; systemctl reset-failed api"):
+        assert wait_until(lambda: ":6443" in inside("master-1", "ss -Hltn"), seconds=10)
+        found, output = invoke("verify", "lb_nginx")
+    assert found == code, output
+    if code:
+        assert re.findall(r"^ (\w+) +(\S.*?) +WRONG", output, re.MULTILINE) == [
+            ("lb_nginx", "traffic: the API behind the load balancer")
+        ]
+
+
+def test_operator_killed() -> None:
+    """When verify is killed in the middle of its work, nothing of it stays on the hosts."""
+    argv = [sys.executable, "-m", "invoke", "verify"]
+    with (
+        broken("gateway", "iptables -I FORWARD -s 100.64.0.53 -p tcp -j DROP", "iptables -D FORWARD 1"),
+        subprocess.Popen(argv, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+    ):
+        # The dropped packets keep it waiting for three seconds, agents and all.
+        assert wait_until(lambda: bool(inside("jumphost", AGENT)), seconds=30)
+        process.kill()
+        process.wait()
+        assert agent_gone("jumphost")
+        assert agent_gone("gateway")
