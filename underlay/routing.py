@@ -19,7 +19,7 @@ TO_NETWORK, MAIN_WITHOUT_DEFAULT, FROM_ADDRESS = 30100, 30200, 30300
 PRIORITIES = range(30100, 30400)
 """Every policy rule with one of these priorities is ours; all others are somebody else's."""
 TABLES = range(1001, 1100)
-"""Every route in one of these tables is ours; a network's table is the first plus its place among the internal ones."""
+"""Every route in one of these tables is ours; a network's table is the first plus its place in the plan."""
 MAIN = 254
 
 NETWORKD = PurePosixPath("/etc/systemd/network")
@@ -156,10 +156,14 @@ def _policy_rules(plan: Plan, host: Host) -> list[PolicyRule]:
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between a live network and the plan: what a person reads, and the command that mends it."""
+    """One difference between a live network and the plan: what a person reads, and the command that mends it.
+
+    nic: the NIC whose address changes, for a change of an address
+    """
 
     what: str
     command: str
+    nic: str = ""
 
 
 def changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
@@ -176,13 +180,16 @@ def changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
         for key, value in wanted.sysctls.items()
         if live.sysctls.get(key) != value
     ]
-    found += _address_changes(wanted, live)
-    # Removing an address makes the kernel drop the routes that prefer it: routes are set again after addresses.
-    lost = {address.cidr.split("/")[0] for address in _stale_addresses(wanted, live)}
+    addresses = _address_changes(wanted, live)
+    found += addresses
+    # The kernel drops routes together with an address: those of such a NIC are set again afterwards.
+    shaken = {change.nic for change in addresses if change.command.startswith("ip addr del")}
     found += [
         Change(f"route {route.arguments} is missing", f"ip route replace {route.arguments}")
+        if route not in live.routes
+        else Change(f"route {route.arguments} may go with an address", f"ip route replace {route.arguments}")
         for route in wanted.routes
-        if route not in live.routes or route.source in lost
+        if route not in live.routes or route.nic in shaken
     ]
     found += [
         Change(f"policy rule {rule.arguments} is missing", f"ip rule add {rule.arguments} proto static")
@@ -233,7 +240,7 @@ def _address_changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
         # The first address of a network is the one that the kernel sends from: if it is not ours, all are set anew.
         if there != [address for address in mine if address in there] or (there and there[0] != mine[0]):
             found += [
-                Change(f"address {address.cidr} on {nic} is out of order", f"ip addr del {address.cidr} dev {nic}")
+                Change(f"address {address.cidr} on {nic} is out of order", f"ip addr del {address.cidr} dev {nic}", nic)
                 for address in reversed(there)
             ]
             there = []
@@ -246,7 +253,7 @@ def _address_changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
             if address not in there
         ]
         found += [
-            Change(f"address {address.cidr} on {nic} is not in the plan", f"ip addr del {address.cidr} dev {nic}")
+            Change(f"address {address.cidr} on {nic} is not in the plan", f"ip addr del {address.cidr} dev {nic}", nic)
             for address in stale
             if address.nic == nic
         ]

@@ -10,7 +10,8 @@ from pathlib import Path
 from invoke import Context, Exit, task
 
 from lab import control, machine
-from underlay import checks, overview
+from underlay import checks, diagram, overview
+from underlay import verify as verification
 from underlay.errors import report_and_exit
 from underlay.plan import REPO, ROLES, load
 from underlay.target import current
@@ -39,8 +40,6 @@ def plan(_: Context) -> None:
 def topology(_: Context) -> None:
     """Print the picture of the site as SVG, drawn from the plan: `./inv topology > docs/site.svg`."""
     with report_and_exit():
-        from underlay import diagram
-
         print(diagram.svg(load()))
 
 
@@ -89,8 +88,6 @@ def verify(_: Context, role: str | None = None, junit: str = "") -> None:
 
     Exit code: 0 all good, 1 something is wrong, 2 nothing was checked.
     """
-    from underlay import verify as verification
-
     roles = _roles(role)
     with report_and_exit():
         target = current()
