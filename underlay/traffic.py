@@ -4,9 +4,9 @@ The expectations are written down from what the site is for, not computed from t
 `why` looks at those, to tell a person where to look.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from netaddr import IPAddress, IPNetwork
 
@@ -33,7 +33,6 @@ class Flow:
     through: the proxies in between
     seen_as: the source address that the receiver sees
     tracked: whether the gateway must have an entry in its connection table; None if it does not matter
-    why: the rules and routes that make it so, with their lines of the plan
     """
 
     role: str
@@ -45,7 +44,6 @@ class Flow:
     receivers: tuple[str, ...]
     seen_as: IPAddress
     tracked: bool | None
-    why: tuple[str, ...]
     through: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -75,7 +73,6 @@ class _End:
 class _Site:
     def __init__(self, plan: Plan, outside: IPAddress | None) -> None:
         self.plan = plan
-        self.rules = nat.gateway_rules(plan)
         inner = [host for host in plan.hosts if host.role != "gateway"]
         self.published = [end for host in inner if host.published for end in self._internal(host)]
         self.nodes = [host for host in inner if not host.published and self._internal(host)]
@@ -145,10 +142,8 @@ class _Site:
         masters = self.plan.hosts_of("master")
         near = next((nic for nic in lb.interfaces if nic.network == masters[0].primary.network), lb.primary)
         flow = self._to_published("", one, lb, near.address, nginx.API_PORT)
-        upstreams = tuple(f"upstream {master.primary.address}:{nginx.API_PORT} of {lb.name}" for master in masters)
         receivers = tuple(master.name for master in masters)
-        row, why = "the API behind the load balancer", (*flow.why, *upstreams)
-        return replace(flow, row=row, receivers=receivers, through=(lb.name,), why=why)
+        return replace(flow, row="the API behind the load balancer", receivers=receivers, through=(lb.name,))
 
     def _from_gateway(self, nodes: Sequence[_End]) -> Iterator[Flow]:
         for one in self._ends(self.plan.gateway):
@@ -174,63 +169,77 @@ class _Site:
         asked: IPAddress | None = None,
         port: int | None = None,
     ) -> Flow:
-        destination = asked or other.address
         return Flow(
             role=self._role(one.host, other.host),
             row=row,
             source=one.host,
             source_address=one.address,
-            destination=destination,
+            destination=asked or other.address,
             port=port,
             receivers=(other.host,),
             seen_as=seen_as,
             tracked=tracked,
-            # The same host may be at both ends.
-            why=(*self._rules(one, other, destination), *dict.fromkeys([*self._routes(one), *self._routes(other)])),
         )
 
     def _role(self, *hosts: str) -> str:
         roles = {host.role for host in self.plan.hosts if host.name in hosts}
+        # Between hosts that have no deploy there is still the gateway.
         return max((role for role in ROLES if role in roles), key=ROLES.index, default="gateway")
 
-    def _rules(self, one: _End, other: _End, destination: IPAddress) -> Iterator[str]:
-        """The gateway's rules that a flow meets, if it goes through the gateway."""
-        local = one.host == self.plan.gateway.name
-        if not local and one.network == other.network and destination == other.address:
-            return
-        untracked = False
-        for rule in self.rules:
-            match rule.table, rule.chain:
-                case ("raw", "OUTPUT"):
-                    met = local and _matches(rule, one.address, destination)
-                case ("raw", _):
-                    # Without the rule for the way back, the answer would be translated.
-                    met = not local and any(
-                        _matches(rule, *ends) for ends in ((one.address, destination), (destination, one.address))
-                    )
-                case ("filter", _):
-                    met = not local and _matches(rule, one.address, other.address)
-                case (_, "PREROUTING"):
-                    met = not (local or untracked) and _matches(rule, one.address, destination)
-                case _:
-                    met = not (local or untracked) and _matches(rule, one.address, other.address)
-            if met:
-                yield f"rule {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
-                untracked |= rule.table == "raw"
-                if rule.chain == "POSTROUTING":  # the first one is taken
-                    return
 
-    def _routes(self, end: _End) -> Iterator[str]:
-        host = next((host for host in self.plan.hosts if host.name == end.host), None)
-        if host is None or end.network is None or host.role not in ROLES:
-            return
-        line = self.plan.line("hosts", host.name, "addresses", end.network.name)
-        for route in routing.host_network(self.plan, host).routes:
-            if route.source == str(end.address) and route.via:
-                yield f"{host.name}: route {route.arguments} ({line})"
+def why(plan: Plan, flow: Flow) -> list[str]:
+    """Where to look if a flow is not as expected: the rules and routes that bring it about, with their plan lines."""
+    receiver = flow.through[0] if flow.through else flow.receivers[0]
+    answers_from = flow.destination
+    for host in plan.published:
+        if host.published == flow.destination:
+            answers_from = host.primary.address
+    found = [
+        *_rules(plan, flow, answers_from),
+        *_routes(plan, flow.source, flow.source_address),
+        *_routes(plan, receiver, answers_from),
+        *(f"{name}: the proxy in between, for {' or '.join(flow.receivers)}" for name in flow.through),
+    ]
+    return list(dict.fromkeys(found))  # the same host may be at both ends
+
+
+def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
+    """The gateway's rules that a flow meets, if it goes through the gateway."""
+    source, destination = flow.source_address, flow.destination
+    local = flow.source == plan.gateway.name
+    if not local and any(source in network.cidr and destination in network.cidr for network in plan.internal):
+        return
+    untracked = False
+    for rule in nat.gateway_rules(plan):
+        match rule.table, rule.chain:
+            case ("raw", "OUTPUT"):
+                met = local and _matches(rule, source, destination)
+            case ("raw", _):
+                # Without the rule for the way back, the answer would be translated.
+                met = not local and (_matches(rule, source, destination) or _matches(rule, destination, source))
+            case ("filter", _):
+                met = not local and _matches(rule, source, answers_from)
+            case (_, "PREROUTING"):
+                met = not (local or untracked) and _matches(rule, source, destination)
+            case _:
+                met = not (local or untracked) and _matches(rule, source, answers_from)
+        if met:
+            yield f"rule {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
+            untracked |= rule.table == "raw"
+            if rule.chain == "POSTROUTING":  # the first one is taken
+                return
 
 
 def _matches(rule: Rule, source: IPAddress, destination: IPAddress) -> bool:
-    words = rule.spec.split()
-    ends = {flag: IPNetwork(value) for flag, value in itertools.pairwise(words) if flag in ("-s", "-d")}
-    return all(address in ends[flag] for flag, address in (("-s", source), ("-d", destination)) if flag in ends)
+    ends = {"-s": source, "-d": destination}
+    return all(ends[flag] in IPNetwork(value) for flag, value in pairwise(rule.spec.split()) if flag in ends)
+
+
+def _routes(plan: Plan, name: str, address: IPAddress) -> Iterator[str]:
+    host = next((host for host in plan.hosts if host.name == name and host.role in ROLES), None)
+    nic = next((nic for nic in host.interfaces if nic.address == address), None) if host else None
+    if host and nic:
+        line = plan.line("hosts", name, "addresses", nic.network)
+        for route in routing.host_network(plan, host).routes:
+            if route.source == str(address) and route.via:
+                yield f"{name}: route {route.arguments} ({line})"

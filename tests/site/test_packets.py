@@ -1,13 +1,14 @@
 """Real connections: each gets through, and its receiver sees the source address that it should."""
 
-from underlay.traffic import Flow
+from underlay.plan import Plan
+from underlay.traffic import Flow, why
 from underlay.verify.checks import wrong
 from underlay.verify.evidence import Evidence
 from underlay.verify.exchange import judge
 
 
-def test_flow(evidence: Evidence, flow: Flow) -> None:
+def test_flow(plan: Plan, evidence: Evidence, flow: Flow) -> None:
     """The traffic looks like the plan says."""
     if found := judge(flow, evidence.outcome(flow)):
         expected, seen = found
-        wrong(expected, seen, flow.why)
+        wrong(expected, seen, why(plan, flow))

@@ -7,7 +7,7 @@ import pytest
 from netaddr import IPAddress
 
 from underlay.plan import REPO, Plan, load
-from underlay.traffic import Flow, expected
+from underlay.traffic import Flow, expected, why
 
 OUTSIDE = IPAddress("203.0.113.1")
 Planned = Callable[..., Plan]
@@ -129,7 +129,6 @@ def test_without_an_outside_address(planned: Planned) -> None:
     assert not [flow for flow in expected(planned(), None) if "internet" in flow.hosts]
 
 
-LB = '    "lb": {"role": "lb_nginx"'
 MASTER = '    "master-1": {\n'
 
 
@@ -194,15 +193,22 @@ def test_role_is_the_one_deployed_last(planned: Planned) -> None:
     assert by_flow["dev 192.168.0.105 -> 192.168.0.53:6443"] == "lb_nginx"
 
 
-def why(plan: Plan, flow: str) -> list[str]:
+def test_host_without_a_deploy(planned: Planned) -> None:
+    """An internal host that no role deploys is tried too; the gateway answers for it."""
+    more = '    "images-2": {"role": "images", "addresses": {"mgmt": "100.64.0.9"}},\n'
+    found = {short(flow): flow.role for flow in expected(planned((MASTER, more + MASTER)), None)}
+    assert found["images-2 100.64.0.9 -> 192.168.0.50 = images sees 192.168.0.51 tracked"] == "gateway"
+
+
+def look_at(plan: Plan, flow: str) -> list[str]:
     """Where to look for a flow, without the lines of the plan."""
     [found] = [each for each in expected(plan, OUTSIDE) if str(each) == flow]
-    return [line.rpartition(" (")[0] or line for line in found.why]
+    return [line.rpartition(" (")[0] or line for line in why(plan, found)]
 
 
 def test_where_to_look(planned: Planned) -> None:
     """A failure names the rules that the flow meets and the routes of both ends."""
-    assert why(planned(), "lb 100.64.0.53 -> 100.64.64.2") == [
+    assert look_at(planned(), "lb 100.64.0.53 -> 100.64.64.2") == [
         "rule raw PREROUTING -s 100.64.0.0/21 -d 100.64.64.0/21 -j NOTRACK",
         "rule raw PREROUTING -s 100.64.64.0/21 -d 100.64.0.0/21 -j NOTRACK",
         "rule filter FORWARD -d 100.64.64.0/21 -j ACCEPT",
@@ -210,7 +216,7 @@ def test_where_to_look(planned: Planned) -> None:
         "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 254 proto static",
         "master-1: route default via 100.64.64.1 dev eth2 src 100.64.64.2 table 1004 proto static",
     ]
-    assert why(planned(), "lb 100.64.0.53 -> 192.168.0.52") == [
+    assert look_at(planned(), "lb 100.64.0.53 -> 192.168.0.52") == [
         "rule filter FORWARD -d 100.64.0.0/21 -j ACCEPT",
         "rule filter FORWARD -s 100.64.0.0/21 -j ACCEPT",
         "rule nat PREROUTING -d 192.168.0.52/32 -j DNAT --to-destination 100.64.0.52",
@@ -218,13 +224,19 @@ def test_where_to_look(planned: Planned) -> None:
         "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 254 proto static",
         "jumphost: route default via 100.64.0.1 dev eth0 src 100.64.0.52 table 254 proto static",
     ]
-    assert why(planned(), "gateway 100.64.0.1 -> 100.64.0.53")[0] == (
+    assert look_at(planned(), "gateway 100.64.0.1 -> 100.64.0.53")[0] == (
         "rule raw OUTPUT -s 100.64.0.1/32 -d 100.64.0.0/21 -j NOTRACK"
     )
+    assert look_at(planned(), "dev 192.168.0.105 -> 192.168.0.53:6443") == [
+        "rule filter FORWARD -d 100.64.0.0/21 -j ACCEPT",
+        "rule nat PREROUTING -d 192.168.0.53/32 -j DNAT --to-destination 100.64.0.53",
+        "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 254 proto static",
+        "lb: the proxy in between, for master-1",
+    ]
 
 
 def test_where_to_look_names_the_line_of_the_plan(planned: Planned) -> None:
     """Each place to look at has its line of the plan."""
     plan = planned()
     [flow] = [each for each in expected(plan, OUTSIDE) if str(each) == "lb 100.64.0.53 -> 203.0.113.1"]
-    assert all(str(plan.source) in line for line in flow.why)
+    assert all(str(plan.source) in line for line in why(plan, flow))

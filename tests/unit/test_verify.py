@@ -30,7 +30,6 @@ FLOW = Flow(
     receivers=("dev",),
     seen_as=IPAddress("192.168.0.53"),
     tracked=True,
-    why=("a rule",),
 )
 GOOD = Outcome(receiver="dev", seen_as="192.168.0.53", tracked=True)
 EXPECTED = "lb 100.64.0.53 -> 192.168.0.105: dev answers and sees 192.168.0.53, in the gateway's connection table"
