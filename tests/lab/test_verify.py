@@ -13,32 +13,19 @@ import pytest
 
 from lab import control
 from lab.process import wait_until
-from lab.state import LabState
+from tests.lab.commands import inside, invoke
 from underlay.plan import REPO
 
-AGENT = "pgrep -f base64,sys"
+pytestmark = pytest.mark.usefixtures("deployed")
+AGENT = "pgrep -f [b]ase64,sys || true"
 SECONDS = 12
 """What the whole site may take, by the clock that verify prints."""
 
 
-def invoke(*arguments: str, plan: Path | None = None) -> tuple[int, str]:
-    """The exit code and all the output of an invoke task."""
-    environment = {"UNDERLAY_PLAN": str(plan)} if plan else {}
-    done = subprocess.run(
-        ["env", *(f"{key}={value}" for key, value in environment.items()), sys.executable, "-m", "invoke", *arguments],
-        cwd=REPO,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    return done.returncode, done.stdout
-
-
-def inside(host: str, command: str) -> str:
-    """The output of a command in a host; it need not succeed."""
-    return control.run(host, command, timeout=30).stdout
+def verify(*arguments: str, **environment: str) -> tuple[int, str]:
+    """The exit code of `invoke verify`, and all that it says."""
+    done = invoke("verify", *arguments, good=False, **environment)
+    return done.returncode, done.stdout + done.stderr
 
 
 def agent_gone(host: str) -> bool:
@@ -57,16 +44,9 @@ def broken(host: str, command: str, undo: str) -> Iterator[None]:
         control.run(host, undo)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def deployed(lab: LabState) -> None:
-    """Every role, deployed."""
-    code, output = invoke("deploy")
-    assert code == 0, output[-3000:]
-
-
 def test_all_good(tmp_path: Path) -> None:
     """The whole site is good, in time; the table and the XML file have every check."""
-    code, output = invoke("verify", "--junit", str(tmp_path / "results.xml"))
+    code, output = verify("--junit", str(tmp_path / "results.xml"))
     assert code == 0, output
     last = re.search(r"^good: all (\d+) checks, in (\d+\.\d) s$", output, re.MULTILINE)
     assert last, output
@@ -80,27 +60,27 @@ def test_all_good(tmp_path: Path) -> None:
 
 def test_one_connection_a_host() -> None:
     """A run makes one ssh connection to a host, whatever it asks there, and leaves no agent and no listener."""
-    before = [int(line) for line in inside("gateway", "ss -Hltn | wc -l").split()]
-    invoke("verify")
+    before = inside("gateway", "ss -Hltn")
+    verify()
     # Of the workstation's connections that are there now, the one that is kept open for the next command is all.
     assert inside("gateway", "ss -Htn state established '( sport = :22 )' | wc -l").split() == ["1"]
     for host in ("dev", "images", "gateway", "jumphost", "lb", "master-1", "internet"):
         assert agent_gone(host), host
-    assert [int(line) for line in inside("gateway", "ss -Hltn | wc -l").split()] == before
+    assert inside("gateway", "ss -Hltn") == before
     assert ":6443" not in inside("master-1", "ss -Hltn")
 
 
 @pytest.mark.parametrize("role", ["gateway", "jumphost", "lb_nginx", "master"])
 def test_one_role(role: str) -> None:
     """A role that is named is the only one that is checked."""
-    code, output = invoke("verify", role)
+    code, output = verify(role)
     assert code == 0, output
     assert set(re.findall(r"^ (\w+) +\S.* good ", output, re.MULTILINE)) == {role}
 
 
 def test_unknown_role() -> None:
     """A misspelt role is refused, never checked as nothing."""
-    code, output = invoke("verify", "gatway")
+    code, output = verify("gatway")
     assert code == 1
     assert "did you mean 'gateway'" in output
 
@@ -109,7 +89,7 @@ def test_nothing_to_check(tmp_path: Path) -> None:
     """A role without hosts is exit code 2."""
     text = (REPO / "group_data/all.py").read_text()
     (tmp_path / "plan.py").write_text(re.sub(r'    "lb": .*\n', "", text))
-    code, output = invoke("verify", "lb_nginx", plan=tmp_path / "plan.py")
+    code, output = verify("lb_nginx", UNDERLAY_PLAN=str(tmp_path / "plan.py"))
     assert code == 2, output
     assert "nothing was checked" in output
 
@@ -119,7 +99,7 @@ def test_dead_host() -> None:
     control.power_off("lb")
     try:
         started = time.monotonic()
-        code, output = invoke("verify")
+        code, output = verify()
         seconds = time.monotonic() - started
         assert code == 1, output
         assert seconds < 20
@@ -127,11 +107,11 @@ def test_dead_host() -> None:
         wrong = set(re.findall(r"^ (\w+) +(\S.*?) +WRONG", output, re.MULTILINE))
         assert wrong == {("lb_nginx", "what needs lb"), ("master", "what needs lb")}, output
         # The gateway's checks do not need it at all.
-        code, output = invoke("verify", "gateway")
+        code, output = verify("gateway")
         assert code == 0, output
     finally:
         control.power_on("lb")
-    code, output = invoke("verify", "lb_nginx")
+    code, output = verify("lb_nginx")
     assert code == 0, output
 
 
@@ -139,7 +119,7 @@ def test_rules_of_others() -> None:
     """A rule that somebody else made between ours is none of its business, as long as packets get through."""
     rule = "FORWARD 3 -s 192.0.2.0/24 -j DROP"
     with broken("gateway", f"iptables -I {rule}", f"iptables -D {rule.replace(' 3', '')}"):
-        code, output = invoke("verify", "gateway")
+        code, output = verify("gateway")
     assert code == 0, output
 
 
@@ -147,7 +127,7 @@ def test_rule_of_others_that_stops_packets() -> None:
     """No rule of ours is wrong, but packets do not arrive: only real ones can tell."""
     rule = "FORWARD -s 100.64.64.2 -d 203.0.113.1 -j DROP"
     with broken("gateway", f"iptables -I {rule}", f"iptables -D {rule}"):
-        code, output = invoke("verify")
+        code, output = verify()
     assert code == 1, output
     wrong = re.findall(r"^ (\w+) +(\S.*?) +WRONG (\S+)", output, re.MULTILINE)
     assert wrong == [("master", "traffic: internal hosts to the world", "1/9")], output
@@ -169,7 +149,7 @@ def test_real_api(server: str, code: int) -> None:
     """Where an API server listens already, it is the one that must answer through the load balancer, with TLS."""
     with broken("master-1", server, "systemctl stop api; systemctl reset-failed api"):
         assert wait_until(lambda: ":6443" in inside("master-1", "ss -Hltn"), seconds=10)
-        found, output = invoke("verify", "lb_nginx")
+        found, output = verify("lb_nginx")
     assert found == code, output
     if code:
         assert re.findall(r"^ (\w+) +(\S.*?) +WRONG", output, re.MULTILINE) == [

@@ -243,6 +243,27 @@ def test_dead_host(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[s
     assert re.search(r"^ jumphost +traffic: internal hosts to the world +2 good", output, re.MULTILINE)
 
 
+def test_workstation_that_cannot_be_asked(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is wrong with the site if a host that it does not deploy can't be reached; what is unknown is told."""
+    links = site(dead=["dev"])
+    assert verify.run(links.target, ["gateway"]) == 1  # the state of the made-up gateway can't be read
+    output = capsys.readouterr().out
+    assert re.search(r"^ gateway +traffic: the gateway to its networks +unknown 1/2", output, re.MULTILINE)
+    assert re.search(r"^ gateway +traffic: workstation to the gateway +unknown 1/1", output, re.MULTILINE)
+    assert "NOT CHECKED gateway: dev can't be reached at 192.0.2.1: no answer" in output
+    assert re.search(r"^WRONG: \d+ of \d+ checks \(2 more could not be made\), in ", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("dead", "code"), [(["dev"], 0), (["dev", "images"], 2)])
+def test_only_some_can_be_asked(
+    site: Callable[..., NoLinks], monkeypatch: pytest.MonkeyPatch, dead: list[str], code: int
+) -> None:
+    """As long as something was checked, and was good, all is good; if nothing was, it is not."""
+    links = site(dead=dead)
+    only_traffic(monkeypatch)
+    assert verify.run(links.target, ["gateway"]) == code
+
+
 def test_nothing_to_check(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A role without hosts: exit code 2, and the reason."""
     links = site()
@@ -250,6 +271,29 @@ def test_nothing_to_check(site: Callable[..., NoLinks], capsys: pytest.CaptureFi
     (tmp_path / "plan.py").write_text(re.sub(r'    "lb": .*\n', "", text))
     assert verify.run(replace(links.target, plan=load(tmp_path / "plan.py")), ["lb_nginx"]) == 2
     assert "nothing was checked: the plan has no host with the role lb_nginx" in capsys.readouterr().out
+
+
+def test_interrupted(
+    site: Callable[..., NoLinks], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that was cut off is never good."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    links = site()
+    monkeypatch.setattr(evidence.Evidence, "outcome", interrupt)
+    only_traffic(monkeypatch)
+    assert verify.run(links.target, ["gateway"]) == 1
+    assert "the run was cut off" in capsys.readouterr().out
+
+
+def test_file_that_cannot_be_written(
+    site: Callable[..., NoLinks], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bad place for the XML file is told before anything is done."""
+    assert verify.run(site().target, ["gateway"], tmp_path / "no" / "such.xml") == 1
+    assert "such.xml can't be written: No such file or directory" in capsys.readouterr().err
 
 
 def test_checks_that_cannot_be_loaded(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from underlay import traffic
-from underlay.plan import Host, Plan
+from underlay.plan import ROLES, Host, Plan
 from underlay.target import Target
 from underlay.traffic import Flow
 from underlay.verify import exchange, state
@@ -53,6 +53,14 @@ class Evidence:
         """What became of a flow."""
         assert self._outcomes is not None
         return self._outcomes.result(SECONDS)[flow]
+
+    def bystander(self, flow: Flow) -> str | None:
+        """Why a host of a flow that is not deployed from here, a workstation say, can't be asked; or None.
+
+        Nothing is wrong with the site then, and nothing is known about the flow.
+        """
+        deployed = {host.name for role in ROLES for host in self.plan.hosts_of(role)}
+        return self.unreachable(flow.hosts - deployed)
 
     def unreachable(self, names: Iterable[str]) -> str | None:
         """Why the first of these hosts that can't be reached can't, or None."""

@@ -21,6 +21,7 @@ class Result:
     hosts: the hosts that it needs
     seconds: how long it took, waiting included
     problem: what is wrong, ready for a person; empty if nothing is
+    skipped: why nothing was checked; empty if something was
     """
 
     role: str
@@ -28,6 +29,7 @@ class Result:
     hosts: frozenset[str]
     seconds: float
     problem: str
+    skipped: str
 
 
 def parameter(item: pytest.Item, name: str) -> object:
@@ -85,9 +87,9 @@ class Verification:
         self._seconds += report.duration
         found = subject(item)
         if found and (report.when == "call" or report.failed):
-            self.results.append(
-                Result(*found, seconds=self._seconds, problem=report.longreprtext if report.failed else "")
-            )
+            problem = report.longreprtext if report.failed else ""
+            skipped = str(report.longrepr[2]).removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+            self.results.append(Result(*found, seconds=self._seconds, problem=problem, skipped=skipped))
         if report.when == "teardown":
             self._seconds = 0.0
         return report
