@@ -222,9 +222,12 @@ def _leftovers() -> bool:
 # --- one host -------------------------------------------------------------------------------------------------------
 
 
-def reboot(name: str) -> None:
-    """A power cut and a cold boot from disk: what was only set in the running kernel is gone."""
-    with _changing(name) as (state, drawn, each):
+def reboot(name: str, patience: float = 0.5) -> None:
+    """A power cut and a cold boot from disk: what was only set in the running kernel is gone.
+
+    `patience`: for how many seconds to wait for another process that changes the lab.
+    """
+    with _changing(name, patience) as (state, drawn, each):
         host.stop(each, drawn)
         _boot(state, drawn, [each])
 
@@ -263,9 +266,9 @@ def shell(name: str = "dev") -> int:
 
 
 @contextmanager
-def _changing(name: str) -> Iterator[tuple[LabState, Blueprint, Machine]]:
+def _changing(name: str, patience: float = 0.5) -> Iterator[tuple[LabState, Blueprint, Machine]]:
     _up()
-    with _locked():
+    with _locked(patience):
         drawn = blueprint.load()
         yield _up(), drawn, drawn.machine(name)
 
@@ -306,12 +309,14 @@ def _check_same(state: LabState, drawn: Blueprint, plan: Plan, suite: str) -> No
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
-    """Keep others from changing the lab. LabError, with the process to wait for, if one does now."""
+def _locked(patience: float = 0.5) -> Iterator[None]:
+    """Keep others from changing the lab. LabError, with the process to wait for, if one does now.
+
+    `patience`: seconds to wait for it; never none, because `status` holds the lock for a moment, too.
+    """
     RUNTIME.mkdir(mode=0o755, parents=True, exist_ok=True)
     with LOCK.open("a+") as lock:
-        # Not at the first try: `status` holds it for a moment, too.
-        if not wait_until(lambda: _lock(lock), seconds=0.5):
+        if not wait_until(lambda: _lock(lock), seconds=patience):
             raise LabError(f"process {LOCK.read_text() or '?'} is changing the lab: wait for it to end")
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -1,8 +1,10 @@
 """One host of the lab: its disk, its power switch, and a way to run something in it."""
 
 import os
+import shlex
 import shutil
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,6 +12,7 @@ from pathlib import Path
 
 from lab import machine, network
 from lab.blueprint import Blueprint, Machine
+from lab.image import REPO
 from lab.process import CommandError, LabError, run, search_path, tail, wait_until
 from lab.state import RUNTIME, VARIABLE
 
@@ -152,12 +155,17 @@ def start(host: Machine, blueprint: Blueprint, image: Path) -> None:
         "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",  # else /proc/sys/net is read-only
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",  # else Debian 13 does not boot where cgroup v1 is mounted
     }
+    # Asked to reboot by its host, nspawn ends with 133 for its caller to start it again. Here that is a cold boot, too.
+    again = [sys.executable, "-c", f"from lab import control; control.reboot({host.name!r}, patience=60)"]
+    again = machine.in_cgroup(".restart", again)
+    script = f"{shlex.join(argv)}; [ $? -ne 133 ] || exec {shlex.join(again)}"
     with console(host.name).open("w") as log:
         subprocess.Popen(
-            machine.in_cgroup(host.name, argv),
+            machine.in_cgroup(host.name, ["/bin/sh", "-c", script]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            cwd=REPO,
             env=env,
             start_new_session=True,
         )

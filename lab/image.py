@@ -67,7 +67,7 @@ def ensure(suite: str, say: Progress) -> Path:
             for build in as_completed(builds):
                 build.result()
         finally:
-            machine.kill_cgroup("build")
+            machine.kill_cgroup(".build")
     new.rename(path)
     for old in IMAGES.glob(f"{suite}-*"):
         if old != path:
@@ -103,7 +103,7 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
     argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(BASE)}"]
     argv += [f"--dpkgopt={option}" for option in DPKG]
     argv += [f"--customize-hook={hook}" for hook in hooks]
-    run(machine.in_cgroup("build", [*argv, suite, str(root)]), timeout=1200)
+    run(machine.in_cgroup(".build", [*argv, suite, str(root)]), timeout=1200)
     shutil.rmtree(debs / "partial", ignore_errors=True)
     (debs / "lock").unlink(missing_ok=True)
     if not (root / f"usr/bin/python{SUITES[suite]}").exists():
@@ -122,5 +122,5 @@ def _python(suite: str, new: Path, say: Progress) -> None:
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     argv += ["--python-version", SUITES[suite], *(f"--platform={name}" for name in platforms)]
     argv += ["--requirement", str(REQUIREMENTS), "--dest", str(wheels)]
-    run(machine.in_cgroup("build", argv), timeout=600)
+    run(machine.in_cgroup(".build", argv), timeout=600)
     say("the Python packages are there")

@@ -98,7 +98,7 @@ def cgroup_root() -> Path:
 
 
 def in_cgroup(name: str, argv: list[str]) -> list[str]:
-    """The command that runs `argv` in the lab's control group of that name."""
+    """The command that runs `argv` in the lab's control group of that name: a host's, or one that begins with a dot."""
     group = cgroup_root() / name
     group.mkdir(parents=True, exist_ok=True)
     return ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs"), *argv]

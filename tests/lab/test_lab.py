@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from lab import control, image, network
-from lab.process import CommandError, LabError, run
+from lab import control, host, image, network
+from lab.process import CommandError, LabError, run, wait_until
 from lab.state import STATE, LabState
 from underlay.plan import Plan
 
@@ -190,6 +190,21 @@ def test_a_reboot_is_cold(plan: Plan) -> None:
     assert inside("gateway", "cat /sys/class/net/eth1/operstate /proc/sys/net/ipv4/ip_forward") == "down\n0"
     assert inside("gateway", "cat /proc/sys/net/ipv4/conf/all/rp_filter /root/kept") == "0\nkept"
     assert inside("gateway", "cat /sys/class/net/eth0/address") == mac
+    inside("dev", f"ping -c 1 -W 2 {plan.gateway.primary.address}")
+
+
+def test_a_reboot_from_inside_is_cold_too(plan: Plan) -> None:
+    inside("gateway", "ip address add 198.51.100.7/32 dev eth0; touch /run/before")
+    control.run("gateway", "systemctl reboot")
+
+    def rebooted() -> bool:
+        try:
+            return control.run("gateway", "test ! -e /run/before && systemctl is-system-running").returncode == 0
+        except LabError:
+            return False  # it is off in between
+
+    assert wait_until(rebooted, seconds=60, every=0.2), host.console("gateway").read_text()
+    assert "198.51.100" not in inside("gateway", "ip address")
     inside("dev", f"ping -c 1 -W 2 {plan.gateway.primary.address}")
 
 
