@@ -19,7 +19,7 @@ from typing import Literal
 from netaddr import IPAddress
 
 from lab import state
-from underlay.plan import REPO, Host, Plan, load
+from underlay.plan import OUTSIDE, REPO, Host, Plan, load
 
 CLONE_NEWNET = 0x40000000
 CONNECT_SECONDS = 5
@@ -49,7 +49,7 @@ class Target:
     """Where commands go.
 
     vantage: the plan's host that this process runs on, or None
-    endpoints: how each host is reached; in the lab the outside world (`internet`) too
+    endpoints: how each host is reached; in the lab the outside world (`plan.OUTSIDE`) too
     ssh_config: the file to give to ssh, pyinfra and testinfra
     outside: an address beyond the upstream router that tests may use (in the lab only)
     """
@@ -107,7 +107,7 @@ def _lab(plan: Plan) -> Target:
     vantage = _vantage(plan)
     endpoints = [*_endpoints(plan, vantage)]
     assert plan.enterprise.upstream is not None  # it is what makes it the enterprise network
-    endpoints.append(Endpoint("internet", plan.enterprise.upstream))
+    endpoints.append(Endpoint(OUTSIDE, plan.enterprise.upstream))
     return _target(plan, "lab", vantage, endpoints, running.key, running.known_hosts, IPAddress(running.outside))
 
 

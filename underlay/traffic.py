@@ -11,11 +11,9 @@ from itertools import pairwise
 from netaddr import IPAddress, IPNetwork
 
 from underlay import nat, nginx, routing
-from underlay.plan import ROLES, Host, Network, Plan
+from underlay.plan import OUTSIDE, ROLES, Host, Network, Plan
 from underlay.ruleset import Rule
 
-OUTSIDE = "internet"
-"""The host that has the address beyond the upstream router; the plan does not know it."""
 SSH_PORT = 22
 SERVICES = {"jumphost": (SSH_PORT,), "lb_nginx": (nginx.HTTP_PORT,)}
 """Role → the ports of its published hosts where a real service must be reached."""
