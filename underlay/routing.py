@@ -135,7 +135,8 @@ def host_network(plan: Plan, host: Host) -> HostNetwork:
         rules = _policy_rules(plan, host)
         # The kernel takes the larger of `all` and the NIC's own, and CNIs need 0 on theirs.
         sysctls["net.ipv4.conf.all.rp_filter"] = "0"
-        sysctls |= {f"net.ipv4.conf.{nic.nic}.rp_filter": "1" for nic in host.interfaces}
+        # The dot of `bond0.100` is a slash in a key with dots; `sysctl` prints it so, too.
+        sysctls |= {f"net.ipv4.conf.{nic.nic.replace('.', '/')}.rp_filter": "1" for nic in host.interfaces}
     return HostNetwork(tuple(addresses), tuple(routes), tuple(rules), sysctls)
 
 

@@ -34,7 +34,7 @@ hosts = {
     "master-1": {
         "role": "master",
         "addresses": {"mgmt": "100.64.0.2", "traffic": "100.64.32.2", "storage": "100.64.64.2"},
-        "nics": {"storage": "ens3f1"},
+        "nics": {"storage": "bond0.100"},
         "default_route": "traffic",
     },
 }
