@@ -18,6 +18,7 @@ _WHAT = {
     "master": "control plane",
     "workstation": "workstation",
     "images": "images and packages",
+    "server": "server",
 }
 _GROUND, _INK, _SOFT, _FRAME, _PUBLISHED = "#ffffff", "#1b2430", "#566170", "#8a96a3", "#b3261e"
 _ENTERPRISE = ("#e9edf2", "#475467")  # fill and line of a band

@@ -23,7 +23,7 @@ REPO = Path(__file__).resolve().parent.parent
 ROLES = ("gateway", "jumphost", "lb_nginx", "master")
 """The roles that have a deploy, in the order in which each opens the way to the next."""
 
-Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "images"]
+Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "images", "server"]
 Target = Literal["lab", "ssh"]
 OUTSIDE = "internet"
 """What the lab calls its host for the upstream router and the outside world; no host of a plan has that name."""

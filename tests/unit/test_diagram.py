@@ -16,9 +16,9 @@ Area = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
 GROWN = """
-    "monitor": {"role": "images", "addresses": {"mgmt": "100.64.0.54"}, "published": "192.168.0.54"},
-    "a-host-with-a-name-that-goes-on-and-on": {"role": "images", "addresses": {"storage": "100.64.64.200"}},
-    "both": {"role": "images", "addresses": {"enterprise": "192.168.0.200", "storage": "100.64.64.201"}},
+    "monitor": {"role": "server", "addresses": {"mgmt": "100.64.0.54"}, "published": "192.168.0.54"},
+    "a-host-with-a-name-that-goes-on-and-on": {"role": "server", "addresses": {"storage": "100.64.64.200"}},
+    "both": {"role": "server", "addresses": {"enterprise": "192.168.0.200", "storage": "100.64.64.201"}},
     "master-2": {"role": "master", "addresses": {"mgmt": "100.64.0.3", "backup": "100.64.96.3"}},
     "master-3": {"role": "master", "addresses": {"storage": "100.64.64.4", "traffic": "100.64.32.4"}},
 }

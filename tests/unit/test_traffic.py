@@ -195,9 +195,9 @@ def test_role_is_the_one_deployed_last(planned: Planned) -> None:
 
 def test_host_without_a_deploy(planned: Planned) -> None:
     """An internal host that no role deploys is tried too; the gateway answers for it."""
-    more = '    "images-2": {"role": "images", "addresses": {"mgmt": "100.64.0.9"}},\n'
+    more = '    "monitor": {"role": "server", "addresses": {"mgmt": "100.64.0.9"}},\n'
     found = {short(flow): flow.role for flow in expected(planned((MASTER, more + MASTER)), None)}
-    assert found["images-2 100.64.0.9 -> 192.168.0.50 = images sees 192.168.0.51 tracked"] == "gateway"
+    assert found["monitor 100.64.0.9 -> 192.168.0.50 = images sees 192.168.0.51 tracked"] == "gateway"
 
 
 def look_at(plan: Plan, flow: str) -> list[str]:

@@ -25,7 +25,7 @@ hosts = {
     },
     "jumphost": {"role": "jumphost", "addresses": {"mgmt": "100.64.0.52"}, "published": "192.168.0.52"},
     "lb": {"role": "lb_nginx", "addresses": {"mgmt": "100.64.0.53"}, "published": "192.168.0.53"},
-    "monitor": {"role": "images", "addresses": {"mgmt": "100.64.0.54"}, "published": "192.168.0.54"},
+    "monitor": {"role": "server", "addresses": {"mgmt": "100.64.0.54"}, "published": "192.168.0.54"},
     "master-1": {
         "role": "master",
         "addresses": {"mgmt": "100.64.0.2", "traffic": "100.64.32.2", "storage": "100.64.64.2"},
