@@ -14,8 +14,9 @@ import pytest
 from lab import control, machine
 from lab.process import LabError, run
 from lab.state import LabState
+from tests.lab.commands import pyinfra
 from underlay import plan as plans
-from underlay.plan import REPO, Plan
+from underlay.plan import REPO, ROLES, Plan
 
 SUITE = os.environ.get("UNDERLAY_SUITE")
 
@@ -33,8 +34,9 @@ VOLATILE = re.compile(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run last what takes the session's lab down."""
-    items.sort(key=lambda item: "lifecycle" in item.path.name)
+    """Run first what needs the lab as it was installed, and last what takes it down."""
+    place = {"test_lab.py": -1, "test_lab_lifecycle.py": 1}
+    items.sort(key=lambda item: place.get(item.path.name, 0))
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +63,16 @@ def machine_before(snapshot: Callable[[], Snapshot]) -> Snapshot:
 
 
 @pytest.fixture(scope="session")
-def lab(plan: Plan, machine_before: Snapshot) -> Iterator[LabState]:  # noqa: ARG001
+def lab(plan: Plan, machine_before: Snapshot) -> Iterator[LabState]:
     try:
         yield control.up(plan, SUITE)
     finally:
         control.down()
+
+
+@pytest.fixture(scope="session")
+def deployed(lab: LabState) -> LabState:
+    """The lab with every role deployed, in the order in which each opens the way to the next."""
+    for role in ROLES:
+        pyinfra(f"deploys/{role}.py", "-y")
+    return lab

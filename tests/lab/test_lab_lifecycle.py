@@ -20,7 +20,7 @@ BUILD = "from lab import image; image.image = lambda suite: image.IMAGES / f'{su
 
 
 @pytest.fixture(autouse=True)
-def no_lab(lab: LabState) -> Iterator[None]:  # noqa: ARG001
+def no_lab(lab: LabState) -> Iterator[None]:
     """Start and end without a lab (the session's has made sure of an image)."""
     control.down()
     yield
