@@ -77,7 +77,7 @@ def load() -> Blueprint:
     try:
         return Blueprint.model_validate_json(FILE.read_text())
     except (OSError, ValidationError):
-        raise LabError("the lab was built by another version of this repo: `invoke lab.reset` builds it anew") from None
+        raise LabError("the lab was built by another version of this repo: `./inv lab.reset` builds it anew") from None
 
 
 def draw(plan: Plan) -> Blueprint:

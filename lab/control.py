@@ -50,7 +50,7 @@ class LabStatus(BaseModel):
     def table(self) -> str:
         """For people."""
         if self.suite is None:
-            mend = {"down": "`invoke lab.up` starts it", "broken": "`invoke lab.up` mends it"}
+            mend = {"down": "`./inv lab.up` starts it", "broken": "`./inv lab.up` mends it"}
             return f"the lab is {self.state}: {mend.get(self.state, 'wait for it')}"
         lines = [f"the lab is {self.state}: Debian {self.suite}, of {self.plan}, owned by {self.checkout}"]
         width = max(len(each.name) for each in self.hosts)
@@ -159,7 +159,7 @@ def _switch_on(state: LabState, drawn: Blueprint, say: Progress) -> LabState:
         for each in off:
             host.stop(each, drawn)
     state = _boot(state, drawn, off)
-    say(f"the lab is up{'' if off else ' already'} (Debian {state.suite}); `invoke lab.reset` gives it fresh disks")
+    say(f"the lab is up{'' if off else ' already'} (Debian {state.suite}); `./inv lab.reset` gives it fresh disks")
     return state
 
 
@@ -277,7 +277,7 @@ def _up() -> LabState:
     machine.check_root()
     state = _own()
     if state is None or not state.complete:
-        raise LabError("the lab is not up: start it with `invoke lab.up`")
+        raise LabError("the lab is not up: start it with `./inv lab.up`")
     return state
 
 
@@ -291,7 +291,7 @@ def _own() -> LabState | None:
         if network.namespaces() or machine.cgroup_populated():
             raise LabError(
                 f"the lab on this machine belongs to {state.checkout}: take it down there first "
-                f"(cd {state.checkout} && invoke lab.down)"
+                f"(cd {state.checkout} && ./inv lab.down)"
             )
         return None
     return state
@@ -300,11 +300,11 @@ def _own() -> LabState | None:
 def _check_same(state: LabState, drawn: Blueprint, plan: Plan, suite: str) -> None:
     if state.suite != suite:
         raise LabError(
-            f"the lab is up with Debian {state.suite}, not {suite}: `invoke lab.reset --suite {suite}` builds it anew"
+            f"the lab is up with Debian {state.suite}, not {suite}: `./inv lab.reset --suite {suite}` builds it anew"
         )
     if blueprint.load() != drawn:
         raise LabError(
-            f"the lab is up with hosts or networks that differ from {plan.source}: `invoke lab.reset` builds it anew"
+            f"the lab is up with hosts or networks that differ from {plan.source}: `./inv lab.reset` builds it anew"
         )
 
 

@@ -260,7 +260,7 @@ def execute(
     """
     pid = leader(name)
     if pid is None:
-        raise LabError(f"host {name!r} is off: switch it on with `invoke lab.up`")
+        raise LabError(f"host {name!r} is off: switch it on with `./inv lab.up`")
     inside = ["/bin/bash", "-c", command] if isinstance(command, str) else command
     env = CLEAN_ENV | {"TERM": os.environ.get("TERM", "dumb")}
     argv = ["nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]

@@ -1,4 +1,4 @@
-"""The invoke tasks `lab.*`. Thin: `lab.control` does the work."""
+"""The tasks `lab.*`. Thin: `lab.control` does the work."""
 
 import sys
 from collections.abc import Callable

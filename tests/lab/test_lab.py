@@ -253,12 +253,12 @@ def test_an_unknown_host_is_named_with_those_that_exist() -> None:
 def test_another_suite_or_plan_is_refused_and_nothing_changes(lab: LabState, plan: Plan) -> None:
     before = STATE.read_text()
     other = next(suite for suite in image.SUITES if suite != lab.suite)
-    with pytest.raises(LabError, match=rf"is up with Debian {lab.suite}, not {other}: `invoke lab.reset --suite"):
+    with pytest.raises(LabError, match=rf"is up with Debian {lab.suite}, not {other}: `./inv lab.reset --suite"):
         control.up(plan, other)
     with pytest.raises(LabError, match="no suite 'potato': the lab knows trixie, bookworm"):
         control.reset(plan, "potato")
     fewer = plan.model_copy(update={"hosts": plan.hosts[:-1]})
-    with pytest.raises(LabError, match=r"hosts or networks that differ from .*all.py: `invoke lab.reset` builds"):
+    with pytest.raises(LabError, match=r"hosts or networks that differ from .*all.py: `./inv lab.reset` builds"):
         control.up(fewer)
     assert STATE.read_text() == before
 

@@ -68,7 +68,7 @@ def test_down_ends_what_runs_in_the_lab_from_outside(plan: Plan) -> None:
 def test_down_without_a_lab_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     control.down()
     assert "the lab was down already" in capsys.readouterr().err
-    with pytest.raises(LabError, match=r"the lab is not up: start it with `invoke lab\.up`"):
+    with pytest.raises(LabError, match=r"the lab is not up: start it with `./inv lab\.up`"):
         control.run("dev", "true")
     assert control.status().state == "down"
 
@@ -161,7 +161,7 @@ def test_the_lab_of_another_checkout_is_left_alone(plan: Plan, other: Path) -> N
         lambda: control.run("dev", "true"),
     ]
     for attempt in attempts:
-        with pytest.raises(LabError, match=rf"belongs to {other}: take it down there first \(cd {other} && invoke"):
+        with pytest.raises(LabError, match=rf"belongs to {other}: take it down there first \(cd {other} && ./inv"):
             attempt()
     assert control.status().checkout == other
     assert {each.state for each in control.status().hosts} == {"running"}
