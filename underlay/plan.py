@@ -58,7 +58,8 @@ _QUAD_AND_LENGTH = re.compile(rf"{_QUAD.pattern}/\d{{1,2}}", re.ASCII)
 _NO_HOSTS = tuple(map(IPNetwork, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
 
 
-def _address(value: object) -> IPAddress:
+def ipv4(value: object) -> IPAddress:
+    """A value of a data file as an IPv4 address. Raises MistakeError for anything but four numbers."""
     if isinstance(value, IPAddress):
         return value
     try:
@@ -96,7 +97,7 @@ def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
     return one in other or other in one
 
 
-Address = Annotated[IPAddress, BeforeValidator(_address)]
+Address = Annotated[IPAddress, BeforeValidator(ipv4)]
 Cidr = Annotated[IPNetwork, BeforeValidator(_cidr)]
 _Text = Annotated[str, Strict()]
 Label = Annotated[
@@ -321,13 +322,16 @@ def load(path: Path | None = None) -> Plan:
 _Model = TypeVar("_Model", bound=Frozen)
 
 
-def validate(model: type[_Model], value: object, keys: Keys, source: Literals) -> _Model | list[Problem]:
+def validate(
+    model: type[_Model], value: object, keys: Keys, source: Literals, context: object = None
+) -> _Model | list[Problem]:
     """One part of a data file as its model, or what is wrong with it, each with its line and a mend.
 
+    `context` is for the model's validators.
     What `source.problems` has already is not said again, so the list can be empty: report both together.
     """
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context=context)
     except ValidationError as error:
         return [
             _problem(model, dict(details), keys, source)
@@ -346,20 +350,22 @@ def _problem(model: type[BaseModel], error: dict[str, Any], keys: Keys, source: 
         case "missing":
             what, mend = f"has no {path[-1]!r}", f"add {path[-1]!r}"
         case "extra_forbidden":
-            what, mend = _unknown("key", path[-1], _known_keys(model, error["loc"][:-1]))
+            what, mend = unknown("key", path[-1], _known_keys(model, error["loc"][:-1]))
         case "literal_error":
-            what, mend = _unknown(path[-1], error["input"], re.findall(r"'([^']+)'", error["ctx"]["expected"]))
+            what, mend = unknown(path[-1], error["input"], re.findall(r"'([^']+)'", error["ctx"]["expected"]))
         case "dict_type" | "model_type" | "model_attributes_type":
             what, mend = f"{shown(error['input'])} is not a {{…}} of keys and values", _SEE
         case "string_type":
             what, mend = f"{shown(error['input'])} is not a text", "write a text in quotes"
-        case "string_pattern_mismatch":
-            what, mend = f"{shown(error['input'])} is not a valid name", f"it must match {error['ctx']['pattern']}"
+        case "tuple_type":
+            what, mend = f"{shown(error['input'])} is not a list", "write a list in […]"
+        case "bool_type":
+            what, mend = f"{shown(error['input'])} is neither True nor False", "write one of the two, without quotes"
         case "too_short":
             what, mend = "is empty", _SEE
         case _:
             what, mend = f"{shown(error['input'])}: {error['msg']}", _SEE
-    return Problem(source.line(*path), dotted(written) or "the plan", what, mend)
+    return Problem(source.line(*path), dotted(written) or "the file", what, mend)
 
 
 def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
@@ -374,7 +380,8 @@ def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]
 _SEE = "see docs/plan.md for what belongs there"
 
 
-def _unknown(kind: str, name: object, known: Iterable[str]) -> tuple[str, str]:
+def unknown(kind: str, name: object, known: Iterable[str]) -> tuple[str, str]:
+    """What is wrong with a name that is not one of the known, and the mend: the one that was meant, or all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(str(name), names, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"
@@ -505,13 +512,13 @@ class _Checker:
                 (("hosts", host.name, key, name), name) for key in ("addresses", "nics") for name in getattr(host, key)
             ]
             places += [(("hosts", host.name, "default_route"), name) for name in (host.default_route,) if name]
-        unknown: dict[str, list[Keys]] = {}
+        strangers: dict[str, list[Keys]] = {}
         for keys, name in places:
             if self.network_names and name not in self.network_names and not self.source.is_broken("networks", name):
-                unknown.setdefault(name, []).append(keys)
-        for name, (first, *more) in unknown.items():
+                strangers.setdefault(name, []).append(keys)
+        for name, (first, *more) in strangers.items():
             lines = sorted({self.source.line(*keys) for keys in more} - {self.source.line(*first)})
-            what, mend = _unknown("network", name, self.network_names)
+            what, mend = unknown("network", name, self.network_names)
             also = f" (also on line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))})" if lines else ""
             self._add(first, what + also, mend)
 

@@ -2,32 +2,94 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar, cast
 
-from netaddr import AddrFormatError, IPAddress
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
-from underlay.literals import Literals, Problem
-from underlay.plan import REPO, Frozen, Plan, PlanError, read_literals, report, validate
+from underlay.literals import shown
+from underlay.plan import (
+    REPO,
+    Frozen,
+    MistakeError,
+    Plan,
+    PlanError,
+    ipv4,
+    read_literals,
+    report,
+    text,
+    unknown,
+    validate,
+)
 
-ServerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-Account = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
-PublicKey = Annotated[str, StringConstraints(pattern=r"^(sk-)?(ssh|ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]{32,}( [^\n]*)?$")]
+_Model = TypeVar("_Model", bound=Frozen)
+
+
+def _upstream(value: object, info: ValidationInfo) -> str:
+    """`HOST:PORT` or `ADDRESS:PORT` as `ADDRESS:PORT`; the context is the plan that has the hosts."""
+    name, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+    if not name or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        mend = "write it like master-1:3000, with a port of up to 65535"
+        raise MistakeError(f"{shown(value)} is not HOST:PORT", mend)
+    if "." in name:  # no name of a host has one
+        return f"{ipv4(name)}:{port}"
+    plan = cast(Plan, info.context)
+    for host in plan.hosts:
+        if host.name == name:
+            return f"{host.primary.address}:{port}"
+    raise MistakeError(*unknown("host", name, [host.name for host in plan.hosts]))
+
+
+def _not_empty(upstreams: tuple[str, ...]) -> tuple[str, ...]:
+    if not upstreams:
+        raise MistakeError("is empty", "write at least one HOST:PORT")
+    return upstreams
+
+
+def _not_in_use(account: str, info: ValidationInfo) -> str:
+    plan = cast(Plan, info.context)
+    if account in ("root", plan.operator.user):
+        # A deploy would replace its keys, and lock itself out.
+        raise MistakeError(f"{account!r} has other keys already", "give each person an account of their own")
+    return account
+
+
+ServerName = Annotated[
+    str,
+    text("[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "the name of a web system", "write it like grafana.lab.example"),
+]
+Upstream = Annotated[str, BeforeValidator(_upstream)]
+BodySize = Annotated[str, text("[0-9]+[kmgKMG]?", "a size", 'write it as nginx does, like "10g", or "0" for no limit')]
+Directive = Annotated[
+    str, text(r".*[^;\s]", "one nginx directive", "write each as a text of its own, without the semicolon at its end")
+]
+Account = Annotated[
+    str,
+    text("[a-z_][a-z0-9_-]{0,31}", "the name of an account", "use up to 32 of a-z, 0-9, _ and -, a letter first"),
+    AfterValidator(_not_in_use),
+]
+PublicKey = Annotated[
+    str,
+    text(
+        r"(sk-)?(ssh|ecdsa)-[a-z0-9@.-]+ [A-Za-z0-9+/=]{32,}( .*)?",
+        "a public key",
+        "copy the line of a .pub file, like ssh-ed25519 AAAA… ada@laptop",
+    ),
+]
 
 
 class WebService(Frozen):
     """A virtual host of the L7 proxy.
 
-    upstreams: `ADDRESS:PORT` each
+    upstreams: `ADDRESS:PORT` each; in the file also `HOST:PORT`
     websockets: keep upgraded connections
     max_body: largest request body in nginx's notation; "0" is no limit
     extra: further nginx directives for its `location /`, each without the semicolon
     """
 
-    upstreams: tuple[str, ...] = Field(min_length=1)
-    websockets: bool = False
-    max_body: Annotated[str, StringConstraints(pattern=r"^[0-9]+[kmg]?$")] = "1m"
-    extra: tuple[str, ...] = ()
+    upstreams: Annotated[tuple[Upstream, ...], AfterValidator(_not_empty)]
+    websockets: Annotated[bool, Strict()] = False
+    max_body: BodySize = "1m"
+    extra: tuple[Directive, ...] = ()
 
 
 class LbNginx(Frozen):
@@ -50,52 +112,18 @@ def role_file(plan: Plan, role: str) -> Path:
 
 def jumphost(plan: Plan) -> Jumphost:
     """The jump host's data. Raises PlanError with everything that is wrong with it."""
-    path = role_file(plan, "jumphost")
-    source = read_literals(path)
-    data = validate(Jumphost, source.values, (), source)
-    if isinstance(data, list) or source.problems:
-        raise PlanError(report(path, [*source.problems, *(data if isinstance(data, list) else [])]))
-    return data
+    return _read(Jumphost, plan, "jumphost")
 
 
 def lb_nginx(plan: Plan) -> LbNginx:
-    """The load balancer's data, each upstream as `ADDRESS:PORT`. Raises PlanError with everything wrong with it."""
-    path = role_file(plan, "lb_nginx")
+    """The load balancer's data. Raises PlanError with everything that is wrong with it."""
+    return _read(LbNginx, plan, "lb_nginx")
+
+
+def _read(model: type[_Model], plan: Plan, role: str) -> _Model:
+    path = role_file(plan, role)
     source = read_literals(path)
-    data = validate(LbNginx, source.values, (), source)
-    problems = [*source.problems, *(data if isinstance(data, list) else [])]
-    if not isinstance(data, list):
-        services = {}
-        for name, service in data.web_services.items():
-            upstreams = [_upstream(plan, text, name, source, problems) for text in service.upstreams]
-            services[name] = service.model_copy(update={"upstreams": tuple(upstreams)})
-        data = LbNginx(web_services=services)
-    if isinstance(data, list) or problems:
-        raise PlanError(report(path, problems))
+    data = validate(model, source.values, (), source, context=plan)
+    if isinstance(data, list) or source.problems:
+        raise PlanError(report(path, [*source.problems, *(data if isinstance(data, list) else [])]))
     return data
-
-
-def _upstream(plan: Plan, text: str, service: str, source: Literals, problems: list[Problem]) -> str:
-    keys = ("web_services", service, "upstreams")
-    name, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-        problems.append(
-            Problem(source.line(*keys), ".".join(keys), f"{text!r} has no port", "write HOST:PORT, like master-1:3000")
-        )
-        return text
-    host = next((host for host in plan.hosts if host.name == name), None)
-    if host is not None:
-        return f"{host.primary.address}:{port}"
-    try:
-        return f"{IPAddress(name, version=4)}:{port}"
-    except (AddrFormatError, ValueError):
-        known = ", ".join(host.name for host in plan.hosts)
-        problems.append(
-            Problem(
-                source.line(*keys),
-                ".".join(keys),
-                f"{name!r} is no host of the plan, nor an address",
-                f"known: {known}",
-            )
-        )
-        return text

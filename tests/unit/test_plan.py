@@ -230,7 +230,7 @@ def test_other_data_files_are_validated_the_same_way(tmp_path: Path) -> None:
     assert isinstance(problems, list)
     assert [(problem.line, problem.where, problem.mend) for problem in problems] == [
         (2, "ports.http", "see docs/plan.md for what belongs there"),
-        (4, "the plan", "did you mean 'ports'?"),
+        (4, "the file", "did you mean 'ports'?"),
     ]
 
 

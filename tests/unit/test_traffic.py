@@ -1,32 +1,12 @@
 """What the traffic must look like, for this site and for others."""
 
-from collections.abc import Callable
-from pathlib import Path
-
-import pytest
 from netaddr import IPAddress
 
-from underlay.plan import REPO, Plan, load
+from tests.unit.conftest import Planned
+from underlay.plan import Plan
 from underlay.traffic import Flow, expected, why
 
 OUTSIDE = IPAddress("203.0.113.1")
-Planned = Callable[..., Plan]
-
-
-@pytest.fixture
-def planned(tmp_path: Path) -> Planned:
-    """The repo's plan with lines changed: `planned(("old", "new"), …)`."""
-
-    def change(*edits: tuple[str, str]) -> Plan:
-        text = (REPO / "group_data/all.py").read_text()
-        for old, new in edits:
-            assert text.count(old) == 1, old
-            text = text.replace(old, new)
-        path = tmp_path / "plan.py"
-        path.write_text(text)
-        return load(path)
-
-    return change
 
 
 def short(flow: Flow) -> str:
