@@ -16,8 +16,5 @@ def configuration(plan: Plan) -> str:
         api_port=API_PORT,
         http_port=HTTP_PORT,
         masters=[f"{master.primary.address}:{API_PORT}" for master in plan.hosts_of("master")],
-        services=[
-            {"name": name, "upstream": name.replace(".", "_").replace("-", "_"), **service.model_dump()}
-            for name, service in services.items()
-        ],
+        services=[{"name": name, **service.model_dump()} for name, service in services.items()],
     )
