@@ -157,6 +157,17 @@ def test_real_api(server: str, code: int) -> None:
         ]
 
 
+def test_from_the_deploy_machine() -> None:
+    """The repo on the jump host verifies the site as the real one, but for hosts that it has no key for."""
+    done = control.run("jumphost", "cd /opt/underlay && .venv/bin/invoke verify", timeout=120)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "site 'lab-site', target ssh" in output
+    assert re.search(r"^good: all \d+ checks \(\d+ more could not be made\), in ", output, re.MULTILINE), output
+    unknown = re.findall(r"^NOT CHECKED [\w, ]+: (\w+) can't be reached", output, re.MULTILINE)
+    assert unknown == ["dev", "images"], output
+
+
 def test_operator_killed() -> None:
     """When verify is killed in the middle of its work, nothing of it stays on the hosts."""
     argv = [sys.executable, "-m", "invoke", "verify"]
