@@ -47,17 +47,23 @@ class Route:
     via: str
     nic: str
     source: str = ""
+    metric: int = 0
 
     @property
-    def arguments(self) -> str:
-        """As `ip route` takes it."""
+    def selector(self) -> str:
+        """As `ip route del` takes it, whoever made it."""
         parts = [self.destination]
         parts += ["via", self.via] if self.via else []
         parts += ["dev", self.nic]
         parts += ["src", self.source] if self.source else []
-        parts += ["table", str(self.table), "proto", "static"]
-        parts += [] if self.via else ["scope", "link"]
+        parts += ["metric", str(self.metric)] if self.metric else []
+        parts += ["table", str(self.table)]
         return " ".join(parts)
+
+    @property
+    def arguments(self) -> str:
+        """As `ip route replace` takes it."""
+        return f"{self.selector} proto static" + ("" if self.via else " scope link")
 
 
 @dataclass(frozen=True, order=True)
@@ -202,23 +208,15 @@ def changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
         for rule in sorted(set(live.rules) - set(wanted.rules))
         if rule.priority in PRIORITIES
     ]
-    replaced = {(route.table, route.destination) for route in wanted.routes if route not in live.routes}
+    # `ip route replace` takes the place of the route that has the same table, destination and metric.
+    replaced = {(route.table, route.destination, route.metric) for route in wanted.routes if route not in live.routes}
     for route in live.routes:
         ours = route.table in TABLES or (
             route.table == MAIN and route.destination == "default" and route.nic in wanted.nics
         )
-        if ours and route not in wanted.routes:
-            # `ip route replace` took the first of the same destination; whether it is still there is seen then.
-            quiet = " 2>/dev/null || true" if (route.table, route.destination) in replaced else ""
-            found.append(
-                Change(f"route {route.arguments} is not in the plan", f"ip route del {_delete_arguments(route)}{quiet}")
-            )
+        if ours and route not in wanted.routes and (route.table, route.destination, route.metric) not in replaced:
+            found.append(Change(f"route {route.selector} is not in the plan", f"ip route del {route.selector}"))
     return found
-
-
-def _delete_arguments(route: Route) -> str:
-    via = f" via {route.via}" if route.via else ""
-    return f"{route.destination}{via} dev {route.nic} table {route.table}"
 
 
 def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:

@@ -174,20 +174,27 @@ def test_a_wrong_default_route_is_replaced() -> None:
     ]
 
 
-def test_a_lost_first_address_comes_back_as_the_first() -> None:
-    """The kernel drops the secondary addresses with the first one; the default route prefers it."""
-    inside(
-        "gateway", "ip address del 192.168.0.51/24 dev eth0; ip route replace default via 192.168.0.1 dev eth0 || true"
-    )
-    # The way in by .51 is cut; what can be repaired from outside goes through another address of the gateway.
-    inside("gateway", "ip address add 192.168.0.52/24 dev eth0; ip address add 192.168.0.51/24 dev eth0")
+@pytest.mark.parametrize(
+    "default",
+    [
+        "ip route replace default via 192.168.0.1 dev eth0",
+        "ip route add default via 192.168.0.1 dev eth0 metric 7",
+        ":",
+    ],
+)
+def test_a_lost_first_address_comes_back_as_the_first(default: str) -> None:
+    """1. the first address goes, and with it the default route; 2. both come back, in order, once."""
+    inside("gateway", "ip address flush dev eth0; ip address add 192.168.0.52/24 dev eth0")
+    # Back by hand, and so in the wrong order: the deploy has to get in.
+    inside("gateway", f"ip address add 192.168.0.51/24 dev eth0; {default}")
     pyinfra("deploys/gateway.py", "-y")
     assert re.findall(r"inet (\S+)", inside("gateway", "ip -4 address show eth0")) == [
         "192.168.0.51/24",
         "192.168.0.52/24",
         "192.168.0.53/24",
     ]
-    assert "via 192.168.0.1" in inside("gateway", "ip route show default")
+    [route] = inside("gateway", "ip route show default").splitlines()
+    assert route.split() == ["default", "via", "192.168.0.1", "dev", "eth0", "proto", "static", "src", "192.168.0.51"]
     assert changes("gateway") == []
 
 

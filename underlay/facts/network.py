@@ -48,6 +48,7 @@ def parse(lines: Iterable[str]) -> LiveNetwork:
                 via=route.get("gateway", ""),
                 nic=route.get("dev", ""),
                 source=route.get("prefsrc", ""),
+                metric=route.get("metric", 0),
             )
             for route in routes
             if int(route.get("table", 254)) != LOCAL_TABLE
