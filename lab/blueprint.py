@@ -30,7 +30,7 @@ class Nic(Frozen):
 
 
 class Machine(Frozen):
-    """One host as it is after its installation: its first address (`100.64.0.2/21`), its way out, its NICs."""
+    """One host as it is after its installation: its first address (with its length), its way out, its NICs."""
 
     name: str
     nics: tuple[Nic, ...]
