@@ -4,6 +4,7 @@ Rules are compared as text in the kernel's own form. Who compares must canonical
 (`facts.firewall` does): only its iptables knows how it prints them.
 """
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ BUILTIN_CHAINS = {
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
     "security": ("INPUT", "FORWARD", "OUTPUT"),
 }
+
+
+_CHAIN = re.compile(r":(?P<name>\S+) (?P<policy>\S+)( \[\d+:\d+\])?")
+_RULE = re.compile(r"(\[\d+:\d+\] )?-A (?P<chain>\S+) ?(?P<spec>.*)", re.DOTALL)
 
 
 class RulesetError(Exception):
@@ -59,24 +64,23 @@ def parse(text: str) -> Ruleset:
     """Read `iptables-save` output (comments and counters are left out). Raises RulesetError with the line."""
     found: Ruleset = {}
     table: Table | None = None
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+    # Only \n ends a line: a comment may hold any of the others.
+    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
         if not line or line.startswith("#"):
             continue
-        if line.startswith("*"):
+        if line.startswith("*") and table is None:
             table = found.setdefault(line[1:], Table())
-        elif line == "COMMIT":
+        elif line == "COMMIT" and table is not None:
             table = None
-        elif table is not None and line.startswith(":"):
-            name, policy, *_ = line[1:].split()
-            table.policies[name] = policy
-            table.rules.setdefault(name, [])
-        elif (
-            table is not None and (rule := line[line.find("]") + 1 :].lstrip() if line[0] == "[" else line)[:3] == "-A "
-        ):
-            chain, _, spec = rule[3:].partition(" ")
-            table.rules.setdefault(chain, []).append(spec)
+        elif table is not None and (chain := _CHAIN.fullmatch(line)):
+            table.policies[chain["name"]] = chain["policy"]
+            table.rules.setdefault(chain["name"], [])
+        elif table is not None and (rule := _RULE.fullmatch(line)):
+            table.rules.setdefault(rule["chain"], []).append(rule["spec"])
         else:
             raise RulesetError(f"line {number} is not what iptables-save prints: {line!r}")
+    if table is not None:
+        raise RulesetError("the end is missing: a table has no COMMIT")
     return found
 
 
@@ -86,7 +90,7 @@ def render(ruleset: Mapping[str, Table]) -> str:
     for name, table in ruleset.items():
         lines.append(f"*{name}")
         lines += [f":{chain} {policy} [0:0]" for chain, policy in table.policies.items()]
-        lines += [f"-A {chain} {spec}" for chain, specs in table.rules.items() for spec in specs]
+        lines += [f"-A {chain} {spec}".rstrip() for chain, specs in table.rules.items() for spec in specs]
         lines.append("COMMIT")
     return "".join(f"{line}\n" for line in lines)
 
@@ -128,7 +132,7 @@ def edits(live: Mapping[str, Table], wanted: Iterable[Rule], ours: Mapping[str, 
     """The fewest edits that bring our rules into the wanted order and leave everybody else's as and where they are.
 
     live: what is there
-    wanted: our rules, in the kernel's form; within a chain those with `head` come first
+    wanted: our rules, in the kernel's form, none twice; within a chain those with `head` come first
     ours: what we applied last time (the record): such a rule is ours to delete when it is no longer wanted
     """
     by_chain: dict[tuple[str, str], list[Rule]] = {}
@@ -159,7 +163,7 @@ def _chain_edits(table: str, chain: str, live: list[str], wanted: list[Rule], re
     for index, rule in enumerate(wanted):
         if not rule.head and (index == 0 or wanted[index - 1].head):
             following = (present[later.spec] for later in wanted[index:] if later.spec in present)
-            cursor = max(cursor, next(following, len(rest)) + shift)
+            cursor = next(following, len(rest)) + shift
         if rule.spec in present:
             cursor = present[rule.spec] + shift + 1
             continue
