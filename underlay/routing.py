@@ -215,7 +215,8 @@ def changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
             route.table == MAIN and route.destination == "default" and route.nic in wanted.nics
         )
         if ours and route not in wanted.routes and (route.table, route.destination, route.metric) not in replaced:
-            found.append(Change(f"route {route.selector} is not in the plan", f"ip route del {route.selector}"))
+            gone = " || true" if route.nic in shaken else ""
+            found.append(Change(f"route {route.selector} is not in the plan", f"ip route del {route.selector}{gone}"))
     return found
 
 
