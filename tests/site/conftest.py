@@ -1,6 +1,7 @@
 """What the checks of the site have in common: the hosts of their role, and what was found out about them."""
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -50,12 +51,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_pyfunc_call() -> Generator[None, object, object]:
     """A check that fails speaks for itself: nobody on call reads a traceback of it."""
-    report = yield
-    if call.excinfo and isinstance(call.excinfo.value, WrongError | UnreachableError | UnreadableError):
-        report.longrepr = str(call.excinfo.value)
-    return report
+    with speaking_for_itself():
+        return (yield)
+
+
+@contextmanager
+def speaking_for_itself() -> Iterator[None]:
+    """Turn what is wrong with the site into a failure without a traceback."""
+    try:
+        yield
+    except (WrongError, UnreachableError, UnreadableError) as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")
@@ -73,4 +81,5 @@ def plan(evidence: Evidence) -> Plan:
 @pytest.fixture
 def state(evidence: Evidence, planned: Host) -> HostState:
     """What the host under test said."""
-    return evidence.state(planned.name)
+    with speaking_for_itself():
+        return evidence.state(planned.name)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from underlay.plan import REPO, ROLES
-from underlay.target import Target
+from underlay.target import Target, announce
 from underlay.verify.evidence import Evidence
 from underlay.verify.plugin import Result, Verification
 
@@ -33,6 +33,7 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
     """
     roles = [role for role in ROLES if role in set(roles)]
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH, color_system=None)
+    announce(target)
     started = time.monotonic()
     evidence = Evidence(target)
     verification = Verification(evidence, roles)
