@@ -40,7 +40,10 @@ class Address:
 
 @dataclass(frozen=True, order=True)
 class Route:
-    """A route to a CIDR or `default`; `via` is empty for a connected one, `source` is the preferred one."""
+    """A route to a CIDR or `default`; `via` is empty for a connected one, `source` is the preferred one.
+
+    `nic` is empty for a blackhole, and for a route with several next hops.
+    """
 
     table: int
     destination: str
@@ -54,7 +57,7 @@ class Route:
         """As `ip route del` takes it, whoever made it."""
         parts = [self.destination]
         parts += ["via", self.via] if self.via else []
-        parts += ["dev", self.nic]
+        parts += ["dev", self.nic] if self.nic else []
         parts += ["src", self.source] if self.source else []
         parts += ["metric", str(self.metric)] if self.metric else []
         parts += ["table", str(self.table)]
@@ -237,8 +240,9 @@ def _address_changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
     for nic in wanted.nics:
         mine = [address for address in wanted.addresses if address.nic == nic]
         there = [address for address in live.addresses if address in mine]
-        # The first address of a network is the one that the kernel sends from: if it is not ours, all are set anew.
-        if there != [address for address in mine if address in there] or (there and there[0] != mine[0]):
+        # The kernel sends from the first address of a network: if that is another of ours, all are set anew. The order
+        # of the others means nothing, and one that comes back comes back as the last.
+        if there and there[0] != mine[0]:
             found += [
                 Change(f"address {address.cidr} on {nic} is out of order", f"ip addr del {address.cidr} dev {nic}", nic)
                 for address in reversed(there)
