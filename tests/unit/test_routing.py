@@ -270,7 +270,7 @@ DRIFTS = {
         "first address removed": "ip addr del 192.168.0.51/24 dev eth0",
         "first address is another": "ip addr del 192.168.0.51/24 dev eth0; ip addr add 192.168.0.51/24 dev eth0",
         "stale route that goes with an address": "ip addr del 192.168.0.51/24 dev eth0; "
-        "ip addr add 192.168.0.51/24 dev eth0; ip route add 10.0.0.0/8 via 192.168.0.9 src 192.168.0.51 table 1050",
+        "ip addr add 192.168.0.51/24 dev eth0; ip route add default via 192.168.0.9 src 192.168.0.51 metric 9",
         "default route removed": "ip route del default",
         "forwarding off": "sysctl -qw net.ipv4.ip_forward=0",
     },
