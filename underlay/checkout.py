@@ -36,7 +36,7 @@ def files(plan: Plan) -> dict[str, bytes]:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file() and "__pycache__" not in file.parts:
                 found[str(file.relative_to(REPO))] = file.read_bytes()
-    text = re.sub(r'(?m)^target\s*=\s*["\']\w+["\']', 'target = "ssh"', plan.source.read_text())
+    text = re.sub(r"""(?m)^(target\b[^"'\n]*)["']\w+["']""", r'\1"ssh"', plan.source.read_text())
     found["group_data/all.py"] = text.encode()
     for role in ("jumphost", "lb_nginx"):
         found[f"group_data/{role}.py"] = role_file(plan, role).read_bytes()
