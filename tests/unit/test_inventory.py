@@ -1,0 +1,62 @@
+"""The hosts that a pyinfra command gets."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.conftest import Planned
+from underlay.inventory import groups, wanted_roles
+from underlay.plan import ROLES, Plan
+from underlay.target import Target
+
+MASTER = '    "master-1": {'
+MASTER_0 = '    "master-0": {"role": "master", "addresses": {"mgmt": "100.64.0.9"}},\n'
+
+
+def target(plan: Plan) -> Target:
+    return Target(plan, "ssh", None, (), Path("/run/ssh_config"), Path("/known_hosts"), None)
+
+
+@pytest.mark.parametrize(
+    ("command", "roles"),
+    [
+        ("pyinfra inventory.py deploys/gateway.py -y", ("gateway",)),
+        ("pyinfra inventory.py ./deploys/master.py /repo/deploys/lb_nginx.py", ("lb_nginx", "master")),
+        ("pyinfra inventory.py exec -- uptime", ROLES),
+        ("pyinfra inventory.py other/gateway.py", ROLES),
+        ("pyinfra inventory.py deploys/other.py", ROLES),
+        ("pyinfra inventory.py debug-inventory", ROLES),
+    ],
+)
+def test_only_the_roles_that_a_command_names(command: str, roles: tuple[str, ...]) -> None:
+    assert wanted_roles(command.split()) == roles
+
+
+def test_the_hosts_of_each_role(planned: Planned) -> None:
+    """In the plan's order; hosts without a deploy are in no group."""
+    found = groups(target(planned((MASTER, MASTER_0 + MASTER))), ["pyinfra"])
+    assert {role: [name for name, _ in hosts] for role, hosts in found.items()} == {
+        "gateway": ["gateway"],
+        "jumphost": ["jumphost"],
+        "lb_nginx": ["lb"],
+        "master": ["master-0", "master-1"],
+    }
+
+
+def test_a_role_without_hosts_is_no_group(planned: Planned) -> None:
+    found = groups(target(planned(('"role": "lb_nginx"', '"role": "server"'))), ["pyinfra"])
+    assert list(found) == ["gateway", "jumphost", "master"]
+
+
+def test_a_connection_never_hangs_and_knows_its_host(planned: Planned) -> None:
+    [(_, data)] = groups(target(planned()), ["pyinfra"])["gateway"]
+    assert data["ssh_config_file"] == "/run/ssh_config"
+    assert data["ssh_strict_host_key_checking"] == "yes"
+    assert data["_timeout"] > 0
+    assert data["_sudo"] is True
+
+
+def test_each_host_has_data_of_its_own(planned: Planned) -> None:
+    found = groups(target(planned()), ["pyinfra"])
+    found["gateway"][0][1]["_sudo"] = False
+    assert found["jumphost"][0][1]["_sudo"] is True
