@@ -7,7 +7,7 @@ from pyinfra.facts.server import Groups, Users
 from pyinfra.operations import files, pip, server, systemd
 
 from underlay import access, checkout, deploying, roles
-from underlay.operations import config_file, tree
+from underlay.operations import config_file, sshd, tree
 from underlay.target import MACHINE_KNOWN_HOSTS
 from underlay.templates import render
 
@@ -21,14 +21,9 @@ if deploying.runs_for("jumphost"):
     deploying.packages(["python3-venv", "tcpdump"])
     deploying.planned_network()
 
-    config_file.installed(
+    sshd.configured(
         name="sshd: keys only, forwarding for ProxyJump",
-        path="/etc/ssh/sshd_config.d/05-underlay.conf",
         content=render("jumphost/sshd.conf.j2", operator=target.plan.operator.user),
-        # The first value of a keyword counts: so the candidate stands before the configuration in use.
-        check='cat "$NEW" /etc/ssh/sshd_config > "$NEW.whole"; sshd -t -f "$NEW.whole" || bad=1; '
-        'rm -f "$NEW.whole"; [ -z "${bad:-}" ]',
-        activate="systemctl reload ssh",
     )
     systemd.service(name="sshd: runs, now and at boot", service="ssh", running=True, enabled=True)
 

@@ -251,7 +251,7 @@ def _address_changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
         found += [
             Change(
                 f"address {address.cidr} on {nic} is missing",
-                f"ip addr add {address.cidr} brd + dev {nic}",
+                f"ip addr replace {address.cidr} brd + dev {nic}",
             )
             for address in mine
             if address not in there

@@ -104,7 +104,7 @@ def _lab(plan: Plan) -> Target:
     if os.geteuid() != 0:
         raise TargetError("target lab needs root, to step into the lab's network: run it with sudo")
     if WORKSTATION not in running.hosts:
-        raise TargetError(f"target lab, but the running lab has no host {WORKSTATION!r} to work from: add it to the plan")
+        raise TargetError(f"target lab, but the lab has no host {WORKSTATION!r} to work from: add it to the plan")
     _step_into(running.hosts[WORKSTATION].netns)
     vantage = _vantage(plan)
     endpoints = [*_endpoints(plan, vantage)]

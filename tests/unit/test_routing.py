@@ -156,7 +156,7 @@ def test_a_sysctl_that_was_set_back(master: HostNetwork) -> None:
 def test_an_address_that_is_missing(gateway: HostNetwork) -> None:
     there = live(gateway)
     missing = replace(there, addresses=without(there.addresses, Address("eth0", "192.168.0.53/24")))
-    assert commands(gateway, missing) == ["ip addr add 192.168.0.53/24 brd + dev eth0"]
+    assert commands(gateway, missing) == ["ip addr replace 192.168.0.53/24 brd + dev eth0"]
 
 
 def test_the_first_address_is_not_the_first(gateway: HostNetwork) -> None:
@@ -168,9 +168,9 @@ def test_the_first_address_is_not_the_first(gateway: HostNetwork) -> None:
         "ip addr del 192.168.0.51/24 dev eth0",
         "ip addr del 192.168.0.53/24 dev eth0",
         "ip addr del 192.168.0.52/24 dev eth0",
-        "ip addr add 192.168.0.51/24 brd + dev eth0",
-        "ip addr add 192.168.0.52/24 brd + dev eth0",
-        "ip addr add 192.168.0.53/24 brd + dev eth0",
+        "ip addr replace 192.168.0.51/24 brd + dev eth0",
+        "ip addr replace 192.168.0.52/24 brd + dev eth0",
+        "ip addr replace 192.168.0.53/24 brd + dev eth0",
         "ip route replace default via 192.168.0.1 dev eth0 src 192.168.0.51 table 254 proto static",
     ]
 
@@ -270,7 +270,7 @@ DRIFTS = {
         "first address removed": "ip addr del 192.168.0.51/24 dev eth0",
         "first address is another": "ip addr del 192.168.0.51/24 dev eth0; ip addr add 192.168.0.51/24 dev eth0",
         "stale route that goes with an address": "ip addr del 192.168.0.51/24 dev eth0; "
-        "ip addr add 192.168.0.51/24 dev eth0; ip route add default via 192.168.0.9 src 192.168.0.51 metric 9",
+        "ip addr replace 192.168.0.51/24 dev eth0; ip route add default via 192.168.0.9 src 192.168.0.51 metric 9",
         "default route removed": "ip route del default",
         "forwarding off": "sysctl -qw net.ipv4.ip_forward=0",
     },

@@ -1,8 +1,40 @@
-"""What is done to hosts: each operation reads one fact, compares, and changes only the difference, with one script."""
+"""What is done to hosts: each operation reads one fact, compares, and changes only the difference.
+
+Whatever could cut the way to a host goes through `guarded`: applied by the guard, looked at from outside, then kept or
+undone.
+"""
 
 import base64
+import difflib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from pyinfra import host as current_host
+from pyinfra import logger
+from pyinfra.api import FunctionCommand, Host, State
+
+from underlay.guard import runner
+from underlay.guard.change import Change
+
+_told: set[tuple[str, tuple[str, ...]]] = set()
+
+
+def tell(lines: Iterable[str]) -> None:
+    """Show what differs on the current host, once: an operation is evaluated in a dry run and again when it is made."""
+    told = tuple(lines)
+    if (current_host.name, told) not in _told:
+        _told.add((current_host.name, told))
+        for line in told:
+            logger.info(f"{current_host.print_prefix}{line}")
+
+
+def guarded(change: Change) -> FunctionCommand:
+    """The command that makes a change under the guard; it fails if the host rolled back."""
+    return FunctionCommand(_apply, (change,), {})
+
+
+def _apply(state: State, host: Host, change: Change) -> bool:  # noqa: ARG001 (pyinfra looks for both names)
+    return runner.run(host.name, change, lambda line: logger.info(f"{host.print_prefix}{line}"))
 
 
 def write_file(path: str, content: str, mode: str = "644") -> str:
@@ -18,3 +50,10 @@ def write_file(path: str, content: str, mode: str = "644") -> str:
 def differences(wanted: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
     """The paths whose content is missing or another one."""
     return [path for path, content in wanted.items() if present.get(path) != content]
+
+
+def file_diff(path: str, present: str | None, wanted: str | None) -> list[str]:
+    """The lines of a file that differ, as a unified diff; None is a file that is not there."""
+    old, new = (present or "").splitlines(), (wanted or "").splitlines()
+    names = ("/dev/null" if present is None else path, "/dev/null" if wanted is None else path)
+    return list(difflib.unified_diff(old, new, *names, lineterm="", n=1))

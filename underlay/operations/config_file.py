@@ -6,7 +6,7 @@ from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
 from underlay.facts.files import FileContents
-from underlay.operations import write_file
+from underlay.operations import file_diff, tell, write_file
 
 
 @operation()
@@ -30,6 +30,7 @@ def installed(
     if present.get(path) == content:
         host.noop(f"{path} is as planned")
         return
+    tell(file_diff(path, present.get(path), content))
     candidate = f"{path}.candidate"
     yield StringCommand(
         f"set -e\nNEW={candidate}\ntrap 'rm -f \"$NEW\"' EXIT\n"

@@ -2,16 +2,18 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import FunctionCommand, operation
 
 from underlay import ruleset
 from underlay.facts.firewall import PERSISTED, RECORD, SAVE, Firewall, Rules
-from underlay.operations import write_file
-from underlay.ruleset import Rule
+from underlay.guard.change import Change, File
+from underlay.operations import guarded, tell
+from underlay.ruleset import Edit, Rule
 
 
 def canonical(wanted: Sequence[Rule], form: ruleset.Ruleset) -> list[Rule]:
@@ -21,7 +23,7 @@ def canonical(wanted: Sequence[Rule], form: ruleset.Ruleset) -> list[Rule]:
 
 
 @operation()
-def rules(wanted: list[Rule]) -> Generator[StringCommand, None, None]:
+def rules(wanted: list[Rule]) -> Generator[FunctionCommand, None, None]:
     """
     Exactly these rules of ours, in this order, in the live tables and in what is loaded at boot.
 
@@ -34,36 +36,52 @@ def rules(wanted: list[Rule]) -> Generator[StringCommand, None, None]:
     found = host.get_fact(Rules, _stdin=ruleset.render(ruleset.from_rules(wanted)))
     if found is None:
         return
-    if found.installed:
-        wanted = canonical(wanted, found.wanted)
-    script = change_script(wanted, found)
-    if script is None:
+    change = firewall_change(canonical(wanted, found.wanted) if found.installed else wanted, found)
+    if change is None:
         host.noop("the firewall is as planned")
         return
-    yield StringCommand(script)
+    tell(change.what)
+    yield guarded(change)
 
 
-def change_script(wanted: Sequence[Rule], found: Firewall) -> str | None:
-    """The script that brings a host from what was found to the wanted rules; None if nothing differs."""
+def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
+    """What brings a host from what was found to the wanted rules; None if nothing differs."""
     ours = ruleset.from_rules(wanted)
     live_edits = ruleset.edits(found.live, wanted, found.recorded)
     persisted_edits = ruleset.edits(found.persisted, wanted, found.recorded)
     record_differs = ruleset.render(found.recorded) != ruleset.render(ours)
     if not (live_edits or persisted_edits or record_differs):
         return None
-    script = "set -e\n"
+    live = ""
     if live_edits:
         digest = hashlib.sha256(found.live_text.encode()).hexdigest()
-        if found.installed:
-            script += (
-                f'[ "$({SAVE} | sha256sum)" = "{digest}  -" ] || '
-                "{ echo 'the live rules changed while they were compared: run the deploy again' >&2; exit 1; }\n"
-            )
         encoded = base64.b64encode(ruleset.restore_script(live_edits).encode()).decode()
-        script += f"echo {encoded} | base64 -d | iptables-restore --noflush --wait 5\n"
-    # The record last: should the power go in between, what was not recorded is repaired as if made by hand.
+        live = (
+            f'[ "$({SAVE} | sha256sum)" = "{digest}  -" ] || '
+            "{ echo 'the live rules changed while they were compared: run the deploy again' >&2; exit 1; }\n"
+            f"echo {encoded} | base64 -d | iptables-restore --noflush --wait 5\n"
+        )
+    files: dict[str, File | None] = {}
     if persisted_edits:
-        script += write_file(PERSISTED, ruleset.render(ruleset.apply(found.persisted, persisted_edits)), "640")
+        persisted = ruleset.apply(found.persisted, persisted_edits)
+        files[PERSISTED] = File(ruleset.render(persisted), "640")
     if record_differs:
-        script += write_file(RECORD, ruleset.render(ours))
-    return script
+        files[RECORD] = File(ruleset.render(ours))
+    what = [f"live: {edit}" for edit in live_edits] + [f"at boot: {edit}" for edit in persisted_edits]
+    if record_differs:
+        what.append("the record of our rules on the host is out of date")
+    return Change(what=tuple(what), live=live, files=files, settle=_forget_connections(live_edits))
+
+
+def _forget_connections(edits: Sequence[Edit]) -> str:
+    """Commands that end the translated connections of hosts that are published no longer.
+
+    They would live on with the old translation until they are silent for long enough.
+    """
+    kept = {edit.spec for edit in edits if edit.insert}
+    gone = [edit.spec for edit in edits if edit.table == "nat" and not edit.insert and edit.spec not in kept]
+    published = [match[1] for spec in gone if (match := re.match(r"-d (\S+)/32 -j DNAT", spec))]
+    return "".join(
+        f"conntrack -D --orig-dst {address} >/dev/null 2>&1; conntrack -D --reply-dst {address} >/dev/null 2>&1; "
+        for address in published
+    )

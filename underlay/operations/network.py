@@ -3,12 +3,13 @@
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import StringCommand, operation
+from pyinfra.api import FunctionCommand, operation
 
 from underlay import routing
 from underlay.facts.network import Network
-from underlay.operations import differences, write_file
-from underlay.routing import HostNetwork
+from underlay.guard.change import Change, File
+from underlay.operations import differences, file_diff, guarded, tell
+from underlay.routing import HostNetwork, LiveNetwork
 from underlay.templates import render
 
 
@@ -22,7 +23,7 @@ def network_files(wanted: HostNetwork) -> dict[str, str]:
 
 
 @operation()
-def configured(wanted: HostNetwork) -> Generator[StringCommand, None, None]:
+def configured(wanted: HostNetwork) -> Generator[FunctionCommand, None, None]:
     """
     Addresses, routes, policy rules and sysctls, both live and in the files of systemd-networkd and sysctl.
 
@@ -34,19 +35,35 @@ def configured(wanted: HostNetwork) -> Generator[StringCommand, None, None]:
     live = host.get_fact(Network, sysctls=list(wanted.sysctls))
     if live is None:
         return
+    change = network_change(wanted, live)
+    if change is None:
+        host.noop("the network is as planned")
+        return
+    tell(change.what)
+    yield guarded(change)
+
+
+def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
+    """What brings a host from its live network to the wanted one; None if nothing differs."""
     files = network_files(wanted)
     changed = differences(files, live.files)
     stale = [path for path in live.files if path not in files]
     changes = routing.changes(wanted, live)
     if not (changes or changed or stale):
-        host.noop("the network is as planned")
-        return
-    script = "set -e\n" + "".join(f"{change.command}\n" for change in changes)
-    script += "".join(write_file(path, files[path]) for path in changed)
-    script += "".join(f"rm -f {path}\n" for path in stale)
+        return None
+    activate = ""
     if routing.NETWORKD_CONF in changed:
         # networkd reads its own configuration at start only.
-        script += "systemctl restart systemd-networkd\n"
+        activate = "systemctl restart systemd-networkd"
     elif any(routing.nic_of(path) for path in [*changed, *stale]):
-        script += "networkctl reload\n"
-    yield StringCommand(script)
+        activate = "networkctl reload"
+    what = [change.what for change in changes]
+    for path in [*changed, *stale]:
+        what += file_diff(path, live.files.get(path), files.get(path))
+    return Change(
+        what=tuple(what),
+        live="".join(f"{change.command}\n" for change in changes),
+        files={path: File(files[path]) for path in changed} | dict.fromkeys(stale),
+        activate=activate,
+        sysctls=tuple(wanted.sysctls),
+    )

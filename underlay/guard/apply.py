@@ -1,0 +1,230 @@
+"""The operator's side of a guarded change: probe, begin, look at it from outside, then confirm or roll back.
+
+Runs as a process of its own (`runner.run` starts it), with a deadline for every step: whatever becomes of the
+connection, it ends by itself.
+"""
+
+import base64
+import getpass
+import json
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from underlay import traffic
+from underlay.errors import report_and_exit
+from underlay.guard import agent
+from underlay.guard.change import Change, File
+from underlay.plan import REPO
+from underlay.target import Target, current
+from underlay.traffic import Flow
+from underlay.verify import exchange
+from underlay.verify.links import Links
+
+SECONDS = 30
+"""After so long without a confirmation the host rolls back by itself."""
+SECONDS_VARIABLE = "UNDERLAY_ROLLBACK_SECONDS"
+PROBES = 60
+"""Flows at most that are tried before and after a change."""
+LATE = 10
+"""Seconds beyond the timer to wait for a host's answer: then it has rolled back, or is gone."""
+
+
+class LostError(Exception):
+    """A host did not answer in time."""
+
+
+def seconds() -> float:
+    """The rollback timer in force."""
+    return float(os.environ.get(SECONDS_VARIABLE) or SECONDS)
+
+
+def who() -> str:
+    """Who makes a change, for the record on the host."""
+    return f"{os.environ.get('SUDO_USER') or getpass.getuser()}@{socket.gethostname()}"
+
+
+def commit() -> str:
+    """The commit of this repo that a change comes from; empty where there is none."""
+    argv = ["git", "-C", str(REPO), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def main(host: str, text: str) -> int:
+    """Make the change that `runner.run` sent; 0 if it was confirmed."""
+    fields = json.loads(text)
+    files = {path: File(**file) if file else None for path, file in fields.pop("files").items()}
+    change = Change(files=files, **fields)
+    with report_and_exit():
+        return _Guarded(current(), host, change).make()
+
+
+class _Guarded:
+    def __init__(self, target: Target, host: str, change: Change) -> None:
+        self.target = target
+        self.host = host
+        self.change = change
+        self.token = uuid.uuid4().hex
+        self.seconds = seconds()
+
+    def make(self) -> int:
+        passed = self._passing(self.target, _probes(self.target, self.host))
+        request = {
+            "token": self.token,
+            "who": who(),
+            "commit": commit(),
+            "seconds": self.seconds,
+            **self.change.request(),
+        }
+        begun = time.monotonic()
+        try:
+            answer = self._begin(request)
+        except LostError as error:
+            return self._lost(begun, str(error))
+        if "error" in answer:
+            return _failed(f"not changed: {answer['error']}")
+        with _new_connection(self.target, self.host) as fresh:
+            why = self._look(fresh, passed)
+            if why:
+                return self._roll_back(fresh, begun, why)
+            try:
+                answer = self._agent(fresh, ["confirm", self.token], begun)
+            except LostError as error:
+                return self._lost(begun, str(error))
+            if "error" in answer:
+                return _failed(f"ROLLED BACK: {answer['error']}")
+            print(f"confirmed: change {answer['number']}, {len(passed)} probes passed before and after it", flush=True)
+            if self.change.settle:
+                self._ssh(fresh, f"sudo -n sh -c {shlex.quote(self.change.settle)}", "", 20)
+        return 0
+
+    def _begin(self, request: dict[str, Any]) -> dict[str, Any]:
+        source = base64.b64encode(Path(agent.__file__).read_bytes()).decode()
+        command = shlex.join(["sudo", "-n", "python3", "-c", agent.BOOTSTRAP, "begin"])
+        return _answer(self._ssh(self.target, command, f"{source}\n{json.dumps(request)}", self.seconds + LATE))
+
+    def _agent(self, target: Target, arguments: list[str], begun: float) -> dict[str, Any]:
+        command = shlex.join(["sudo", "-n", "python3", str(agent.COPY), *arguments])
+        return _answer(self._ssh(target, command, "", max(begun + self.seconds + LATE - time.monotonic(), 3)))
+
+    def _ssh(self, target: Target, command: str, stdin: str, timeout: float) -> str:
+        if target.vantage is not None and target.vantage.name == self.host:
+            argv = ["sh", "-c", command]
+        else:
+            argv = ["ssh", "-F", str(target.ssh_config), self.host, command]
+        try:
+            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            raise LostError(f"{self.host} did not answer within {timeout:.0f} s") from None
+        if done.returncode not in (0, 1) or not done.stdout:
+            raise LostError((done.stderr.strip().splitlines() or [f"{self.host} gave no answer"])[-1])
+        return done.stdout
+
+    def _passing(self, target: Target, flows: list[Flow]) -> list[Flow]:
+        return [flow for flow, judged in _judged(target, flows).items() if judged is None]
+
+    def _look(self, fresh: Target, passed: list[Flow]) -> str:
+        """What is wrong from outside, over connections made anew; empty if nothing is."""
+        links = Links(fresh)
+        links.open([self.host])
+        try:
+            links.check(self.host)
+        except Exception as error:
+            return str(error)
+        wrong = [judged for judged in _judged(fresh, passed).values() if judged]
+        if not wrong:
+            return ""
+        expected, seen = wrong[0]
+        more = f" (and {len(wrong) - 1} more of {len(passed)} probes)" if len(wrong) > 1 else ""
+        return f"a probe that passed before fails now{more}: expected {expected}; seen: {seen}"
+
+    def _roll_back(self, fresh: Target, begun: float, why: str) -> int:
+        for target in (self.target, fresh):
+            try:
+                answer = self._agent(target, ["rollback", self.token, why], begun)
+                return _failed(f"ROLLED BACK: {why}" if "error" not in answer else f"ROLLED BACK: {answer['error']}")
+            except LostError:
+                continue
+        return self._lost(begun, why)
+
+    def _lost(self, begun: float, why: str) -> int:
+        """Wait for the host's own timer, and tell what became of the change."""
+        end = begun + self.seconds + LATE
+        print(f"{why}; waiting for the host to roll back by itself", flush=True)
+        while time.monotonic() < end:
+            with _new_connection(self.target, self.host) as fresh:
+                try:
+                    status = _answer(self._ssh(fresh, f"sudo -n python3 {agent.COPY} status", "", 6))
+                except LostError:
+                    status = {}
+            last = status.get("last_rollback") or {}
+            if last.get("token") == self.token:
+                return _failed(f"ROLLED BACK by the host itself: {why}")
+            if (status.get("last") or {}).get("token") == self.token:
+                print(f"confirmed: change {status['last']['number']}", flush=True)
+                return 0
+            time.sleep(0.5)
+        return _failed(f"{self.host} can't be reached: its timer undoes the change ({why})")
+
+
+def _failed(line: str) -> int:
+    print(line, flush=True)
+    return 1
+
+
+def _answer(text: str) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = json.loads(text)
+    except ValueError:
+        raise LostError(f"an answer that makes no sense: {text[:200]!r}") from None
+    return answer
+
+
+def _probes(target: Target, host: str) -> list[Flow]:
+    """Flows that the change of a host can break: those of its own, and for the gateway those of everybody.
+
+    Of many, some of each kind.
+    """
+    flows = traffic.expected(target.plan, target.outside)
+    if host != target.plan.gateway.name:
+        flows = [flow for flow in flows if host in flow.hosts]
+    by_row: dict[str, list[Flow]] = {}
+    for flow in flows:
+        by_row.setdefault(flow.row, []).append(flow)
+    share = max(PROBES // max(len(by_row), 1), 1)
+    return [flow for row in by_row.values() for flow in row[:: -(-len(row) // share)]]
+
+
+def _judged(target: Target, flows: list[Flow]) -> dict[Flow, tuple[str, str] | None]:
+    links = Links(target)
+    gateway = target.plan.gateway.name
+    links.open({name for flow in flows for name in flow.hosts} | {gateway})
+    return {flow: exchange.judge(flow, outcome) for flow, outcome in exchange.run(flows, links, gateway).items()}
+
+
+@contextmanager
+def _new_connection(target: Target, host: str) -> Iterator[Target]:
+    """The same target, but with a connection to one host that is made anew, whichever are open already."""
+    with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
+        path = Path(folder) / "ssh_config"
+        # Of a keyword ssh takes the first value.
+        block = f"Host {host}\n    ControlPath {folder}/%C\n    ControlPersist 5\n\n"
+        path.write_text(block + target.ssh_config.read_text())
+        yield replace(target, ssh_config=path)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.stdin.read()))

@@ -1,0 +1,51 @@
+"""A change of a host that could cut the way to it, as a value: what the guard applies, keeps or undoes as one. Pure."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as it must be."""
+
+    content: str
+    mode: str = "644"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happens to a host, in this order.
+
+    what: each difference in a line for people
+    check: shell commands that fail for bad files, before anything changes; the new files are below $STAGE
+    live: shell commands that change the running system
+    files: path → the file, or None to delete it
+    activate: shell commands that make services take the files
+    settle: shell commands after the change is confirmed, for what can't be undone
+    sysctls: keys that `live` may change
+    restore: instead of all these: the number of the confirmed change of which the state before is to come back
+    """
+
+    what: tuple[str, ...]
+    check: str = ""
+    live: str = ""
+    files: Mapping[str, File | None] = field(default_factory=dict)
+    activate: str = ""
+    settle: str = ""
+    sysctls: tuple[str, ...] = ()
+    restore: int | None = None
+
+    def request(self) -> dict[str, Any]:
+        """The part of the request that says what changes, as `agent` reads it."""
+        if self.restore is not None:
+            return {"what": self.what, "change": {"restore": self.restore}}
+        files = {
+            path: None
+            if file is None
+            else {"content": base64.b64encode(file.content.encode()).decode(), "mode": file.mode}
+            for path, file in self.files.items()
+        }
+        change = {"check": self.check, "live": self.live, "files": files, "activate": self.activate}
+        return {"what": self.what, "change": change, "sysctls": self.sysctls}
