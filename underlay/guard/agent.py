@@ -772,6 +772,8 @@ def begin(request: dict[str, Any]) -> dict[str, Any]:
     token, seconds = request["token"], float(request["seconds"])
     if not re.fullmatch(r"[\w-]{1,64}", token) or not 0 < seconds <= 3600:
         raise Refused("a request needs a token of letters and digits, and 1 to 3600 seconds")
+    if outcome(token) or any(entry(number)["token"] == token for number in numbers()):
+        raise Refused("this token was used before")
     if not shutil.which("systemd-run"):
         raise Refused("this host has no systemd-run: nothing could roll back, so nothing was changed")
     HISTORY.mkdir(parents=True, exist_ok=True)
