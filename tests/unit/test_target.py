@@ -177,7 +177,7 @@ def lab_state(folder: Path, **other: object) -> LabState:
         (None, "target lab, but no lab is running: start it with `./inv lab.up`"),
         ({"complete": False}, "target lab, but no lab is running: start it with `./inv lab.up`"),
         ({"checkout": "/other"}, "target lab, but the running lab belongs to the checkout /other"),
-        ({"hosts": {}}, "target lab, but the running lab has no host 'dev' to work from: add it to the plan"),
+        ({"hosts": {}}, "target lab, but the lab has no host 'dev' to work from: add it to the plan"),
         ({}, "can't step into the lab (DEV: No such file or directory): mend it with `./inv lab.reset`"),
     ],
     ids=["none", "half built", "another checkout's", "no workstation", "gone"],
