@@ -62,6 +62,7 @@ class Verification:
         self._evidence = evidence
         self._roles = frozenset(roles)
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         """Before the checks' own conftest: it finds its target here."""
         config.stash[EVIDENCE] = self._evidence
