@@ -519,7 +519,7 @@ def test_back_over_several_changes(guard: Guard) -> None:
         token, _ = guard.begin(change, sysctls=["net.ipv4.tcp_syncookies"])
         numbers.append(guard.ask("confirm", token)["number"])
     after = guard.dump()
-    token, answer = guard.begin({"restore": numbers[0]}, seconds=1.5)
+    token, answer = guard.begin({"restore": numbers[0]}, seconds=4)
     assert answer["state"] == "pending"
     assert differing(before, guard.dump()) == ""
     guard.settle()
@@ -668,3 +668,57 @@ def test_open_connections_live_on(ends: dict[str, str]) -> None:
         assert answer["state"] == "pending"
         guard.settle()
         assert talk.result().stdout == "True\n"
+
+
+RICH = """
+ip link set lo up; ip link add nic1 type veth peer name nic2; ip link set nic1 up; ip link set nic2 up mtu 1400
+ip address add 192.0.2.1/24 brd + dev nic1; ip address add 192.0.2.2/24 dev nic1 label nic1:x
+ip address add 198.51.100.1/24 dev nic1 noprefixroute
+ip address add 192.0.2.3/24 dev nic1 valid_lft 900 preferred_lft 600
+ip address add 10.7.0.1 peer 10.7.0.2/32 dev nic2; ip address add 203.0.113.1/24 dev nic2 metric 77 scope link
+ip route add default via 192.0.2.9 src 192.0.2.2 mtu 1300 advmss 1000; ip route add default via 192.0.2.8 metric 5
+ip route append 10.1.0.0/16 via 192.0.2.7; ip route append 10.1.0.0/16 via 192.0.2.6 onlink dev nic1
+ip route prepend 10.1.0.0/16 dev nic2 scope link; ip route add 10.2.0.0/16 tos 0x10 via 192.0.2.7 proto bird
+ip route add throw 10.3.0.0/16 table 77; ip route add unreachable 10.4.0.0/16; ip route add local 10.5.0.0/16 dev lo
+ip route add 10.6.0.0/16 nexthop via 192.0.2.6 weight 2 nexthop dev nic2 weight 3; ip route del broadcast 192.0.2.255
+ip rule add priority 9 from 10.0.0.0/8 iif nic1 lookup 77; ip rule add priority 9 not to 10.0.0.0/8 fwmark 1/3 lookup 79
+ip rule add priority 9 from all tos 0x10 goto 32767; ip rule add priority 8 ipproto tcp dport 22 lookup main
+ip rule add priority 7 uidrange 5-9 lookup main suppress_prefixlength 0; ip rule del priority 32767
+ip rule add priority 6 oif nothing lookup 78; ip rule add priority 5 from 10.99.0.0/16 unreachable
+iptables -t nat -N x; iptables -t nat -A x -m comment --comment "a 'b' [1:1]" -j RETURN; iptables -P FORWARD DROP
+sysctl -qw net.ipv4.conf.nic1.rp_filter=2 net.ipv4.ip_forward=1 net.ipv4.conf.nic2.forwarding=0
+"""
+WRECKS = [
+    "ip link set nic1 down; ip link set nic2 down",
+    "ip address flush dev nic1; ip address add 192.0.2.3/24 dev nic1; ip address add 192.0.2.1/24 dev nic1",
+    "ip route flush table main; ip route flush table 77; ip route flush table local",
+    "ip rule flush; ip rule del priority 0; ip rule add priority 9 lookup 5",
+    "iptables -t nat -F; iptables -t raw -A OUTPUT -j DROP; iptables -P FORWARD ACCEPT",
+    "sysctl -qw net.ipv4.ip_forward=0",
+    "ip address del 192.0.2.1/24 dev nic1; ip route replace default via 192.0.2.6; ip link set nic2 mtu 1280",
+]
+RESTORE = """
+import difflib, importlib.util, json, subprocess, sys
+spec = importlib.util.spec_from_file_location("agent", sys.argv[1])
+agent = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(agent)
+dump = lambda: subprocess.run(sys.argv[2], shell=True, capture_output=True, text=True).stdout.splitlines()
+before, shown = agent.snapshot([], [], []), dump()
+for wreck in json.loads(sys.argv[3]):
+    subprocess.run(wreck, shell=True)
+    assert dump() != shown, wreck
+    for _ in range(3):
+        agent.restore_pass(before)
+    problems = agent.restore_pass(before)
+    if problems != (0, []) or dump() != shown:
+        print(wreck, problems, *difflib.unified_diff(shown, dump(), lineterm="", n=0), sep="\\n")
+"""
+
+
+def test_all_that_ip_knows_comes_back(ends: dict[str, str]) -> None:
+    """1. every kind of address, route and rule, in a network of its own; 2. wrecked and restored, it is the same."""
+    live = "\n".join(line for line in DUMP.splitlines() if line.startswith(("if", "ip", "sysctl")))
+    script = f'{RICH}\nexec python3 -c "$0" {agent.COPY} "$1" "$2"'
+    argv = ["unshare", "--net", "sh", "-ec", script, RESTORE, live, json.dumps(WRECKS)]
+    done = control.run("gateway", argv, timeout=60)
+    assert (done.returncode, done.stdout) == (0, ""), done

@@ -227,12 +227,15 @@ def test_connections_of_a_host_that_is_published_no_longer_end(gateway: Gateway)
     assert "192.168.0.53" not in gone.settle
 
 
-def test_counters_and_comments_are_no_change() -> None:
+def test_counters_and_comments_are_no_change(tmp_path: Path) -> None:
     """iptables-legacy counts what meets a chain's policy, and every iptables-save prints the time."""
     printed = "# Generated at noon\n*raw\n:OUTPUT ACCEPT [5:300]\n-A OUTPUT -j ACCEPT\nCOMMIT\n"
-    script = f"iptables-save() {{ printf '%s' \"$PRINTED\"; }}; {facts.SAVE}"
-    done = subprocess.run(["sh", "-c", script], env=os.environ | {"PRINTED": printed}, capture_output=True, check=True)
-    assert done.stdout.decode() == "*raw\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j ACCEPT\nCOMMIT\n"
+    legacy = tmp_path / "iptables-save"
+    legacy.write_text(f"#!/bin/sh\ncat <<'END'\n{printed}END\n")
+    legacy.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(["sh", "-c", facts.SAVE], env={"PATH": path}, capture_output=True, text=True, check=True)
+    assert done.stdout == "*raw\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j ACCEPT\nCOMMIT\n"
 
 
 def test_a_rule_that_the_host_refuses_changes_nothing(gateway: Gateway) -> None:

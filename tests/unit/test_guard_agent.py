@@ -64,6 +64,7 @@ def test_route(line: str, arguments: str) -> None:
     [
         ("0:\tfrom all lookup 255", "priority 0 from all lookup 255"),
         ("9:\tnot from all fwmark 0xca6c lookup 51820", "priority 9 not from all fwmark 0xca6c lookup 51820"),
+        ("8:\tfrom all ipproto ipproto-6 dport 22 lookup 254", "priority 8 from all ipproto 6 dport 22 lookup 254"),
         ("1000:\tfrom all lookup [l3mdev-table]", "priority 1000 from all l3mdev"),
         ("7:\tfrom all iif eth9 [detached] goto 900 [unresolved]", "priority 7 from all iif eth9 goto 900"),
     ],

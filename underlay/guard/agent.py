@@ -321,7 +321,8 @@ def read_rules(_: State) -> list[str]:
 
 def rule(line: str) -> str:
     """A line of `ip rule` as `ip rule` takes it."""
-    priority, _, rest = line.replace("lookup [l3mdev-table]", "l3mdev").partition(":")
+    line = line.replace("lookup [l3mdev-table]", "l3mdev").replace(" ipproto-", " ")
+    priority, _, rest = line.partition(":")
     words = [word for word in rest.split() if word not in MOMENTARY and word != "[unresolved]"]
     return " ".join(["priority", priority, *words])
 
