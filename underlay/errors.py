@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.process import LabError
+from underlay.history import HistoryError
 from underlay.plan import PlanError
 from underlay.target import TargetError
+from underlay.verify.links import UnreachableError
 
 
 @contextmanager
@@ -14,6 +16,6 @@ def report_and_exit() -> Iterator[None]:
     """Turn the errors that are a person's to mend into their text and exit code 1."""
     try:
         yield
-    except (PlanError, TargetError, LabError) as error:
+    except (PlanError, TargetError, LabError, HistoryError, UnreachableError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

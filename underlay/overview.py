@@ -6,14 +6,15 @@ from rich.console import Console
 from rich.table import Table
 
 from underlay import nat
+from underlay.drift import Difference
 from underlay.plan import Plan
 from underlay.ruleset import TABLES
 
 
-def show(plan: Plan, console: Console | None = None) -> None:
+def show(plan: Plan, page: Console | None = None) -> None:
     """Print networks, hosts, published addresses, and each gateway rule with the plan line it comes from."""
-    console = console or _console()
-    console.print(f"site {plan.site}, plan {plan.source}", highlight=False, markup=False)
+    page = page or console()
+    page.print(f"site {plan.site}, plan {plan.source}", highlight=False, markup=False)
     sections: list[Section] = [_networks(plan), _hosts(plan), _published(plan), *_rules(plan)]
     for title, columns, rows in sections:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -21,14 +22,15 @@ def show(plan: Plan, console: Console | None = None) -> None:
             table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*row)
-        console.print()
-        console.print(table, highlight=False, markup=False)
+        page.print()
+        page.print(table, highlight=False, markup=False)
 
 
-def _console() -> Console:
-    console = Console()
+def console() -> Console:
+    """The terminal, or a wide page where there is none."""
+    terminal = Console()
     # A pipe has no width; rules must not be cut there.
-    return console if console.is_terminal else Console(width=160)
+    return terminal if terminal.is_terminal else Console(width=160)
 
 
 Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
@@ -77,3 +79,19 @@ def _rules(plan: Plan) -> list[Section]:
         )
         for table in TABLES
     ]
+
+
+def show_drift(differences: Sequence[Difference], unread: Sequence[str]) -> None:
+    """Print what differs, one line each, and which hosts could not be read."""
+    page = console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("host", "kind", "where", "what", "plan"):
+        table.add_column(column, overflow="fold")
+    for each in differences:
+        table.add_row(each.host, each.kind, each.where, each.what, each.plan)
+    if differences:
+        page.print(table, highlight=False, markup=False)
+    for reason in unread:
+        page.print(f"not read: {reason}", style="bold red", highlight=False, markup=False)
+    drifted = sum(each.kind != "foreign" for each in differences)
+    page.print(f"{drifted} differences from the plan" if drifted else "no difference from the plan", highlight=False)

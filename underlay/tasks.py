@@ -1,9 +1,11 @@
 """The invoke tasks about the site. Thin: other modules do the work."""
 
 import difflib
+import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from json import dumps, loads
 from pathlib import Path
 
@@ -11,10 +13,14 @@ from invoke import Context, Exit, task
 
 from lab import control, machine
 from underlay import checks, diagram, overview
+from underlay import drift as drifts
+from underlay import history as histories
 from underlay import verify as verification
 from underlay.errors import report_and_exit
-from underlay.plan import REPO, ROLES, load
-from underlay.target import current
+from underlay.guard import apply, runner
+from underlay.guard.change import Change
+from underlay.plan import REPO, ROLES, Host, Plan, load
+from underlay.target import announce, current
 
 ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
 
@@ -50,9 +56,12 @@ def topology(_: Context) -> None:
         "role": ROLE_HELP,
         "dry": "show what would change, and change nothing",
         "json": "with --dry: as JSON, role → pyinfra's own",
+        "rollback_after": f"seconds until a host undoes a change that was not confirmed; default {apply.SECONDS}",
     },
 )
-def deploy(_: Context, role: str | None = None, dry: bool = False, json: bool = False) -> None:
+def deploy(
+    _: Context, role: str | None = None, dry: bool = False, json: bool = False, rollback_after: str = ""
+) -> None:
     """Bring the hosts of a role, or of all roles in their order, into the planned state."""
     roles = _roles(role)
     if json and not dry:
@@ -60,6 +69,8 @@ def deploy(_: Context, role: str | None = None, dry: bool = False, json: bool = 
     with report_and_exit():
         # Here too, not in pyinfra alone: a bad plan stops before the first role.
         target = current()
+    if rollback_after:
+        os.environ[apply.SECONDS_VARIABLE] = str(_whole(rollback_after))
     arguments = ["--dry"] if dry else ["-y"]
     arguments += ["--json"] if json else []
     found: dict[str, object] = {}
@@ -92,6 +103,104 @@ def verify(_: Context, role: str | None = None, junit: str = "") -> None:
     with report_and_exit():
         target = current()
     raise Exit(code=verification.run(target, roles, Path(junit) if junit else None))
+
+
+@task(
+    positional=["role"],
+    optional=["role"],
+    help={"role": ROLE_HELP, "json": "as JSON: host → its differences, or the reason why it could not be read"},
+)
+def drift(_: Context, role: str | None = None, json: bool = False) -> None:
+    """Show what differs from the plan on the hosts, live and on disk; changes nothing.
+
+    Exit code: 0 nothing, 2 drift, 1 a host could not be read. What others put there is shown, and is no drift.
+    """
+    roles = _roles(role)
+    with report_and_exit():
+        target = current()
+        found = drifts.read(target, [host for each in roles for host in target.plan.hosts_of(each)])
+    differences = [each for of_host in found.values() if isinstance(of_host, list) for each in of_host]
+    unread = [reason for reason in found.values() if isinstance(reason, str)]
+    if json:
+        document = {
+            host: {"error": each} if isinstance(each, str) else {"differences": [asdict(one) for one in each]}
+            for host, each in found.items()
+        }
+        print(dumps(document, indent=2))
+    else:
+        announce(target)
+        overview.show_drift(differences, unread)
+    drifted = any(each.kind != "foreign" for each in differences)
+    raise Exit(code=1 if unread else 2 if drifted else 0)
+
+
+@task(
+    positional=["host", "number"],
+    optional=["host", "number"],
+    help={
+        "host": "a host of the plan; without it, all that are deployed",
+        "number": "show this change of the host, as a diff",
+        "json": "as JSON",
+    },
+)
+def history(_: Context, host: str | None = None, number: str | None = None, json: bool = False) -> None:
+    """Show the confirmed changes of the hosts: number, time, who, from which commit, and what changed."""
+    with report_and_exit():
+        target = current()
+        hosts = [_host(target.plan, host)] if host else [one for each in ROLES for one in target.plan.hosts_of(each)]
+        if number:
+            change = histories.change(target, hosts[0].name, _whole(number))
+            print(dumps(change, indent=2) if json else change["diff"])
+            return
+        found = histories.read(target, hosts)
+    unread = [str(entries) for entries in found.values() if isinstance(entries, Exception)]
+    if json:
+        print(
+            dumps({name: {"error": str(e)} if isinstance(e, Exception) else e for name, e in found.items()}, indent=2)
+        )
+    else:
+        histories.show(found, overview.console())
+        for reason in unread:
+            print(f"error: {reason}", file=sys.stderr)
+    raise Exit(code=1 if unread else 0)
+
+
+@task(
+    positional=["host", "steps"],
+    optional=["steps"],
+    help={"host": "a host of the plan", "steps": "how many confirmed changes to go back; default 1"},
+)
+def rollback(_: Context, host: str, steps: str | None = None) -> None:
+    """Bring a host back to how it was some confirmed changes ago; guarded like any change, and itself in the history.
+
+    Rules, addresses, routes, policy rules, sysctls and files. The plan stays: a later deploy brings it back.
+    """
+    with report_and_exit():
+        target = current()
+        announce(target)
+        planned = _host(target.plan, host)
+        [entries] = histories.read(target, [planned]).values()
+        if isinstance(entries, Exception):
+            raise entries
+        number = histories.before(entries, planned.name, _whole(steps or "1"))
+        change = Change(what=(f"back to the state before change {number}",), restore=number)
+        if not runner.run(planned.name, change, print):
+            raise Exit(code=1)
+
+
+def _host(plan: Plan, name: str) -> Host:
+    names = [host.name for host in plan.hosts]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the hosts are {', '.join(names)}"
+        raise Exit(f"error: unknown host {name!r}: {hint}", code=1)
+    return plan.host(name)
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise Exit(f"error: {text!r} is not a number", code=1)
+    return int(text)
 
 
 @task(help={"suite": "Debian release of the lab's hosts"})

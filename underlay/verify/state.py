@@ -10,6 +10,7 @@ from functools import cached_property
 from underlay import checkout, nat, nginx, roles, routing, ruleset
 from underlay.facts import files, firewall, network
 from underlay.facts.firewall import Firewall
+from underlay.operations import sshd
 from underlay.plan import Host, Plan
 from underlay.routing import LiveNetwork
 from underlay.ruleset import RulesetError
@@ -154,6 +155,7 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
         case "jumphost":
             packages = f"{checkout.FOLDER}/.venv/lib/python3*/site-packages"
             digests = "find . \\( -name .venv -o -name __pycache__ -o -name .pytest_cache \\) -prune -o -type f"
+            paths.append(sshd.PATH)
             found |= {
                 "sshd": "sshd -T",
                 "on call": "for u in $(getent group underlay-oncall | cut -d: -f4 | tr , ' '); do "

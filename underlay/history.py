@@ -1,0 +1,85 @@
+"""The confirmed changes that each host keeps: read them, show them, go back."""
+
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from underlay.guard import agent
+from underlay.plan import Host
+from underlay.target import Target
+from underlay.verify.links import Links, UnreachableError
+
+
+class HistoryError(Exception):
+    """What was asked for is not in the history; `str()` is for a person."""
+
+
+Entries = list[dict[str, Any]]
+"""Confirmed changes, the latest first: number, time, who, commit, what (see `guard.agent`)."""
+
+
+def read(target: Target, hosts: Iterable[Host]) -> dict[str, Entries | UnreachableError]:
+    """The history of each host, read at the same time; UnreachableError for one that can't be asked."""
+    hosts = list(hosts)
+    links = Links(target)
+    links.open(host.name for host in hosts)
+
+    def one(host: Host) -> Entries | UnreachableError:
+        try:
+            found: Entries = _ask(links, host.name, "history")["history"]
+        except UnreachableError as error:
+            return error
+        return found
+
+    with ThreadPoolExecutor(max(len(hosts), 1)) as pool:
+        return dict(zip((host.name for host in hosts), pool.map(one, hosts), strict=True))
+
+
+def change(target: Target, host: str, number: int) -> dict[str, Any]:
+    """One confirmed change of a host, with its `diff`. Raises UnreachableError, HistoryError."""
+    links = Links(target)
+    links.open([host])
+    return _ask(links, host, f"history {number}")
+
+
+def _ask(links: Links, host: str, command: str) -> dict[str, Any]:
+    nothing = '{"history": []}'
+    done = links.host(host).run(
+        f"if [ -e {agent.COPY} ]; then python3 {agent.COPY} {command}; else echo '{nothing}'; fi"
+    )
+    try:
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise UnreachableError(f"{host}: {(done.stderr or done.stdout).strip() or 'no answer'}") from None
+    if "error" in answer:
+        raise HistoryError(f"{host}: {answer['error']}")
+    return answer
+
+
+def before(entries: Entries, host: str, steps: int) -> int:
+    """The number of the change that was made so many steps ago: the state before it is what `steps` back means."""
+    if not 0 < steps <= len(entries):
+        raise HistoryError(f"{host} keeps {len(entries)} confirmed changes: it can't go {steps} back")
+    number: int = entries[steps - 1]["number"]
+    return number
+
+
+def show(found: dict[str, Entries | UnreachableError], console: Console) -> None:
+    """Print the histories as a table, and below it which hosts could not be asked."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("host", "change", "time", "who", "commit", "what"):
+        table.add_column(column, overflow="fold")
+    for host, entries in found.items():
+        if isinstance(entries, UnreachableError):
+            continue
+        for entry in entries:
+            what = [line for line in entry["what"] if line.strip()]
+            first = (what or ["nothing"])[0] + (f" (and {len(what) - 1} more lines)" if len(what) > 1 else "")
+            table.add_row(host, str(entry["number"]), entry["time"], entry["who"], entry["commit"], first)
+        if not entries:
+            table.add_row(host, "-", "", "", "", "no confirmed change yet")
+    console.print(table, highlight=False, markup=False)
