@@ -12,8 +12,8 @@ from underlay.ruleset import Ruleset, RulesetError, parse
 PERSISTED = "/etc/iptables/rules.v4"
 RECORD = "/var/lib/underlay/rules.v4"
 """What the last deploy applied: so a later one knows which rules are ours."""
-SAVE = "iptables-save | sed -e '/^#/d' -e 's/\\[[0-9]*:[0-9]*\\]/[0:0]/'"
-"""The live rules without what changes by itself: comments and counters."""
+SAVE = "saved=$(iptables-save); printf '%s\\n' \"$saved\" | sed -e '/^#/d' -e 's/\\[[0-9]*:[0-9]*\\]/[0:0]/'"
+"""The live rules without what changes by itself: comments and counters. Not a plain pipe: a failure must be seen."""
 
 
 @dataclass(frozen=True)
