@@ -38,6 +38,8 @@ PROBES = 60
 """Flows at most that are tried before and after a change."""
 LATE = 10
 """Seconds beyond the timer to wait for a host's answer: then it has rolled back, or is gone."""
+SETTLE = 60
+"""Seconds for what follows a confirmed change."""
 
 
 class LostError(Exception):
@@ -108,7 +110,7 @@ class _Guarded:
                 return _failed(f"ROLLED BACK: {answer['error']}")
             print(f"confirmed: change {answer['number']}, {len(passed)} probes passed before and after it", flush=True)
             if self.change.settle:
-                self._ssh(fresh, f"sudo -n sh -c {shlex.quote(self.change.settle)}", "", 20)
+                self._settle(fresh)
         return 0
 
     def _begin(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +121,13 @@ class _Guarded:
     def _agent(self, target: Target, arguments: list[str], begun: float) -> dict[str, Any]:
         command = shlex.join(["sudo", "-n", "python3", str(agent.COPY), *arguments])
         return _answer(self._ssh(target, command, "", max(begun + self.seconds + LATE - time.monotonic(), 3)))
+
+    def _settle(self, target: Target) -> None:
+        # On stdin: one argument of a program is 128 KiB at most.
+        try:
+            self._ssh(target, "sudo -n sh", f"{self.change.settle}\necho settled\n", SETTLE)
+        except LostError as error:
+            print(f"kept, but what follows a change did not come to its end: {error}", flush=True)
 
     def _ssh(self, target: Target, command: str, stdin: str, timeout: float) -> str:
         if target.vantage is not None and target.vantage.name == self.host:

@@ -81,7 +81,4 @@ def _forget_connections(edits: Sequence[Edit]) -> str:
     kept = {edit.spec for edit in edits if edit.insert}
     gone = [edit.spec for edit in edits if edit.table == "nat" and not edit.insert and edit.spec not in kept]
     published = [match[1] for spec in gone if (match := re.match(r"-d (\S+)/32 -j DNAT", spec))]
-    return "".join(
-        f"conntrack -D --orig-dst {address} >/dev/null 2>&1; conntrack -D --reply-dst {address} >/dev/null 2>&1; "
-        for address in published
-    )
+    return "".join(f"conntrack -D --orig-dst {address}; conntrack -D --reply-dst {address}\n" for address in published)

@@ -1,6 +1,7 @@
 """The state of a host, read once for all checks: one command, made of what the role's checks look at."""
 
 import base64
+import gzip
 import re
 import shlex
 from collections.abc import Iterable
@@ -150,8 +151,9 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
     match host.role:
         case "gateway":
             wanted = ruleset.render(ruleset.from_rules(nat.gateway_rules(plan)))
-            encoded = base64.b64encode(wanted.encode()).decode()
-            found["firewall"] = f"echo {encoded} | base64 -d | sh -c {shlex.quote(firewall.command())}"
+            # Packed: a program's argument is 128 KiB at most, and a large site's rules are more.
+            encoded = base64.b64encode(gzip.compress(wanted.encode())).decode()
+            found["firewall"] = f"echo {encoded} | base64 -d | gzip -d | sh -c {shlex.quote(firewall.command())}"
         case "jumphost":
             packages = f"{checkout.FOLDER}/.venv/lib/python3*/site-packages"
             digests = "find . \\( -name .venv -o -name __pycache__ -o -name .pytest_cache \\) -prune -o -type f"
