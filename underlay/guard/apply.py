@@ -205,7 +205,7 @@ def _answer(text: str) -> dict[str, Any]:
 def _probes(target: Target, host: str, change: Change) -> list[Flow]:
     """Flows that the change of a host can break: those of its own, and for the gateway those of everybody.
 
-    Of many, some of each kind. On the way back to an earlier state only the ways in count: what else works there is
+    Of many, some of each kind, with few hosts. On the way back to an earlier state only the ways in count: what else works there is
     another plan's business.
     """
     flows = traffic.expected(target.plan, target.outside)
@@ -217,7 +217,16 @@ def _probes(target: Target, host: str, change: Change) -> list[Flow]:
     for flow in flows:
         by_row.setdefault(flow.row, []).append(flow)
     share = max(PROBES // max(len(by_row), 1), 1)
-    return [flow for row in by_row.values() for flow in row[:: -(-len(row) // share)]]
+    chosen: list[Flow] = []
+    # Each host that takes part costs a connection before the change and work after it: the fewest will do.
+    asked = {host, target.plan.gateway.name, target.vantage.name if target.vantage else ""}
+    for row in sorted(by_row.values(), key=len):
+        row.sort(key=lambda flow: len(flow.hosts - asked))
+        fewest = row[0].hosts | asked
+        kept = [flow for flow in row if flow.hosts <= fewest]
+        chosen += kept[:: -(-len(kept) // share)]
+        asked |= fewest
+    return chosen
 
 
 def _judged(target: Target, flows: list[Flow]) -> dict[Flow, tuple[str, str] | None]:
