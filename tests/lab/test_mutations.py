@@ -19,9 +19,10 @@ import pytest
 
 from lab import control
 from lab.state import LabState
-from tests.lab.commands import invoke
+from tests.lab.commands import pyinfra
 from underlay import nat
 from underlay.plan import REPO, ROLES, load
+from underlay.ruleset import Rule
 
 VERIFIER = """
 import sys
@@ -43,18 +44,13 @@ class Mutation:
     role: str
 
 
-def rules() -> Iterator[Mutation]:
-    """Every rule of the gateway, deleted."""
-    for rule in nat.gateway_rules(load(REPO / "group_data" / "all.py")):
-        name = f"{rule.table} {rule.chain} {rule.spec}"
-        yield Mutation(
-            f"deleted: {name}", "gateway", f"iptables -t {rule.table} -D {rule.chain} {rule.spec}", "gateway"
-        )
-
-
+RULES = nat.gateway_rules(load(REPO / "group_data" / "all.py"))
 SNAT_LB = "POSTROUTING -s 100.64.0.53/32 -j SNAT --to-source 192.168.0.53"
 DNAT_LB = "PREROUTING -d 192.168.0.53/32 -j DNAT --to-destination"
 GATEWAY = {
+    "a rule deleted in raw": "iptables -t raw -D PREROUTING 3",
+    "a rule deleted in filter": "iptables -D FORWARD 2",
+    "a rule deleted in nat": f"iptables -t nat -D {SNAT_LB}",
     "two rules swapped": f"iptables -t nat -D {SNAT_LB} && iptables -t nat -A {SNAT_LB}",
     "wrong DNAT target": f"iptables -t nat -D {DNAT_LB} 100.64.0.53 && iptables -t nat -I {DNAT_LB} 100.64.0.2",
     "a rule twice": "iptables -A FORWARD -s 100.64.0.0/21 -j ACCEPT",
@@ -101,7 +97,6 @@ MASTER = {
     "networkd not started at boot": "systemctl disable systemd-networkd",
 }
 MUTATIONS = [
-    *rules(),
     *(Mutation(name, "gateway", command, "gateway") for name, command in GATEWAY.items()),
     *(Mutation(name, "jumphost", command, "jumphost") for name, command in JUMPHOST.items()),
     *(Mutation(name, "lb", command, "lb_nginx") for name, command in LB.items()),
@@ -153,6 +148,19 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
         print(f"\n\n{len(lines)} ways to break the site, each found and mended:\n", *lines, sep="\n")
 
 
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.table} {rule.chain} {rule.spec}")
+def test_every_rule_is_missed(verify: Verifier, rule: Rule) -> None:
+    """Each of the gateway's rules, deleted by itself, is what verify then names. The test puts it back."""
+    saved = control.run("gateway", "iptables-save").stdout
+    assert control.run("gateway", f"iptables -t {rule.table} -D {rule.chain} {rule.spec}").returncode == 0
+    try:
+        code, output = verify("gateway")
+    finally:
+        assert control.run("gateway", "iptables-restore", stdin=saved).returncode == 0
+    assert code == 1
+    assert re.search(rf"expected +.*{re.escape(rule.spec)}", output), output
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_found_and_mended(verify: Verifier, table: list[str], mutation: Mutation) -> None:
     """Verify turns red for the role of what was broken, and green after its deploy."""
@@ -162,7 +170,7 @@ def test_found_and_mended(verify: Verifier, table: list[str], mutation: Mutation
     try:
         code, output = verify(*ROLES)
     finally:
-        invoke("deploy", mutation.role)
+        pyinfra(f"deploys/{mutation.role}.py", "-y")
     aside = ["traffic: ", "what needs "]
     if mutation.role != "jumphost":
         aside.append("jumphost: this repo")  # red as soon as somebody edits this checkout meanwhile
