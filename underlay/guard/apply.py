@@ -205,8 +205,8 @@ def _answer(text: str) -> dict[str, Any]:
 def _probes(target: Target, host: str, change: Change) -> list[Flow]:
     """Flows that the change of a host can break: those of its own, and for the gateway those of everybody.
 
-    Of many, some of each kind, with few hosts. On the way back to an earlier state only the ways in count: what else works there is
-    another plan's business.
+    Of many, some of each kind, with few hosts. On the way back to an earlier state only the ways in count: what else
+    works there is another plan's business.
     """
     flows = traffic.expected(target.plan, target.outside)
     if host != target.plan.gateway.name:
@@ -219,7 +219,8 @@ def _probes(target: Target, host: str, change: Change) -> list[Flow]:
     share = max(PROBES // max(len(by_row), 1), 1)
     chosen: list[Flow] = []
     # Each host that takes part costs a connection before the change and work after it: the fewest will do.
-    asked = {host, target.plan.gateway.name, target.vantage.name if target.vantage else ""}
+    asked = {host, target.plan.gateway.name, target.plan.jumphost.name}
+    asked |= {target.vantage.name} if target.vantage else set()
     for row in sorted(by_row.values(), key=len):
         row.sort(key=lambda flow: len(flow.hosts - asked))
         fewest = row[0].hosts | asked
