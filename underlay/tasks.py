@@ -218,7 +218,8 @@ def demo(_: Context, suite: str = control.DEFAULT_SUITE) -> None:
             raise Exit(f"error: the demo stopped at `invoke {' '.join(step)}`: see above", code=1)
     print(f"\nThe site works, after {time.monotonic() - begin:.0f} s. Look around:")
     print("  ./inv plan                     what was planned, rule by rule")
-    print("  ./inv lab.shell                a shell on the workstation; try: curl http://LB/healthz")
+    print("  ./inv drift                    what differs from the plan on the hosts")
+    print("  ./inv lab.shell                a shell on the workstation of the site")
     print("  ./inv lab.run gateway 'iptables-save'")
     print("  ./inv lab.down                 take it all away")
 
