@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 
 from underlay import traffic
 from underlay.plan import ROLES, Host, Plan
@@ -20,16 +21,19 @@ class Evidence:
     """The states of hosts and the outcomes of flows of one run.
 
     plan, target: what it is about
-    flows: every flow of the plan
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.plan: Plan = target.plan
-        self.flows = traffic.expected(self.plan, target.outside)
         self._links = Links(target)
         self._states: dict[str, Future[HostState]] = {}
         self._outcomes: Future[dict[Flow, Outcome]] | None = None
+
+    @cached_property
+    def flows(self) -> list[Flow]:
+        """Every flow of the plan."""
+        return traffic.expected(self.plan, self.target.outside)
 
     def gather(self, hosts: Iterable[Host], flows: Iterable[Flow]) -> None:
         """Begin to read these hosts and to make these flows; returns at once."""
