@@ -354,6 +354,8 @@ API = """
 import socketserver
 class Ready(socketserver.BaseRequestHandler):
     def handle(self): self.request.sendall(b"ready")
+# Connections of earlier probes may still be in TIME_WAIT.
+socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer(("", 6443), Ready).serve_forever()
 """
 
