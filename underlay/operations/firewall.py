@@ -81,4 +81,10 @@ def _forget_connections(edits: Sequence[Edit]) -> str:
     kept = {edit.spec for edit in edits if edit.insert}
     gone = [edit.spec for edit in edits if edit.table == "nat" and not edit.insert and edit.spec not in kept]
     published = [match[1] for spec in gone if (match := re.match(r"-d (\S+)/32 -j DNAT", spec))]
-    return "".join(f"conntrack -D --orig-dst {address}; conntrack -D --reply-dst {address}\n" for address in published)
+    commands = [
+        f'case "$seen" in *"={address} "*) '
+        f"conntrack -D --orig-dst {address}; conntrack -D --reply-dst {address};; esac\n"
+        for address in published
+    ]
+    # Each deletion reads the whole table: a thousand of them take a minute.
+    return "".join(["seen=$(conntrack -L 2>/dev/null)\n", *commands]) if commands else ""
