@@ -49,20 +49,15 @@ SNAT_LB = "POSTROUTING -s 100.64.0.53/32 -j SNAT --to-source 192.168.0.53"
 DNAT_LB = "PREROUTING -d 192.168.0.53/32 -j DNAT --to-destination"
 GATEWAY = {
     "a rule deleted in raw": "iptables -t raw -D PREROUTING 3",
-    "a rule deleted in filter": "iptables -D FORWARD 2",
     "a rule deleted in nat": f"iptables -t nat -D {SNAT_LB}",
     "two rules swapped": f"iptables -t nat -D {SNAT_LB} && iptables -t nat -A {SNAT_LB}",
     "wrong DNAT target": f"iptables -t nat -D {DNAT_LB} 100.64.0.53 && iptables -t nat -I {DNAT_LB} 100.64.0.2",
     "a rule twice": "iptables -A FORWARD -s 100.64.0.0/21 -j ACCEPT",
-    "all rules flushed": "iptables -t nat -F && iptables -t raw -F && iptables -F",
-    "a rule gone from the file for boot": "sed -i '/to-source 192.168.0.53/d' /etc/iptables/rules.v4",
     "no file for boot": "rm /etc/iptables/rules.v4",
-    "no record of our rules": "rm /var/lib/underlay/rules.v4",
     "rules not loaded at boot": "systemctl disable netfilter-persistent",
     "a published address removed": "ip address del 192.168.0.53/24 dev eth0",
     "an internal address removed": "ip address del 100.64.64.1/21 dev eth3",
     "no forwarding": "sysctl -qw net.ipv4.ip_forward=0",
-    "no forwarding after a boot": "rm /etc/sysctl.d/99-underlay.conf",
     "no way out": "ip route del default",
     "a NIC's file changed": "sed -i /192.168.0.52/d /etc/systemd/network/05-underlay-eth0.network",
     "no conntrack": "dpkg --remove conntrack",
@@ -70,31 +65,23 @@ GATEWAY = {
 JUMPHOST = {
     "passwords accepted": "sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' "
     "/etc/ssh/sshd_config.d/05-underlay.conf && systemctl reload ssh",
-    "sshd not started at boot": "systemctl disable ssh",
     "an account that is not on the list": "useradd --create-home --groups underlay-oncall mallory",
     "this repo changed": "echo >> /opt/underlay/underlay/plan.py",
     "the deploy machine locked out": "sed -i /underlay-deploy-machine/d /home/ops/.ssh/authorized_keys",
 }
 LB = {
     "nginx stopped": "systemctl stop nginx",
-    "nginx not started at boot": "systemctl disable nginx",
     "the API on another port": "sed -i 's/listen 6443/listen 6444/' /etc/nginx/nginx.conf && systemctl reload nginx",
-    "a web service not served": "sed -i 's/server_name grafana.*/server_name elsewhere;/' /etc/nginx/nginx.conf "
-    "&& systemctl reload nginx",
 }
 MASTER = {
     "a policy rule deleted": "ip rule del from 100.64.64.2 to 100.64.0.0/21",
     "no rule that lets a CNI win": "ip rule del priority 30200",
-    "a stale policy rule": "ip rule add priority 30150 from 100.64.64.2 lookup 1002",
     "a NIC's default route deleted": "ip route del default table 1004",
-    "a NIC's connected route deleted": "ip route del 100.64.64.0/21 table 1004",
     "another default route": "ip route replace default via 100.64.0.1 dev eth0",
     "an address removed": "ip address del 100.64.64.2/21 dev eth2",
     "a NIC down": "ip link set eth1 down",
     "strict rp_filter for all NICs": "sysctl -qw net.ipv4.conf.all.rp_filter=1",
     "loose rp_filter": "sysctl -qw net.ipv4.conf.eth2.rp_filter=2",
-    "networkd's drop-in gone": "rm /etc/systemd/networkd.conf.d/underlay.conf",
-    "networkd not started at boot": "systemctl disable systemd-networkd",
 }
 MUTATIONS = [
     *(Mutation(name, "gateway", command, "gateway") for name, command in GATEWAY.items()),

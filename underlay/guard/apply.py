@@ -166,7 +166,7 @@ class _Guarded:
         for target in (self.target, fresh):
             try:
                 answer = self._agent(target, ["rollback", self.token, why], begun)
-                return _failed(f"ROLLED BACK: {why}" if "error" not in answer else f"ROLLED BACK: {answer['error']}")
+                return _failed(_rolled_back(answer.get("error", why), answer))
             except LostError:
                 continue
         return self._lost(begun, why)
@@ -183,12 +183,17 @@ class _Guarded:
                     status = {}
             last = status.get("last_rollback") or {}
             if last.get("token") == self.token:
-                return _failed(f"ROLLED BACK by the host itself: {why}")
+                return _failed(_rolled_back(f"by the host itself: {why}", last))
             if (status.get("last") or {}).get("token") == self.token:
                 print(f"confirmed: change {status['last']['number']}", flush=True)
                 return 0
             time.sleep(0.5)
         return _failed(f"{self.host} can't be reached: its timer undoes the change ({why})")
+
+
+def _rolled_back(why: str, answer: dict[str, Any]) -> str:
+    """What is said of a rollback; what could not be brought back is not kept quiet."""
+    return "\n".join([f"ROLLED BACK: {why}", *(f"NOT AS BEFORE: {each}" for each in answer.get("problems") or ())])
 
 
 def _failed(line: str) -> int:
