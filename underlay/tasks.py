@@ -224,9 +224,9 @@ def demo(_: Context, suite: str = control.DEFAULT_SUITE) -> None:
     print("  ./inv lab.down                 take it all away")
 
 
-@task
-def test(_: Context) -> None:
+@task(help={"long": "also the long tests: open connections, a thousand published hosts, …"})
+def test(_: Context, long: bool = False) -> None:  # noqa: PT028 (a task of invoke)
     """Run everything that CI runs: lint, types, unit and golden tests, the lab on Debian 13 and 12, mutations."""
     with report_and_exit():
         machine.install_requirements()
-    raise Exit(code=checks.run())
+    raise Exit(code=checks.run(long))

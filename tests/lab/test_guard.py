@@ -226,6 +226,7 @@ def test_a_failed_probe_is_undone_at_once() -> None:
     assert dump("gateway") == before
 
 
+@pytest.mark.long
 def test_power_off_in_the_middle_ends_in_time() -> None:
     """1. the gateway loses its power while it changes; 2. the operator's command ends; 3. booted, it is as before."""
     before = dump("gateway")
@@ -247,6 +248,7 @@ def test_power_off_in_the_middle_ends_in_time() -> None:
 # --- two operators --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_second_operator_is_refused_until_the_deadline(more: str) -> None:
     """1. a change waits; a second one and a deploy are refused; 2. nobody confirms the first: then the second works."""
     before = dump("gateway")
@@ -397,6 +399,7 @@ def tracked(which: str) -> set[str]:
     }
 
 
+@pytest.mark.long
 def test_open_connections_live_on(flows: Flows, tmp_path: Path) -> None:
     """
     Of more than a hundred connections none breaks over
@@ -536,6 +539,7 @@ def test_drift_and_dry_run_tell_what_differs() -> None:
         inside("gateway", f"iptables -D {foreign}")
 
 
+@pytest.mark.long
 def test_rollback_from_the_history(more: str) -> None:
     """1. a deploy; 2. back: as before it, to the byte; 3. drift tells what is missing; 4. a deploy brings it back."""
     before = dump("gateway")
@@ -573,6 +577,7 @@ def test_a_mistake_is_one_clear_error(arguments: tuple[str, ...], message: str) 
 # --- a large site ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_thousand_published_hosts(tmp_path: Path) -> None:
     """1. the gateway gets a thousand more; 2. a second run changes nothing; 3. the repo's own plan again, as before."""
     before = dump("gateway")
