@@ -152,6 +152,9 @@ def _chain_edits(table: str, chain: str, live: list[str], wanted: list[Rule], re
     place = {rule.spec: index for index, rule in enumerate(wanted)}
     keep = _longest_increasing([(place[spec], index) for index, spec in enumerate(live) if spec in place])
     mine = set(place) | set(recorded)
+    # The same translation to another address is ours, changed by hand: before ours it would win.
+    translated = {_without_address(spec) for spec in place} - {""}
+    mine |= {spec for spec in live if _without_address(spec) in translated}
     for index in reversed(range(len(live))):
         if index not in keep and live[index] in mine:
             yield Edit(table, chain, index + 1, live[index], insert=False)
@@ -173,6 +176,12 @@ def _chain_edits(table: str, chain: str, live: list[str], wanted: list[Rule], re
         cursor += 1
         shift += 1
         yield Edit(table, chain, cursor, rule.spec, insert=True)
+
+
+def _without_address(spec: str) -> str:
+    """A rule that translates, without the address that it translates to; empty for other rules."""
+    match, option, _ = spec.partition(" --to-")
+    return match if option else ""
 
 
 def _longest_increasing(pairs: list[tuple[int, int]]) -> set[int]:

@@ -363,3 +363,13 @@ def test_the_kernel_does_the_edits(
         assert [spec for spec in there if spec in specs] == specs
     for table in after:
         assert after[table].chain("OWN") == ["-j RETURN"], "a chain of others is not touched"
+
+
+def test_a_translation_that_was_changed_by_hand_is_put_right() -> None:
+    """It is neither wanted nor in the record, but it translates what ours does, and before ours it would win."""
+    ours = Rule("nat", "PREROUTING", "-d 192.0.2.1/32 -j DNAT --to-destination 10.0.0.1", head=True)
+    changed = "-d 192.0.2.1/32 -j DNAT --to-destination 10.0.0.9"
+    others = ["-d 192.0.2.1/32 -j LOG", "-d 192.0.2.2/32 -j DNAT --to-destination 10.0.0.9"]
+    live = {"nat": Table({}, {"PREROUTING": [changed, *others]})}
+    after = apply(live, edits(live, [ours], {}))
+    assert after["nat"].chain("PREROUTING") == [ours.spec, *others]
