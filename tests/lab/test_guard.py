@@ -201,11 +201,13 @@ def lock_out(name: str) -> None:
     assert len(confirmed(host)) == number
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name, (host, _) in LOCKOUTS.items() if host == "gateway"])
 def test_a_lockout_of_the_gateway_is_undone(name: str) -> None:
     lock_out(name)
 
 
+@pytest.mark.long
 def test_lockouts_of_others_are_undone() -> None:
     """Two hosts that are reached independently, at the same time."""
     with ThreadPoolExecutor() as pool:
@@ -479,6 +481,7 @@ def drift(*arguments: str, **environment: str) -> tuple[int, dict[str, list[tupl
     return done.returncode, told, {host: each["error"] for host, each in found.items() if "error" in each}
 
 
+@pytest.mark.long
 def test_drift_and_dry_run_tell_what_differs() -> None:
     """
     1. as deployed: nothing, exit code 0; only somebody else's: shown, still 0;

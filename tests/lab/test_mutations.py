@@ -52,11 +52,8 @@ GATEWAY = {
     "a rule deleted in nat": f"iptables -t nat -D {SNAT_LB}",
     "two rules swapped": f"iptables -t nat -D {SNAT_LB} && iptables -t nat -A {SNAT_LB}",
     "wrong DNAT target": f"iptables -t nat -D {DNAT_LB} 100.64.0.53 && iptables -t nat -I {DNAT_LB} 100.64.0.2",
-    "a rule twice": "iptables -A FORWARD -s 100.64.0.0/21 -j ACCEPT",
-    "no file for boot": "rm /etc/iptables/rules.v4",
     "rules not loaded at boot": "systemctl disable netfilter-persistent",
     "a published address removed": "ip address del 192.168.0.53/24 dev eth0",
-    "an internal address removed": "ip address del 100.64.64.1/21 dev eth3",
     "no forwarding": "sysctl -qw net.ipv4.ip_forward=0",
     "no way out": "ip route del default",
     "a NIC's file changed": "sed -i /192.168.0.52/d /etc/systemd/network/05-underlay-eth0.network",
@@ -67,7 +64,6 @@ JUMPHOST = {
     "/etc/ssh/sshd_config.d/05-underlay.conf && systemctl reload ssh",
     "an account that is not on the list": "useradd --create-home --groups underlay-oncall mallory",
     "this repo changed": "echo >> /opt/underlay/underlay/plan.py",
-    "the deploy machine locked out": "sed -i /underlay-deploy-machine/d /home/ops/.ssh/authorized_keys",
 }
 LB = {
     "nginx stopped": "systemctl stop nginx",
@@ -80,7 +76,6 @@ MASTER = {
     "another default route": "ip route replace default via 100.64.0.1 dev eth0",
     "an address removed": "ip address del 100.64.64.2/21 dev eth2",
     "a NIC down": "ip link set eth1 down",
-    "strict rp_filter for all NICs": "sysctl -qw net.ipv4.conf.all.rp_filter=1",
     "loose rp_filter": "sysctl -qw net.ipv4.conf.eth2.rp_filter=2",
 }
 MUTATIONS = [
