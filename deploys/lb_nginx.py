@@ -13,7 +13,7 @@ if deploying.runs_for("lb_nginx"):
     deploying.planned_network()
     config_file.installed(
         name="nginx: virtual hosts and the API proxy of the plan",
-        path="/etc/nginx/nginx.conf",
+        path=nginx.PATH,
         content=nginx.configuration(target.plan),
         check='nginx -t -q -c "$NEW"',
         # A reload keeps open connections. One that is stopped is started by the next step.

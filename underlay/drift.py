@@ -14,7 +14,7 @@ from underlay.target import Target
 from underlay.templates import render
 from underlay.verify.evidence import Evidence
 from underlay.verify.links import UnreachableError
-from underlay.verify.state import HostState, UnreadableError, nginx_path
+from underlay.verify.state import HostState, UnreadableError
 
 Kind = Literal["missing", "extra", "out of order", "differs", "stopped", "foreign"]
 
@@ -64,7 +64,7 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
             yield from _file(host, state, sshd.PATH, wanted)
         case "lb_nginx":
             units.add("nginx.service")
-            yield from _file(host, state, nginx_path(), nginx.configuration(plan))
+            yield from _file(host, state, nginx.PATH, nginx.configuration(plan))
     for name in sorted(units):
         unit = state.units[name]
         if unit.active != "active" or unit.enabled != "enabled":

@@ -4,12 +4,13 @@ from underlay import roles
 from underlay.plan import Plan
 from underlay.templates import render
 
+PATH = "/etc/nginx/nginx.conf"
 API_PORT = 6443
 HTTP_PORT = 80
 
 
 def configuration(plan: Plan) -> str:
-    """`/etc/nginx/nginx.conf`: L7 virtual hosts and the L4 proxy for the Kubernetes API on all masters of the plan."""
+    """The file at PATH: L7 virtual hosts and the L4 proxy for the Kubernetes API on all masters of the plan."""
     services = roles.lb_nginx(plan).web_services
     return render(
         "lb_nginx/nginx.conf.j2",

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from underlay import nginx, roles
 from underlay.plan import Host, Plan
 from underlay.verify.checks import EveryHost, each, expect, expect_listening, expect_packages, expect_unit, wrong
-from underlay.verify.state import NO_SUCH_NAME, HostState, nginx_path
+from underlay.verify.state import NO_SUCH_NAME, HostState
 
 
 def web_services(plan: Plan, _: Host) -> Iterable[str]:
@@ -25,11 +25,11 @@ class TestLbNginx(EveryHost):
 
     def test_configuration(self, plan: Plan, state: HostState) -> None:
         """The configuration is that of the plan."""
-        seen, wanted = state.files.get(nginx_path(), "").splitlines(), nginx.configuration(plan).splitlines()
+        seen, wanted = state.files.get(nginx.PATH, "").splitlines(), nginx.configuration(plan).splitlines()
         if seen != wanted:
             missing = [line.strip() for line in wanted if line not in seen]
             added = [line.strip() for line in seen if line not in wanted]
-            wrong(missing or "no other lines", added or "they are missing", nginx_path())
+            wrong(missing or "no other lines", added or "they are missing", nginx.PATH)
 
     def test_configuration_is_valid(self, state: HostState) -> None:
         """The configuration passes its test."""
@@ -42,11 +42,11 @@ class TestLbNginx(EveryHost):
 
     def test_unknown_name(self, state: HostState) -> None:
         """A name that is not served gets 404."""
-        expect(state.answers[f"{NO_SUCH_NAME}/"][0], 404, f"the default server in {nginx_path()}")
+        expect(state.answers[f"{NO_SUCH_NAME}/"][0], 404, f"the default server in {nginx.PATH}")
 
     def test_health(self, state: HostState) -> None:
         """It says that it is healthy."""
-        expect(state.answers[f"{NO_SUCH_NAME}/healthz"], (200, "ok\n"), f"/healthz in {nginx_path()}")
+        expect(state.answers[f"{NO_SUCH_NAME}/healthz"], (200, "ok\n"), f"/healthz in {nginx.PATH}")
 
     @each(web_services)
     def test_web_service(self, plan: Plan, state: HostState, item: str) -> None:

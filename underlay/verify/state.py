@@ -166,15 +166,10 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
                 "python": f"cd {packages} && ls -d *.dist-info",
             }
         case "lb_nginx":
-            paths.append(nginx_path())
+            paths.append(nginx.PATH)
             found["nginx"] = "nginx -t"
     found["files"] = files.command(map(shlex.quote, paths))
     return found
-
-
-def nginx_path() -> str:
-    """The load balancer's configuration."""
-    return "/etc/nginx/nginx.conf"
 
 
 def _script(commands: dict[str, str]) -> str:
