@@ -1,6 +1,5 @@
 """The invoke tasks about the site. Thin: other modules do the work."""
 
-import difflib
 import os
 import subprocess
 import sys
@@ -12,27 +11,15 @@ from pathlib import Path
 from invoke import Context, Exit, task
 
 from lab import control, machine
-from underlay import checks, diagram, overview
+from underlay import arguments, checks, diagram, overview
 from underlay import drift as drifts
 from underlay import history as histories
 from underlay import verify as verification
 from underlay.errors import report_and_exit
 from underlay.guard import apply, runner
 from underlay.guard.change import Change
-from underlay.plan import REPO, ROLES, Host, Plan, load
+from underlay.plan import REPO, ROLES, load
 from underlay.target import announce, current
-
-ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
-
-
-def _roles(role: str | None) -> tuple[str, ...]:
-    if not role:
-        return ROLES
-    if role not in ROLES:
-        close = difflib.get_close_matches(role, ROLES, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the roles are {', '.join(ROLES)}"
-        raise Exit(f"error: unknown role {role!r}: {hint}", code=1)
-    return (role,)
 
 
 @task
@@ -53,7 +40,7 @@ def topology(_: Context) -> None:
     positional=["role"],
     optional=["role"],
     help={
-        "role": ROLE_HELP,
+        "role": arguments.ROLE_HELP,
         "dry": "show what would change, and change nothing",
         "json": "with --dry: as JSON, role → pyinfra's own",
         "rollback_after": f"seconds until a host undoes a change that was not confirmed; default {apply.SECONDS}",
@@ -63,23 +50,23 @@ def deploy(
     _: Context, role: str | None = None, dry: bool = False, json: bool = False, rollback_after: str = ""
 ) -> None:
     """Bring the hosts of a role, or of all roles in their order, into the planned state."""
-    roles = _roles(role)
+    roles = arguments.roles(role)
     if json and not dry:
         raise Exit("error: --json goes with --dry", code=1)
     with report_and_exit():
         # Here too, not in pyinfra alone: a bad plan stops before the first role.
         target = current()
     if rollback_after:
-        os.environ[apply.SECONDS_VARIABLE] = str(_whole(rollback_after))
-    arguments = ["--dry"] if dry else ["-y"]
-    arguments += ["--json"] if json else []
+        os.environ[apply.SECONDS_VARIABLE] = str(arguments.whole(rollback_after))
+    options = ["--dry"] if dry else ["-y"]
+    options += ["--json"] if json else []
     found: dict[str, object] = {}
     for each in roles:
         if not target.plan.hosts_of(each):
             continue
         if not json:
             print(f"\n=== {each}", flush=True)
-        command = [sys.executable, "-m", "pyinfra", "inventory.py", f"deploys/{each}.py", *arguments]
+        command = [sys.executable, "-m", "pyinfra", "inventory.py", f"deploys/{each}.py", *options]
         done = subprocess.run(command, cwd=REPO, check=False, stdout=subprocess.PIPE if json else None, text=True)
         if done.returncode != 0:
             raise Exit(f"error: the deploy of {each} failed: see above; later roles were left alone", code=1)
@@ -92,14 +79,14 @@ def deploy(
 @task(
     positional=["role"],
     optional=["role"],
-    help={"role": ROLE_HELP, "junit": "write the results to this file as JUnit XML"},
+    help={"role": arguments.ROLE_HELP, "junit": "write the results to this file as JUnit XML"},
 )
 def verify(_: Context, role: str | None = None, junit: str = "") -> None:
     """Prove the planned state with checks on the hosts and real packets; ends with a table.
 
     Exit code: 0 all good, 1 something is wrong, 2 nothing was checked.
     """
-    roles = _roles(role)
+    roles = arguments.roles(role)
     with report_and_exit():
         target = current()
     raise Exit(code=verification.run(target, roles, Path(junit) if junit else None))
@@ -108,14 +95,17 @@ def verify(_: Context, role: str | None = None, junit: str = "") -> None:
 @task(
     positional=["role"],
     optional=["role"],
-    help={"role": ROLE_HELP, "json": "as JSON: host → its differences, or the reason why it could not be read"},
+    help={
+        "role": arguments.ROLE_HELP,
+        "json": "as JSON: host → its differences, or the reason why it could not be read",
+    },
 )
 def drift(_: Context, role: str | None = None, json: bool = False) -> None:
     """Show what differs from the plan on the hosts, live and on disk; changes nothing.
 
     Exit code: 0 nothing, 2 drift, 1 a host could not be read. What others put there is shown, and is no drift.
     """
-    roles = _roles(role)
+    roles = arguments.roles(role)
     with report_and_exit():
         target = current()
         found = drifts.read(target, [host for each in roles for host in target.plan.hosts_of(each)])
@@ -147,9 +137,13 @@ def history(_: Context, host: str | None = None, number: str | None = None, json
     """Show the confirmed changes of the hosts: number, time, who, from which commit, and what changed."""
     with report_and_exit():
         target = current()
-        hosts = [_host(target.plan, host)] if host else [one for each in ROLES for one in target.plan.hosts_of(each)]
+        hosts = (
+            [arguments.host(target.plan, host)]
+            if host
+            else [one for each in ROLES for one in target.plan.hosts_of(each)]
+        )
         if number:
-            change = histories.change(target, hosts[0].name, _whole(number))
+            change = histories.change(target, hosts[0].name, arguments.whole(number))
             print(dumps(change, indent=2) if json else change["diff"])
             return
         found = histories.read(target, hosts)
@@ -178,29 +172,14 @@ def rollback(_: Context, host: str, steps: str | None = None) -> None:
     with report_and_exit():
         target = current()
         announce(target)
-        planned = _host(target.plan, host)
+        planned = arguments.host(target.plan, host)
         [entries] = histories.read(target, [planned]).values()
         if isinstance(entries, Exception):
             raise entries
-        number = histories.before(entries, planned.name, _whole(steps or "1"))
+        number = histories.before(entries, planned.name, arguments.whole(steps or "1"))
         change = Change(what=(f"back to the state before change {number}",), restore=number)
         if not runner.run(planned.name, change, print):
             raise Exit(code=1)
-
-
-def _host(plan: Plan, name: str) -> Host:
-    names = [host.name for host in plan.hosts]
-    if name not in names:
-        close = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the hosts are {', '.join(names)}"
-        raise Exit(f"error: unknown host {name!r}: {hint}", code=1)
-    return plan.host(name)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise Exit(f"error: {text!r} is not a number", code=1)
-    return int(text)
 
 
 @task(help={"suite": "Debian release of the lab's hosts"})

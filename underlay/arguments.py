@@ -1,0 +1,35 @@
+"""The arguments of tasks, checked: a wrong one is one line that says how to mend it, and exit code 1."""
+
+import difflib
+from collections.abc import Sequence
+
+from invoke import Exit
+
+from underlay.plan import ROLES, Host, Plan
+
+ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
+
+
+def roles(role: str | None) -> tuple[str, ...]:
+    """The role of that name, or all of them in the order of their deploys. Raises Exit."""
+    return (_known("role", role, ROLES),) if role else ROLES
+
+
+def host(plan: Plan, name: str) -> Host:
+    """The host of the plan with that name. Raises Exit."""
+    return plan.host(_known("host", name, [each.name for each in plan.hosts]))
+
+
+def whole(text: str) -> int:
+    """A whole number. Raises Exit."""
+    if not text.isdecimal():
+        raise Exit(f"error: {text!r} is not a number", code=1)
+    return int(text)
+
+
+def _known(what: str, name: str, names: Sequence[str]) -> str:
+    if name not in names:
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the {what}s are {', '.join(names)}"
+        raise Exit(f"error: unknown {what} {name!r}: {hint}", code=1)
+    return name
