@@ -1,8 +1,8 @@
 """The lab's API: up, down, reset, status, reboot, power, run, shell. Every error for a person is a LabError.
 
-There is one lab to a machine, whichever checkout it belongs to. What changes it holds a lock of the kernel's meanwhile,
-so a run that was killed blocks nobody. What runs is found by looking, not by the record alone: whatever state a killed
-run left behind, the next `up` or `down` mends it.
+There is one lab to a machine (or to a name, see `lab.state`), whichever checkout it belongs to. What changes it holds a
+lock of the kernel's meanwhile, so a run that was killed blocks nobody. What runs is found by looking, not by the
+record alone: whatever state a killed run left behind, the next `up` or `down` mends it.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from lab import blueprint, host, image, machine, network
 from lab.blueprint import Blueprint, Machine
 from lab.process import LabError, Progress, wait_until
-from lab.state import NETNS_DIR, RUNTIME, STATE, VARIABLE, LabHost, LabState, load
+from lab.state import IMAGES, NETNS_DIR, RUNTIME, STATE, VARIABLE, LabHost, LabState, load
 from underlay.plan import Plan
 
 CHECKOUT = image.REPO
@@ -89,9 +89,9 @@ def down(purge: bool = False, say: Progress | None = None) -> None:
         _own()
         found = _leftovers()
         _clear()
-        if purge and image.IMAGES.exists():
-            image.remove(image.IMAGES)
-        for folder in (image.IMAGES, VARIABLE):
+        if purge:
+            image.purge()
+        for folder in (IMAGES, IMAGES.parent, VARIABLE):
             with suppress(OSError):  # not empty, or not there
                 folder.rmdir()
     say("the lab is down" if found else "the lab was down already")
@@ -197,7 +197,7 @@ def _clear() -> None:
     machine.kill_cgroup()
     namespaces = network.namespaces()
     host.end_processes(namespaces)
-    machine.unmount_below(VARIABLE)
+    machine.unmount_below(host.HOSTS)
     for namespace in namespaces:
         network.remove(namespace)
     with suppress(OSError):  # not empty: it is not the lab's alone
@@ -216,7 +216,7 @@ def _clear() -> None:
 def _leftovers() -> bool:
     """Whether anything is there that `_clear` would take away."""
     there = STATE.exists() or host.HOSTS.exists() or machine.cgroup_root().exists()
-    return bool(there or network.namespaces() or machine.mounts_below(VARIABLE))
+    return bool(there or network.namespaces() or machine.mounts_below(host.HOSTS))
 
 
 # --- one host -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from lab import machine, network
 from lab.blueprint import Blueprint, Machine
 from lab.image import REPO
 from lab.process import CommandError, LabError, run, search_path, tail, wait_until
-from lab.state import RUNTIME, VARIABLE
+from lab.state import NAME, RUNTIME, VARIABLE
 
 HOSTS = VARIABLE / "hosts"
 NSPAWN = Path("/run/systemd/nspawn")
@@ -151,6 +151,7 @@ def start(host: Machine, blueprint: Blueprint, image: Path) -> None:
         argv.append(f"--bind-ro={image / 'repo'}:/srv")
     env = {
         "PATH": search_path(),
+        "UNDERLAY_LAB": NAME,
         "SYSTEMD_NSPAWN_LOCK": "0",  # its lock files outlive a killed container
         "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network",  # else /proc/sys/net is read-only
         "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1",  # else Debian 13 does not boot where cgroup v1 is mounted

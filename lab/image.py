@@ -5,6 +5,7 @@ packages that roles need and the base lacks) and `python` (wheels of requirement
 content of this file and of requirements.txt.
 """
 
+import fcntl
 import hashlib
 import platform
 import shutil
@@ -14,11 +15,10 @@ from pathlib import Path
 
 from lab import machine
 from lab.process import LabError, Progress, run
-from lab.state import VARIABLE
+from lab.state import IMAGES, NAME
 
 REPO = Path(__file__).resolve().parent.parent
 REQUIREMENTS = REPO / "requirements.txt"
-IMAGES = VARIABLE / "images"
 SUITES = {"trixie": "3.13", "bookworm": "3.11"}
 """The Debian releases the lab knows, the default first, with their Python."""
 
@@ -38,6 +38,8 @@ MASKED = [
 ]
 """Units that only make a lab host slower to boot; host keys come from the lab."""
 
+UNFINISHED = f".{NAME}.new"
+
 DPKG = [
     "force-unsafe-io",
     *(f"path-exclude=/usr/share/{folder}/*" for folder in ("doc", "info", "locale", "man")),
@@ -55,11 +57,18 @@ def image(suite: str) -> Path:
 def ensure(suite: str, say: Progress) -> Path:
     """The image of a suite, built if there is none; then the suite's older ones are removed."""
     path = image(suite)
-    if path.exists():
-        return path
     IMAGES.mkdir(parents=True, exist_ok=True)
-    new = IMAGES / f".{path.name}.new"  # whole or not at all: a build that was cut off is never used
+    # Another lab may be about to build the same one.
+    with (IMAGES / f".{suite}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _build(suite, path, say)
+    return path
+
+
+def _build(suite: str, path: Path, say: Progress) -> None:
     discard_unfinished()
+    new = IMAGES / f".{path.name}{UNFINISHED}"  # whole or not at all: a build that was cut off is never used
     say(f"building the image of Debian {suite} (once; it is kept in {IMAGES})")
     with ThreadPoolExecutor() as pool:
         try:
@@ -70,15 +79,27 @@ def ensure(suite: str, say: Progress) -> Path:
             machine.kill_cgroup(".build")
     new.rename(path)
     for old in IMAGES.glob(f"{suite}-*"):
-        if old != path:
+        if old != path and not _used(old):
             remove(old)
-    return path
 
 
 def discard_unfinished() -> None:
-    """Remove what a build left that was cut off."""
-    for path in IMAGES.glob(".*.new"):
+    """Remove what a build of this lab left that was cut off."""
+    for path in IMAGES.glob(f".*{UNFINISHED}"):
         remove(path)
+
+
+def purge() -> None:
+    """Remove the images that no lab runs on."""
+    for path in IMAGES.glob("*-*"):
+        if not _used(path):
+            remove(path)
+    if not any(IMAGES.glob("*-*")):
+        remove(IMAGES)
+
+
+def _used(image: Path) -> bool:
+    return f"lowerdir={image}/" in Path("/proc/mounts").read_text()
 
 
 def remove(path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import os
 import platform
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from lab.process import LabError, run, search_path, wait_until
+from lab.state import NAME, RUNTIME
 
 # Each Debian package with the program, or file, that shows that it is there.
 REQUIRED = {
@@ -20,7 +22,7 @@ REQUIRED = {
     "iptables": "iptables",
     "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
 }
-ROOT = "underlay-lab"
+ROOT = RUNTIME.name
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 
@@ -46,7 +48,9 @@ def check() -> None:
 
 
 def check_root() -> None:
-    """LabError for anyone but root: namespaces, mounts and containers are root's."""
+    """LabError for anyone but root: namespaces, mounts and containers are root's. And for a bad name of the lab."""
+    if not re.fullmatch("[a-z0-9]{0,8}", NAME):
+        raise LabError(f"UNDERLAY_LAB={NAME!r} is no name for a lab: give it up to eight small letters and digits")
     if os.geteuid():
         raise LabError("the lab needs root: run the same command with sudo")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lab.blueprint import SWITCH, Blueprint, Machine
 from lab.process import CommandError, run
-from lab.state import NETNS_DIR
+from lab.state import NETNS_DIR, SUFFIX
 
-PREFIX = "underlay-"
+PREFIX = f"underlay{SUFFIX}-"
 # A new namespace inherits these from the machine; a host starts with what the kernel would give it.
 KERNEL_DEFAULTS = {
     "forwarding": 0,

@@ -1,6 +1,7 @@
 """The record of the lab that runs on this machine: what others need to reach its hosts.
 
-There is one lab to a machine. The record says what was built; what runs is found out by looking (`lab.host`).
+There is one lab to a machine, unless UNDERLAY_LAB=NAME asks for a further one: that has everything of its own, but the
+images. The record says what was built; what runs is found out by looking (`lab.host`).
 """
 
 import os
@@ -8,9 +9,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-RUNTIME = Path("/run/underlay-lab")
+NAME = os.environ.get("UNDERLAY_LAB", "")
+SUFFIX = f".{NAME}" if NAME else ""
+RUNTIME = Path(f"/run/underlay-lab{SUFFIX}")
 STATE = RUNTIME / "state.json"
-VARIABLE = Path("/var/lib/underlay-lab")
+VARIABLE = Path(f"/var/lib/underlay-lab{SUFFIX}")
+IMAGES = Path("/var/lib/underlay-lab/images")  # every lab's
 NETNS_DIR = Path("/run/netns")
 OUTSIDE = "203.0.113.1"  # of TEST-NET-3 (RFC 5737): the internet, as the lab's hosts see it
 

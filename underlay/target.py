@@ -173,7 +173,8 @@ def _target(
     known_hosts: Path,
     outside: IPAddress | None,
 ) -> Target:
-    folder = _private_folder(f"{name} {plan.source}")
+    # Of each lab its own: the same addresses are other hosts there.
+    folder = _private_folder(f"{name} {state.NAME} {plan.source}")
     path = folder / "ssh_config"
     text = ssh_config(plan, endpoints, key, known_hosts, folder)
     # Written aside and renamed: several commands may run at once.

@@ -7,7 +7,9 @@ import sys
 from lab import control
 from underlay.plan import REPO
 
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("UNDERLAY_")}
+CLEAN = {
+    name: value for name, value in os.environ.items() if not name.startswith("UNDERLAY_") or name == "UNDERLAY_LAB"
+}
 
 
 def invoke(*arguments: str, good: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -23,9 +23,10 @@ def test_names_that_the_lab_needs_are_refused(plan: Plan) -> None:
         (("platform.system", lambda: "Darwin"), "the lab needs Linux, this is Darwin"),
         (("shutil.which", lambda name, **_: name if name == "apt-get" else None), "apt-get install systemd-container"),
         (("shutil.which", lambda *_, **__: None), "there is no apt here: run it on Debian or Ubuntu"),
+        (("lab.machine.NAME", "../x"), "UNDERLAY_LAB='../x' is no name for a lab"),
         (("lab.machine._mounted", lambda _: []), "needs a writable cgroup2 in /sys/fs/cgroup: run it on a machine"),
     ],
-    ids=["no root", "no Linux", "no programs", "no apt", "no control groups"],
+    ids=["no root", "no Linux", "no programs", "no apt", "a bad name", "no control groups"],
 )
 def test_a_machine_that_cannot_run_the_lab_is_told_why(
     setting: tuple[str, Callable[..., object]], message: str, monkeypatch: pytest.MonkeyPatch

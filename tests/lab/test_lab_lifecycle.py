@@ -11,7 +11,8 @@ import pytest
 
 from lab import control, host, image, machine, network
 from lab.process import LabError, wait_until
-from lab.state import RUNTIME, VARIABLE, LabState, load
+from lab.state import IMAGES, RUNTIME, VARIABLE, LabState, load
+from tests.lab.commands import invoke
 from underlay.plan import REPO, Plan
 
 Snapshot = dict[str, str]
@@ -29,18 +30,18 @@ def no_lab(lab: LabState) -> Iterator[None]:
 
 def leftovers() -> list[str]:
     """What a lab that is down may not have: namespaces, mounts, processes, control groups, files but the images."""
-    found = [str(path) for path in (*network.namespaces(), *machine.mounts_below(VARIABLE))]
-    found += [str(path) for path in VARIABLE.iterdir() if path != image.IMAGES]
-    found += [str(path) for path in image.IMAGES.glob(".*")]
-    found += [str(path) for path in Path("/sys/fs/cgroup").glob("**/underlay-lab")]
-    found += [str(path) for path in host.NSPAWN.glob("*/underlay-*")]
+    found = [str(path) for path in (*network.namespaces(), *machine.mounts_below(host.HOSTS))]
+    found += [str(path) for path in VARIABLE.glob("*") if path != IMAGES]
+    found += [str(path) for path in IMAGES.glob(f".*{image.UNFINISHED}")]
+    found += [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/{machine.ROOT}")]
+    found += [str(path) for path in host.NSPAWN.glob(f"*/{network.PREFIX}*")]
     found += [str(RUNTIME)] if RUNTIME.exists() else []
     for process in Path("/proc").iterdir():
         try:
             command = (process / "cmdline").read_text().split("\0")
         except OSError:
             continue
-        if {"systemd-nspawn", "/usr/bin/mmdebstrap"} & set(command):
+        if any(f"--machine={network.PREFIX}" in word or image.UNFINISHED in word for word in command):
             found.append(" ".join(command))
     return found
 
@@ -94,7 +95,7 @@ MOMENTS: dict[str, tuple[str, Callable[[], bool]]] = {
     "disks mounted": (UP, lambda: len(machine.mounts_below(host.HOSTS)) > 2),
     "hosts started": (UP, lambda: len(network.namespaces()) > 4),
     "hosts booting": (UP, lambda: host.leader("lb") is not None),
-    "image begun": (BUILD, lambda: any(image.IMAGES.glob(".*.new/root/proc"))),
+    "image begun": (BUILD, lambda: any(IMAGES.glob(f".*{image.UNFINISHED}/root/proc"))),
 }
 
 
@@ -117,7 +118,8 @@ def test_a_killed_up_is_mended(moment: str, how: str, plan: Plan) -> None:
 
 
 def test_an_interrupted_up_cleans_up_itself() -> None:
-    process = start(UP)
+    # A process that was started in the background may have been told to ignore it.
+    process = start(f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {UP}")
     assert wait_until(lambda: len(network.namespaces()) > 4, seconds=60)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -131,6 +133,28 @@ def test_an_up_that_fails_names_the_host_and_cleans_up(plan: Plan, monkeypatch: 
         control.up(plan)
     assert len(str(error.value).splitlines()) > 1
     assert leftovers() == []
+
+
+# --- two labs -----------------------------------------------------------------------------------------------------
+
+
+def test_a_further_lab_has_everything_of_its_own(plan: Plan) -> None:
+    """1. two labs are up; 2. one is cut off and taken down; 3. the other has not noticed."""
+    mine = control.up(plan)
+
+    def other(*arguments: str) -> str:
+        return invoke(*arguments, UNDERLAY_LAB="other").stdout
+
+    try:
+        other("lab.up")
+        assert "owned by" in other("lab.status")
+        assert other("lab.run", "dev", "hostname; touch /root/theirs").strip() == "dev"
+        assert control.run("dev", "test -e /root/theirs").returncode == 1
+    finally:
+        other("lab.down")
+    assert other("lab.status").startswith("the lab is down")
+    assert load() == mine
+    assert {each.state for each in control.status().hosts} == {"running"}
 
 
 # --- two checkouts --------------------------------------------------------------------------------------------------
