@@ -215,7 +215,7 @@ def test_a_host_that_is_off_is_off_until_it_is_switched_on(plan: Plan) -> None:
         control.run("lb", "true")
     assert control.run("jumphost", f"ping -c 1 -W 1 {plan.host('lb').primary.address}").returncode == 1
     control.power_on("lb")
-    inside("jumphost", f"ping -c 1 -W 2 {plan.host('lb').primary.address}")
+    inside("jumphost", f"ping -c 5 -i 0.5 -W 2 {plan.host('lb').primary.address}")
 
 
 def test_up_switches_on_what_is_off_and_leaves_the_rest(plan: Plan) -> None:
@@ -237,7 +237,7 @@ def test_no_link_leads_out_of_the_lab() -> None:
     """Every link that has another end has it in a namespace of the lab."""
     for path in network.namespaces():
         for link in run(["ip", "-n", path.name, "-oneline", "link"]).splitlines():
-            assert re.search(r": (lo|br\d):| link-netns underlay-", link), link
+            assert re.search(rf": (lo|br\d):| link-netns {re.escape(network.PREFIX)}", link), link
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
