@@ -14,7 +14,6 @@ from lab import control, machine
 from underlay import arguments, checks, diagram, overview
 from underlay import drift as drifts
 from underlay import history as histories
-from underlay import verify as verification
 from underlay.errors import report_and_exit
 from underlay.guard import apply, runner
 from underlay.guard.change import Change
@@ -89,7 +88,10 @@ def verify(_: Context, role: str | None = None, junit: str = "") -> None:
     roles = arguments.roles(role)
     with report_and_exit():
         target = current()
-    raise Exit(code=verification.run(target, roles, Path(junit) if junit else None))
+    # Here, since pytest takes as long to import as all else together.
+    from underlay.verify import command
+
+    raise Exit(code=command.run(target, roles, Path(junit) if junit else None))
 
 
 @task(

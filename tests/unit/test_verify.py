@@ -10,11 +10,10 @@ from xml.etree import ElementTree
 import pytest
 from netaddr import IPAddress
 
-from underlay import verify
 from underlay.plan import REPO, Host, Plan, load
 from underlay.target import Endpoint, Target
 from underlay.traffic import Flow
-from underlay.verify import evidence, exchange, state
+from underlay.verify import command, evidence, exchange, state
 from underlay.verify.checks import WrongError, wrong
 from underlay.verify.exchange import Outcome, judge
 from underlay.verify.links import Links, UnreachableError
@@ -190,7 +189,7 @@ def test_all_good(
     """Exit code 0, a row for each check that fits 80 columns, a last line, and what was left out."""
     links = site()
     only_traffic(monkeypatch)
-    assert verify.run(links.target, ["gateway", "master"], tmp_path / "results.xml") == 0
+    assert command.run(links.target, ["gateway", "master"], tmp_path / "results.xml") == 0
     output = capsys.readouterr().out
     assert max(len(line) for line in output.splitlines() if line.startswith(" ")) <= 80
     assert re.search(r"^ gateway +traffic: the gateway to its networks +2 good +\d+\.\d s", output, re.MULTILINE)
@@ -205,14 +204,14 @@ def test_all_good(
 def test_only_the_hosts_that_are_needed(site: Callable[..., NoLinks]) -> None:
     """The checks of the gateway contact nobody behind it."""
     links = site()
-    verify.run(links.target, ["gateway"])
+    command.run(links.target, ["gateway"])
     assert links.asked == {"gateway", "dev", "images"}
 
 
 def test_something_wrong(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 1; what is wrong is told in the words of the check, without a traceback, like ones not too often."""
     links = site(outcome=lambda flow: replace(good(flow), seen_as="192.0.2.9"))
-    assert verify.run(links.target, ["jumphost"]) == 1
+    assert command.run(links.target, ["jumphost"]) == 1
     output = capsys.readouterr().out
     assert re.search(r"^ jumphost +traffic: internal hosts to the world +WRONG 2/2", output, re.MULTILINE)
     assert "  expected  jumphost 100.64.0.52 -> 192.168.0.50: images answers and sees 192.168.0.52" in output
@@ -227,7 +226,7 @@ def test_something_wrong(site: Callable[..., NoLinks], capsys: pytest.CaptureFix
 def test_many_alike(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
     """Of many failures of one check the first few are told in full, the others are counted."""
     links = site(outcome=lambda _: Outcome(error="no answer within 3 s"))
-    assert verify.run(links.target, ["master"]) == 1
+    assert command.run(links.target, ["master"]) == 1
     output = capsys.readouterr().out
     assert output.count("\nWRONG master / traffic: internal hosts to the world\n") == 3
     assert "WRONG master / traffic: internal hosts to the world: 3 more like these" in output
@@ -236,7 +235,7 @@ def test_many_alike(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[
 def test_dead_host(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
     """A host that can't be reached is one row for each role that needs it and one line; the others are checked."""
     links = site(dead=["lb"])
-    assert verify.run(links.target, ["jumphost", "lb_nginx"]) == 1
+    assert command.run(links.target, ["jumphost", "lb_nginx"]) == 1
     output = capsys.readouterr().out
     assert re.search(r"^ lb_nginx +what needs lb +WRONG (\d+)/\1 ", output, re.MULTILINE)
     assert output.count("lb can't be reached at 192.0.2.1: no answer") == 1
@@ -246,7 +245,7 @@ def test_dead_host(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[s
 def test_workstation_that_cannot_be_asked(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is wrong with the site if a host that it does not deploy can't be reached; what is unknown is told."""
     links = site(dead=["dev"])
-    assert verify.run(links.target, ["gateway"]) == 1  # the state of the made-up gateway can't be read
+    assert command.run(links.target, ["gateway"]) == 1  # the state of the made-up gateway can't be read
     output = capsys.readouterr().out
     assert re.search(r"^ gateway +traffic: the gateway to its networks +unknown 1/2", output, re.MULTILINE)
     assert re.search(r"^ gateway +traffic: workstation to the gateway +unknown 1/1", output, re.MULTILINE)
@@ -261,7 +260,7 @@ def test_only_some_can_be_asked(
     """As long as something was checked, and was good, all is good; if nothing was, it is not."""
     links = site(dead=dead)
     only_traffic(monkeypatch)
-    assert verify.run(links.target, ["gateway"]) == code
+    assert command.run(links.target, ["gateway"]) == code
 
 
 def test_nothing_to_check(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -269,7 +268,7 @@ def test_nothing_to_check(site: Callable[..., NoLinks], capsys: pytest.CaptureFi
     links = site()
     text = (REPO / "group_data/all.py").read_text()
     (tmp_path / "plan.py").write_text(re.sub(r'    "lb": .*\n', "", text))
-    assert verify.run(replace(links.target, plan=load(tmp_path / "plan.py")), ["lb_nginx"]) == 2
+    assert command.run(replace(links.target, plan=load(tmp_path / "plan.py")), ["lb_nginx"]) == 2
     assert "nothing was checked: the plan has no host with the role lb_nginx" in capsys.readouterr().out
 
 
@@ -284,7 +283,7 @@ def test_interrupted(
     links = site()
     monkeypatch.setattr(evidence.Evidence, "outcome", interrupt)
     only_traffic(monkeypatch)
-    assert verify.run(links.target, ["gateway"]) == 1
+    assert command.run(links.target, ["gateway"]) == 1
     assert "the run was cut off" in capsys.readouterr().out
 
 
@@ -292,7 +291,7 @@ def test_file_that_cannot_be_written(
     site: Callable[..., NoLinks], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bad place for the XML file is told before anything is done."""
-    assert verify.run(site().target, ["gateway"], tmp_path / "no" / "such.xml") == 1
+    assert command.run(site().target, ["gateway"], tmp_path / "no" / "such.xml") == 1
     assert "such.xml can't be written: No such file or directory" in capsys.readouterr().err
 
 
@@ -303,5 +302,5 @@ def test_checks_that_cannot_be_loaded(
     links = site()
     (tmp_path / "test_broken.py").write_text("import no_such_module\n")
     monkeypatch.setattr("underlay.verify.command.CHECKS", tmp_path)
-    assert verify.run(links.target, ["gateway"]) == 1
+    assert command.run(links.target, ["gateway"]) == 1
     assert "no_such_module" in capsys.readouterr().out
