@@ -88,6 +88,31 @@ class Links:
             return testinfra.get_host("local://", sudo=True)
         return testinfra.get_host(f"ssh://{name}", ssh_config=str(self.target.ssh_config), sudo=True)
 
+    def argv(self, name: str, command: str, options: Iterable[str] = ()) -> list[str]:
+        """The program that runs a shell command on a host, as root; `options` are for ssh."""
+        root = ["sudo", "-n", "sh", "-c", command]
+        if self.is_local(name):
+            return root
+        return ["ssh", "-F", str(self.target.ssh_config), *options, name, shlex.join(root)]
+
+    def run(self, name: str, command: str, *, seconds: float, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run a shell command on a host, as root; after so many seconds it is ended there.
+
+        Its exit code is then 124. Raises UnreachableError, also if the connection breaks meanwhile.
+        """
+        self.check(name)
+        argv = self.argv(name, f"exec timeout --kill-after=2 {seconds} sh -c {shlex.quote(command)}")
+        try:
+            done = subprocess.run(
+                argv, input=stdin, capture_output=True, timeout=seconds + CONNECT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise UnreachableError(f"{name} was reached, but gave no answer within {seconds:.0f} s") from None
+        if done.returncode == 255 and not self.is_local(name):
+            words = done.stderr.decode(errors="replace").strip().splitlines() or ["ssh says nothing"]
+            raise UnreachableError(f"{name} was reached, but the connection broke: {words[-1]}")
+        return done
+
     def agent(self, name: str) -> "Agent":
         """A new agent on a host. Raises UnreachableError."""
         self.check(name)
