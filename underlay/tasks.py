@@ -13,9 +13,7 @@ from invoke import Context, Exit, task
 
 from lab import control, machine
 from underlay import checks, diagram, overview
-from underlay import drift as drifts
 from underlay import history as histories
-from underlay import verify as verification
 from underlay.errors import report_and_exit
 from underlay.guard import apply, runner
 from underlay.guard.change import Change
@@ -99,6 +97,8 @@ def verify(_: Context, role: str | None = None, junit: str = "") -> None:
 
     Exit code: 0 all good, 1 something is wrong, 2 nothing was checked.
     """
+    from underlay.verify import command as verification  # pytest: only this task should wait for its import
+
     roles = _roles(role)
     with report_and_exit():
         target = current()
@@ -115,6 +115,8 @@ def drift(_: Context, role: str | None = None, json: bool = False) -> None:
 
     Exit code: 0 nothing, 2 drift, 1 a host could not be read. What others put there is shown, and is no drift.
     """
+    from underlay import drift as drifts  # pyinfra: only this task should wait for its import
+
     roles = _roles(role)
     with report_and_exit():
         target = current()
@@ -159,7 +161,7 @@ def history(_: Context, host: str | None = None, number: str | None = None, json
             dumps({name: {"error": str(e)} if isinstance(e, Exception) else e for name, e in found.items()}, indent=2)
         )
     else:
-        histories.show(found, overview.console())
+        overview.show_history(found)
         for reason in unread:
             print(f"error: {reason}", file=sys.stderr)
     raise Exit(code=1 if unread else 0)

@@ -26,11 +26,11 @@ from underlay.ruleset import Rule
 
 VERIFIER = """
 import sys
-from underlay import verify
+from underlay.verify import command
 from underlay.target import current
 target = current()
 for line in sys.stdin:
-    print("exit code", verify.run(target, line.split()), flush=True)
+    print("exit code", command.run(target, line.split()), flush=True)
 """
 
 

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import pytest
 from netaddr import IPAddress
 
-from underlay import verify
 from underlay.plan import REPO, Host, Plan, load
 from underlay.target import Endpoint, Target
 from underlay.traffic import Flow
+from underlay.verify import command as verify
 from underlay.verify import evidence, exchange, state
 from underlay.verify.checks import WrongError, wrong
 from underlay.verify.exchange import Outcome, judge
