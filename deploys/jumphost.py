@@ -65,11 +65,17 @@ if deploying.runs_for("jumphost"):
         executable=["inv"],
         ignore=[".venv", "__pycache__", ".pytest_cache"],
     )
-    pip.venv(name="Deploy machine: its own Python environment", path=f"{checkout.FOLDER}/.venv", python="python3")
+    pip.venv(
+        name="Deploy machine: its own Python environment",
+        path=f"{checkout.FOLDER}/.venv",
+        python="python3",
+        _timeout=deploying.INSTALL,
+    )
     pip.packages(
         name="Deploy machine: the pinned Python packages",
         packages=checkout.pinned_packages(),
         virtualenv=f"{checkout.FOLDER}/.venv",
+        _timeout=deploying.INSTALL,
     )
     files.put(
         name="Deploy machine: the hosts' keys",

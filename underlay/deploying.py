@@ -11,6 +11,9 @@ from underlay.operations import network
 from underlay.plan import Host
 from underlay.target import Target, current
 
+INSTALL = 300
+"""Seconds that the installation of packages may take."""
+
 
 def planned() -> tuple[Target, Host]:
     """The target, and the host of the plan that this deploy file runs for."""
@@ -38,8 +41,8 @@ def packages(names: list[str]) -> None:
     """Packages of the role, installed where they are missing; what is installed stays as it is."""
     present = host.get_fact(DebPackages) or {}
     if any(name not in present for name in names):
-        apt.update(name="Package lists: read what the repository has")
-    apt.packages(name=f"Packages: {', '.join(names)}", packages=names, no_recommends=True)
+        apt.update(name="Package lists: read what the repository has", _timeout=INSTALL)
+    apt.packages(name=f"Packages: {', '.join(names)}", packages=names, no_recommends=True, _timeout=INSTALL)
 
 
 def planned_network() -> None:

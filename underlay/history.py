@@ -5,9 +5,6 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from underlay.guard import agent
 from underlay.plan import Host
 from underlay.target import Target
@@ -66,20 +63,3 @@ def before(entries: Entries, host: str, steps: int) -> int:
         raise HistoryError(f"{host} keeps {len(entries)} confirmed changes: it can't go {steps} back")
     number: int = entries[steps - 1]["number"]
     return number
-
-
-def show(found: dict[str, Entries | UnreachableError], console: Console) -> None:
-    """Print the histories as a table, and below it which hosts could not be asked."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("host", "change", "time", "who", "commit", "what"):
-        table.add_column(column, overflow="fold")
-    for host, entries in found.items():
-        if isinstance(entries, UnreachableError):
-            continue
-        for entry in entries:
-            what = [line for line in entry["what"] if line.strip()]
-            first = (what or ["nothing"])[0] + (f" (and {len(what) - 1} more lines)" if len(what) > 1 else "")
-            table.add_row(host, str(entry["number"]), entry["time"], entry["who"], entry["commit"], first)
-        if not entries:
-            table.add_row(host, "-", "", "", "", "no confirmed change yet")
-    console.print(table, highlight=False, markup=False)

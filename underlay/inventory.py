@@ -23,10 +23,14 @@ def groups(target: Target, argv: list[str]) -> dict[str, Group]:
     data = {
         "ssh_config_file": str(target.ssh_config),
         "ssh_strict_host_key_checking": "yes",
-        "ssh_paramiko_connect_kwargs": {"banner_timeout": CONNECT_SECONDS, "auth_timeout": CONNECT_SECONDS},
+        # A connection that went silent must not hang a deploy; steps that may take longer say so.
+        "ssh_paramiko_connect_kwargs": {
+            "banner_timeout": CONNECT_SECONDS,
+            "auth_timeout": CONNECT_SECONDS,
+            "channel_timeout": 15,
+        },
+        "_timeout": 30,
         "_sudo": True,
-        # The longest step is the jump host's pip; a connection that went silent must not hang a deploy for ever.
-        "_timeout": 300,
     }
     found = {role: [(host.name, dict(data)) for host in target.plan.hosts_of(role)] for role in wanted_roles(argv)}
     return {role: hosts for role, hosts in found.items() if hosts}

@@ -1,14 +1,21 @@
-"""The plan as tables for people: what `invoke plan` shows."""
+"""The plan, drift and history as tables for people."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from underlay import nat
-from underlay.drift import Difference
+from underlay.history import Entries
 from underlay.plan import Plan
 from underlay.ruleset import TABLES
+from underlay.verify.links import UnreachableError
+
+if TYPE_CHECKING:
+    from underlay.drift import Difference
 
 
 def show(plan: Plan, page: Console | None = None) -> None:
@@ -95,3 +102,20 @@ def show_drift(differences: Sequence[Difference], unread: Sequence[str]) -> None
         page.print(f"not read: {reason}", style="bold red", highlight=False, markup=False)
     drifted = sum(each.kind != "foreign" for each in differences)
     page.print(f"{drifted} differences from the plan" if drifted else "no difference from the plan", highlight=False)
+
+
+def show_history(found: Mapping[str, Entries | UnreachableError]) -> None:
+    """Print the confirmed changes of hosts; those that can't be asked are left out."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("host", "change", "time", "who", "commit", "what"):
+        table.add_column(column, overflow="fold")
+    for host, entries in found.items():
+        if isinstance(entries, UnreachableError):
+            continue
+        for entry in entries:
+            what = [line for line in entry["what"] if line.strip()]
+            first = (what or ["nothing"])[0] + (f" (and {len(what) - 1} more lines)" if len(what) > 1 else "")
+            table.add_row(host, str(entry["number"]), entry["time"], entry["who"], entry["commit"], first)
+        if not entries:
+            table.add_row(host, "-", "", "", "", "no confirmed change yet")
+    console().print(table, highlight=False, markup=False)

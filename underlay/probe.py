@@ -10,7 +10,8 @@ Requests, each an object with one key:
   → `[[LOCAL PORT, TOLD, ERROR], …]`.
   HOW is `read` (TOLD is what the other end said), `hold` (stay connected until the end) or `tls` (shake hands)
 - `{"peers": [PORT, …]}` → `[[PORT, ADDRESS, ITS PORT], …]`: who is connected to these ports here
-- `{"serve": PORT}` → `true`: a further listener
+- `{"free": PORT}` → whether nothing listens there, but further listeners of others like this
+- `{"serve": PORT}` → `true`: a further listener, which shares its port with those of others like this
 - `{"tracked": [[SOURCE, PORT, DESTINATION, PORT], …]}` → for each whether the connection table has it (needs root)
 - `{"get": [[ADDRESS, PORT, HOST/PATH], …]}` HTTP, all at once → `[[STATUS, BODY], …]`,
   with status 0 the error
@@ -35,7 +36,7 @@ BOOTSTRAP = "import base64,sys;exec(base64.b64decode(sys.stdin.readline()))"
 DEADLINE = 30
 PATIENCE = 3
 """Seconds that one connection has, from its first packet to its answer."""
-ESTABLISHED, LISTEN = "01", "0A"
+ESTABLISHED = "01"
 
 
 def sockets(state: str) -> Iterator[tuple[int, str, int]]:
@@ -54,11 +55,28 @@ def sockets(state: str) -> Iterator[tuple[int, str, int]]:
                 yield int(local[1], 16), socket.inet_ntoa(word), int(remote[1], 16)
 
 
-def listen(name: str, port: int) -> int:
-    """Accept for ever in the background: tell each who he is to us. Returns the port."""
+def bound(port: int) -> socket.socket:
+    """A socket with a port of its own, or with this one. OSError if others than those like this have it."""
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Two checks at the same time must not take each other for the real service.
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, bool(port))
     server.bind(("0.0.0.0", port))
+    return server
+
+
+def free(port: int) -> bool:
+    """Whether a further listener can have a port."""
+    try:
+        bound(port).close()
+    except OSError:
+        return False
+    return True
+
+
+def listen(name: str, port: int) -> int:
+    """Accept for ever in the background: tell each who he is to us. Returns the port."""
+    server = bound(port)
     server.listen(1024)
 
     def serve() -> None:
@@ -166,6 +184,7 @@ def main() -> None:
     requests: dict[str, Callable[[Any], Any]] = {
         "connect": lambda calls: at_once(connect, calls),
         "peers": lambda ports: [peer for peer in sockets(ESTABLISHED) if peer[0] in ports],
+        "free": free,
         "serve": lambda number: bool(listen(name, number)),
         "tracked": tracked,
         "get": lambda calls: at_once(get, calls),
@@ -175,7 +194,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
-    say({"port": port, "busy": sorted({local for local, _, _ in sockets(LISTEN)})})
+    say({"port": port})
     for line in iter(sys.stdin.readline, ""):
         [(key, value)] = json.loads(line).items()
         try:

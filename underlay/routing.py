@@ -258,7 +258,7 @@ def _address_changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
         ]
         found += [
             Change(f"address {address.cidr} on {nic} is not in the plan", f"ip addr del {address.cidr} dev {nic}", nic)
-            for address in stale
+            for address in reversed(stale)  # the first of a network last: with it the kernel touches all others
             if address.nic == nic
         ]
     return found

@@ -12,7 +12,6 @@ from invoke import Context, Exit, task
 
 from lab import control, machine
 from underlay import arguments, checks, diagram, overview
-from underlay import drift as drifts
 from underlay import history as histories
 from underlay.errors import report_and_exit
 from underlay.guard import apply, runner
@@ -88,8 +87,7 @@ def verify(_: Context, role: str | None = None, junit: str = "") -> None:
     roles = arguments.roles(role)
     with report_and_exit():
         target = current()
-    # Here, since pytest takes as long to import as all else together.
-    from underlay.verify import command
+    from underlay.verify import command  # pytest: only this task should wait for its import
 
     raise Exit(code=command.run(target, roles, Path(junit) if junit else None))
 
@@ -107,6 +105,8 @@ def drift(_: Context, role: str | None = None, json: bool = False) -> None:
 
     Exit code: 0 nothing, 2 drift, 1 a host could not be read. What others put there is shown, and is no drift.
     """
+    from underlay import drift as drifts  # pyinfra: only this task should wait for its import
+
     roles = arguments.roles(role)
     with report_and_exit():
         target = current()
@@ -155,7 +155,7 @@ def history(_: Context, host: str | None = None, number: str | None = None, json
             dumps({name: {"error": str(e)} if isinstance(e, Exception) else e for name, e in found.items()}, indent=2)
         )
     else:
-        histories.show(found, overview.console())
+        overview.show_history(found)
         for reason in unread:
             print(f"error: {reason}", file=sys.stderr)
     raise Exit(code=1 if unread else 0)

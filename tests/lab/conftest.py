@@ -78,3 +78,13 @@ def deployed(lab: LabState) -> LabState:
     for role in ROLES:
         pyinfra(f"deploys/{role}.py", "-y")
     return lab
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """Lines for the results of a module's tests, printed at its end under the heading that it has as TABLE."""
+    lines: list[str] = []
+    yield lines
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n\n{request.module.TABLE}", *sorted(lines), sep="\n")

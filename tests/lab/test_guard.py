@@ -23,7 +23,8 @@ from lab import control
 from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import CLEAN, inside, invoke
-from tests.lab.test_guard_agent import DUMP
+from tests.lab.test_guard_agent import DUMP, differing
+from underlay import probe
 from underlay.guard import agent
 from underlay.guard.change import Change, File
 from underlay.plan import REPO
@@ -95,6 +96,12 @@ def dump(host: str) -> str:
     return inside(host, DUMP)
 
 
+def changed(host: str, before: str) -> str:
+    """What of a host differs from before. A probe that was cut off listens until its deadline: that is waited for."""
+    wait_until(lambda: dump(host) == before, seconds=probe.DEADLINE + 5, every=0.5)
+    return differing(before, dump(host))
+
+
 def idle(host: str) -> bool:
     """Whether no change is pending on a host."""
     units = f"{agent.TIMER}.timer {agent.TIMER}.service {agent.APPLY}.service"
@@ -140,7 +147,7 @@ def write_plan(folder: Path, plan: str, **role_data: str) -> str:
 PATH = "/etc/underlay-test.conf"
 NEW = "ip address add 100.64.7.7/32 dev eth0; sleep 0.5; ip rule add priority 77 lookup 77"
 OLD = f"ip address del 100.64.7.7/32 dev eth0; ip rule del priority 77; rm {PATH}"
-PARTS = ["ip address show eth0 | grep 100.64.7.7", "ip rule show priority 77 | grep 77", f"cat {PATH}"]
+PARTS = ["ip address show eth0 | grep 100.64.7.7", "ip rule show priority 77 | grep 77", f"grep new {PATH}"]
 HARMLESS = Change(what=("a test",), live=NEW, files={PATH: File("new\n")})
 
 
@@ -152,7 +159,7 @@ def is_new(host: str) -> bool:
 
 
 def test_a_confirmed_change_is_kept_and_in_the_history() -> None:
-    """1. the change is made and outlives its timer; 2. host and operator's commands tell of it; 3. its diff is kept."""
+    """1. it is made; 2. the host and the operator's commands tell of it; 3. `invoke rollback` undoes it."""
     before = dump("gateway")
     code, output = make("gateway", HARMLESS, 30)
     try:
@@ -170,9 +177,10 @@ def test_a_confirmed_change_is_kept_and_in_the_history() -> None:
         assert "+eth0 100.64.7.7/32" in diff
         assert "+priority 77 " in diff
         assert f"+++ {PATH}" in diff
+        assert "confirmed: change" in invoke("rollback", "gateway").stdout
+        assert differing(before, dump("gateway")) == ""
     finally:
-        inside("gateway", OLD)
-    assert dump("gateway") == before
+        control.run("gateway", OLD)
 
 
 LOCKOUTS = {
@@ -197,7 +205,7 @@ def lock_out(name: str) -> None:
     assert code == 1, output
     assert re.search(r"^ROLLED BACK( by the host itself)?: \S+", output, re.MULTILINE), output
     assert wait_until(lambda: idle(host), seconds=5, every=0.2)
-    assert dump(host) == before
+    assert changed(host, before) == ""
     assert len(confirmed(host)) == number
 
 
@@ -207,7 +215,6 @@ def test_a_lockout_of_the_gateway_is_undone(name: str) -> None:
     lock_out(name)
 
 
-@pytest.mark.long
 def test_lockouts_of_others_are_undone() -> None:
     """Two hosts that are reached independently, at the same time."""
     with ThreadPoolExecutor() as pool:
@@ -225,7 +232,7 @@ def test_a_failed_probe_is_undone_at_once() -> None:
     assert "ROLLED BACK: a probe that passed before fails now" in output
     assert time.monotonic() - started < 45
     assert idle("gateway")
-    assert dump("gateway") == before
+    assert changed("gateway", before) == ""
 
 
 @pytest.mark.long
@@ -254,7 +261,7 @@ def test_power_off_in_the_middle_ends_in_time() -> None:
 def test_a_second_operator_is_refused_until_the_deadline(more: str) -> None:
     """1. a change waits; a second one and a deploy are refused; 2. nobody confirms the first: then the second works."""
     before = dump("gateway")
-    first = begin("gateway", Change(what=("a test",), live="sleep 3", files={PATH: File("first\n")}), 14)
+    first = begin("gateway", Change(what=("a test",), live="sleep 3", files={PATH: File("first\n")}), 40)
     try:
         assert wait_until(lambda: not idle("gateway"), seconds=20, every=0.1)
         # He went home: the change stays pending until its deadline.
@@ -272,12 +279,12 @@ def test_a_second_operator_is_refused_until_the_deadline(more: str) -> None:
         assert not is_new("gateway")
         assert "192.168.0.54" not in inside("gateway", "ip address; iptables-save")
     finally:
-        assert wait_until(lambda: idle("gateway"), seconds=25, every=0.2)
-    assert dump("gateway") == before
+        assert wait_until(lambda: idle("gateway"), seconds=60, every=0.2)
+    assert differing(before, dump("gateway")) == ""
     code, output = make("gateway", HARMLESS)
     inside("gateway", OLD)
     assert code == 0, output
-    assert dump("gateway") == before
+    assert differing(before, dump("gateway")) == ""
 
 
 # --- open connections -----------------------------------------------------------------------------------------------
@@ -300,7 +307,7 @@ async def flow(number, source, destination, port):
         while True:
             begun = time.monotonic()
             writer.write(b"%08d" % rounds.setdefault(number, 0))
-            if await asyncio.wait_for(reader.readexactly(8), 20) != b"%08d" % rounds[number]: raise OSError("mixed up")
+            if await asyncio.wait_for(reader.readexactly(8), 60) != b"%08d" % rounds[number]: raise OSError("mixed up")
             slowest = max(slowest, time.monotonic() - begun)
             rounds[number] += 1
             await asyncio.sleep(0.25)
@@ -318,7 +325,7 @@ async def main():
 asyncio.run(main())
 """
 PORT = 7000
-LIFE = 240
+LIFE = 900
 """Seconds after which the programs of the flows stop by themselves."""
 
 
@@ -357,7 +364,7 @@ class Flows:
         before = self._rounds()
         assert len(before) >= 100
         assert wait_until(
-            lambda: all(now > then for then, now in zip(before, self._rounds(), strict=True)), seconds=22, every=0.5
+            lambda: all(now > then for then, now in zip(before, self._rounds(), strict=True)), seconds=60, every=0.5
         ), f"a connection is silent since {since}: {self.read()}"
 
 
@@ -406,7 +413,8 @@ def test_open_connections_live_on(flows: Flows, tmp_path: Path) -> None:
     """
     Of more than a hundred connections none breaks over
     1. a deploy that changes nothing; 2. rules in another order, put right; 3. another nginx configuration;
-    4. a change that wrecks the rules, and its rollback; 5. one more published host;
+    4. changes that wreck the rules, undone because a command fails, a probe fails, nobody confirms;
+    5. one more published host, taken back by `invoke rollback`, and published again;
     6. the published host removed: its own connections end, and only those.
     """
     flows.go_on("the beginning")
@@ -419,7 +427,7 @@ def test_open_connections_live_on(flows: Flows, tmp_path: Path) -> None:
     swapped = dump("gateway")
     assert swapped != before
     invoke("deploy", "gateway")
-    assert dump("gateway") == before
+    assert differing(before, dump("gateway")) == ""
     flows.go_on("rules in another order")
 
     services = (REPO / "group_data" / "lb_nginx.py").read_text().replace("10g", "11g")
@@ -432,17 +440,27 @@ def test_open_connections_live_on(flows: Flows, tmp_path: Path) -> None:
 
     # Not all rules of the table: without any, iptables takes its hook away, and the kernel resets connections.
     cut = "iptables -t nat -D POSTROUTING 1; iptables -t nat -D PREROUTING 1; iptables -P FORWARD DROP"
-    wreck = f"{cut}; sysctl -qw net.ipv4.ip_forward=0; sleep 1; false"
-    code, output = make("gateway", Change(what=("a test",), live=wreck))
-    assert (code, "rolled back" in output) == (1, True)
-    assert dump("gateway") == before
-    flows.go_on("a rollback")
+    wreck = f"{cut}; sysctl -qw net.ipv4.ip_forward=0; sleep 1"
+    for live, why in (
+        (f"{wreck}; false", "the change was rolled back: the live change failed"),
+        (wreck, "ROLLED BACK: a probe that passed before fails now"),
+        (f"{wreck}; iptables -I INPUT ! -i lo -j DROP", "ROLLED BACK.*: gateway can't be reached"),
+    ):
+        code, output = make("gateway", Change(what=("a test",), live=live), 20)
+        assert (code, bool(re.search(why, output))) == (1, True), output
+        assert changed("gateway", before) == ""
+        flows.go_on(f"a rollback: {why}")
 
     # An address for the new host, on a host that is there.
     inside("lb", "ip address add 100.64.0.54/21 dev eth0")
     try:
         invoke("deploy", "gateway", UNDERLAY_PLAN=other)
         flows.go_on("one more published host")
+        invoke("rollback", "gateway", "2")
+        assert differing(before, dump("gateway")) == ""
+        flows.go_on("`invoke rollback`")
+        invoke("deploy", "gateway", UNDERLAY_PLAN=other)
+        flows.go_on("one more published host, again")
         run_flows("dev", "doomed", [], [("192.168.0.105", "192.168.0.54", PORT, 3)])
         run_flows("lb", "doomed", [], [("100.64.0.54", "100.64.0.1", 22, 0), ("100.64.0.54", "192.168.0.1", PORT, 2)])
         assert wait_until(lambda: len(tracked(r"192\.168\.0\.54")) == 5, seconds=10, every=0.3)
@@ -455,14 +473,14 @@ def test_open_connections_live_on(flows: Flows, tmp_path: Path) -> None:
         assert tracked(r"192\.168\.0\.54|100\.64\.0\.54 ") == set()
         assert len(all_others) >= 70
         assert tracked("") == all_others
-        assert dump("gateway") == before
+        assert differing(before, dump("gateway")) == ""
         flows.go_on("a published host removed")
     finally:
         for host in ("dev", "lb"):
             control.run(host, "systemctl kill --signal=KILL doomed")
         inside("lb", "ip address del 100.64.0.54/21 dev eth0")
         invoke("deploy", "gateway")
-    assert dump("gateway") == before
+    assert differing(before, dump("gateway")) == ""
     flows.go_on("the last deploy")
 
 
@@ -550,14 +568,14 @@ def test_rollback_from_the_history(more: str) -> None:
     published = dump("gateway")
     assert published != before
     assert "confirmed: change" in invoke("rollback", "gateway", "2").stdout
-    assert dump("gateway") == before
+    assert differing(before, dump("gateway")) == ""
     code, told, _ = drift("gateway", UNDERLAY_PLAN=more)
     assert code == 2
     assert {kind for kind, *_ in told["gateway"]} == {"missing", "differs"}
     invoke("deploy", "gateway", UNDERLAY_PLAN=more)
-    assert dump("gateway") == published
+    assert differing(published, dump("gateway")) == ""
     invoke("rollback", "gateway", "2")
-    assert dump("gateway") == before
+    assert differing(before, dump("gateway")) == ""
     assert confirmed("gateway")[0]["restore"]
 
 
@@ -604,4 +622,4 @@ def test_a_thousand_published_hosts(tmp_path: Path) -> None:
         print(f"1,000 published hosts: made in {made - begun:.1f} s, compared in {compared - made:.1f} s")
     finally:
         invoke("deploy", "gateway", "--rollback-after", "120")
-    assert dump("gateway") == before
+    assert differing(before, dump("gateway")) == ""

@@ -27,6 +27,7 @@ from lab.state import LabState
 from tests.lab.commands import inside
 from underlay.guard import agent
 
+TABLE = "changes that hurt, and ends at every moment:"
 SOURCE = Path(agent.__file__).read_text()
 TOKENS = count(1)
 HOSTS = ("gateway", "jumphost", "lb", "master-1")
@@ -179,16 +180,6 @@ def site(deployed: LabState) -> Iterator[None]:
     for host in HOSTS:
         inside(host, f"rm -rf {agent.GUARD} {agent.BOOT_UNIT} {agent.BOOT_WANTED} /var/tmp/fault-*")
         control.reboot(host, patience=60)
-
-
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """A line for each result, printed at the end."""
-    lines: list[str] = []
-    yield lines
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("\n\nchanges that hurt, and ends at every moment:\n", *sorted(lines), sep="\n")
 
 
 def at_once(work: Callable[[str], list[tuple[str, str]]], hosts: tuple[str, ...] = HOSTS) -> dict[str, str]:

@@ -106,20 +106,27 @@ def test_peers_over_ipv6_sockets(agent: Agent) -> None:
         assert [service, THERE, port] in agent.ask("peers", [service])
 
 
-def test_what_is_busy(server: socket.socket) -> None:
-    """The agent says on which ports something listens already."""
-    agent = Agent("me", ARGV)
-    assert server.getsockname()[1] in agent.busy
-    agent.close()
-
-
 def test_further_listener(agent: Agent, server: socket.socket) -> None:
     """A listener on a given port answers like the first; one on a busy port is refused."""
     port = server.getsockname()[1]
+    assert agent.ask("free", port) is False
     with pytest.raises(UnreachableError, match="in use"):
         agent.ask("serve", port)
     server.close()
+    assert agent.ask("free", port) is True
     assert agent.ask("serve", port) is True
+    assert agent.ask("connect", [[HERE, HERE, port, "read"]])[0][1] == ["me", HERE]
+
+
+def test_further_listeners_share_their_port(agent: Agent, server: socket.socket) -> None:
+    """That of another check is not taken for the real service, and its end is not ours."""
+    port = server.getsockname()[1]
+    server.close()
+    other = Agent("other", ARGV)
+    assert other.ask("serve", port) is True
+    assert agent.ask("free", port) is True
+    assert agent.ask("serve", port) is True
+    other.close()
     assert agent.ask("connect", [[HERE, HERE, port, "read"]])[0][1] == ["me", HERE]
 
 

@@ -16,20 +16,21 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from underlay import traffic
+from underlay import probe, traffic
 from underlay.errors import report_and_exit
 from underlay.guard import agent
 from underlay.guard.change import Change, File
 from underlay.plan import REPO, Plan
 from underlay.target import Target, current
 from underlay.traffic import Flow
-from underlay.verify import exchange
-from underlay.verify.links import Links
+from underlay.verify.exchange import Exchange, Outcome, judge
+from underlay.verify.links import Links, UnreachableError
 
 SECONDS = 30
 """After so long without a confirmation the host rolls back by itself."""
@@ -85,7 +86,12 @@ class _Guarded:
         self.seconds = seconds()
 
     def make(self) -> int:
-        passed = self._passing(self.target, _probes(self.target, self.host, self.change))
+        flows = _probes(self.target, self.host, self.change)
+        with closing(_exchange(self.target, flows)) as exchange:
+            passed = [flow for flow, outcome in exchange.run(flows).items() if judge(flow, outcome) is None]
+            return self._make(exchange, passed)
+
+    def _make(self, exchange: Exchange, passed: list[Flow]) -> int:
         request = {
             "token": self.token,
             "who": who(),
@@ -101,7 +107,7 @@ class _Guarded:
         if "error" in answer:
             return _failed(f"not changed: {answer['error']}")
         with _new_connection(self.target, self.host) as fresh:
-            why = self._look(fresh, passed)
+            why = self._look(fresh, exchange, passed, begun)
             if why:
                 return self._roll_back(fresh, begun, why)
             try:
@@ -117,11 +123,11 @@ class _Guarded:
 
     def _begin(self, request: dict[str, Any]) -> dict[str, Any]:
         source = base64.b64encode(Path(agent.__file__).read_bytes()).decode()
-        command = shlex.join(["sudo", "-n", "python3", "-c", agent.BOOTSTRAP, "begin"])
+        command = shlex.join(["sudo", "-n", "python3", "-IS", "-c", agent.BOOTSTRAP, "begin"])
         return _answer(self._ssh(self.target, command, f"{source}\n{json.dumps(request)}", self.seconds + LATE))
 
     def _agent(self, target: Target, arguments: list[str], begun: float) -> dict[str, Any]:
-        command = shlex.join(["sudo", "-n", "python3", str(agent.COPY), *arguments])
+        command = shlex.join(["sudo", "-n", "python3", "-IS", str(agent.COPY), *arguments])
         return _answer(self._ssh(target, command, "", max(begun + self.seconds + LATE - time.monotonic(), 3)))
 
     def _settle(self, target: Target) -> None:
@@ -144,23 +150,38 @@ class _Guarded:
             raise LostError((done.stderr.strip().splitlines() or [f"{self.host} gave no answer"])[-1])
         return done.stdout
 
-    def _passing(self, target: Target, flows: list[Flow]) -> list[Flow]:
-        return [flow for flow, judged in _judged(target, flows).items() if judged is None]
-
-    def _look(self, fresh: Target, passed: list[Flow]) -> str:
-        """What is wrong from outside, over connections made anew; empty if nothing is."""
+    def _look(self, fresh: Target, exchange: Exchange, passed: list[Flow], begun: float) -> str:
+        """What is wrong from outside, in connections made anew; empty if nothing is."""
+        probes = ThreadPoolExecutor().submit(self._probe_again, fresh, exchange, passed, begun)
         links = Links(fresh)
         links.open([self.host])
         try:
             links.check(self.host)
-        except Exception as error:
+            # When the timer is over it does not matter any more.
+            wrong = probes.result(max(begun + self.seconds - time.monotonic(), 0))
+        except UnreachableError as error:
             return str(error)
-        wrong = [judged for judged in _judged(fresh, passed).values() if judged]
+        except TimeoutError:
+            return "the probes did not come to their end in time"
         if not wrong:
             return ""
         expected, seen = wrong[0]
         more = f" (and {len(wrong) - 1} more of {len(passed)} probes)" if len(wrong) > 1 else ""
         return f"a probe that passed before fails now{more}: expected {expected}; seen: {seen}"
+
+    def _probe_again(
+        self, fresh: Target, exchange: Exchange, passed: list[Flow], begun: float
+    ) -> list[tuple[str, str]]:
+        # The agents that made the packets before make them anew, unless they are about to end by themselves.
+        old = time.monotonic() - begun > probe.DEADLINE / 2
+        outcomes = {} if old else exchange.run(passed)
+        wrong = _wrong({flow: outcome for flow, outcome in outcomes.items() if not outcome.unasked})
+        unasked = [flow for flow in passed if flow not in outcomes or outcomes[flow].unasked]
+        if unasked and not wrong:
+            # A change may end the connections to them.
+            with closing(_exchange(fresh, unasked)) as anew:
+                wrong = _wrong(anew.run(unasked))
+        return wrong
 
     def _roll_back(self, fresh: Target, begun: float, why: str) -> int:
         for target in (self.target, fresh):
@@ -243,11 +264,15 @@ def _sample(plan: Plan, host: str) -> Plan:
     return plan.model_copy(update={"hosts": tuple(each for each in plan.hosts if each.name in kept | {host})})
 
 
-def _judged(target: Target, flows: list[Flow]) -> dict[Flow, tuple[str, str] | None]:
+def _exchange(target: Target, flows: list[Flow]) -> Exchange:
     links = Links(target)
     gateway = target.plan.gateway.name
     links.open({name for flow in flows for name in flow.hosts} | {gateway})
-    return {flow: exchange.judge(flow, outcome) for flow, outcome in exchange.run(flows, links, gateway).items()}
+    return Exchange(flows, links, gateway)
+
+
+def _wrong(outcomes: dict[Flow, Outcome]) -> list[tuple[str, str]]:
+    return [judged for flow, outcome in outcomes.items() if (judged := judge(flow, outcome))]
 
 
 @contextmanager
@@ -262,4 +287,6 @@ def _new_connection(target: Target, host: str) -> Iterator[Target]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.stdin.read()))
+    _code = main(sys.argv[1], sys.stdin.read())
+    # At once: threads that still ask somebody would be waited for.
+    os._exit(_code)

@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from underlay import nginx
+from underlay import nginx, probe
 from underlay.traffic import Flow
 from underlay.verify.links import Agent, Links, UnreachableError
 
 T = TypeVar("T")
+
+CONNECT = probe.PATIENCE + 3
+"""Seconds for an agent's answer about its connections."""
 
 
 @dataclass(frozen=True)
@@ -19,12 +23,14 @@ class Outcome:
     error: why there was no answer
     receiver, seen_as: who answered, and as what it saw the sender; both None behind a real service that can't tell
     tracked: whether the gateway's connection table had it; None if the flow does not ask
+    unasked: the error is that a host did not answer us: nothing is known about the flow
     """
 
     error: str | None = None
     receiver: str | None = None
     seen_as: str | None = None
     tracked: bool | None = None
+    unasked: bool = False
 
 
 def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
@@ -46,15 +52,8 @@ def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
 def run(flows: Iterable[Flow], links: Links, gateway: str) -> dict[Flow, Outcome]:
     """Every flow's outcome. Never raises for a host: a flow whose host can't be asked has that as its error."""
     flows = list(flows)
-    names = {name for flow in flows for name in flow.hosts}
-    if any(flow.tracked is not None for flow in flows):
-        names.add(gateway)
-    with ThreadPoolExecutor(max(1, len(names))) as pool:
-        agents = _each(pool, dict.fromkeys(names), lambda name, _: links.agent(name))
-        try:
-            return _Exchange(pool, agents, gateway).run(flows)
-        finally:
-            list(pool.map(Agent.close, (agent for agent in agents.values() if isinstance(agent, Agent))))
+    with closing(Exchange(flows, links, gateway)) as exchange:
+        return exchange.run(flows)
 
 
 def _each(
@@ -71,30 +70,43 @@ def _each(
     return dict(zip(work, pool.map(call, work), strict=True))
 
 
-class _Exchange:
-    def __init__(self, pool: ThreadPoolExecutor, agents: Mapping[str, Agent | UnreachableError], gateway: str) -> None:
-        self.pool = pool
-        self.agents = agents
-        self.gateway = gateway
-        self.ports = {name: agent.port for name, agent in agents.items() if isinstance(agent, Agent)}
+class Exchange:
+    """Agents on the hosts of some flows, which make these flows as often as they are asked, until they are closed."""
 
-    def run(self, flows: list[Flow]) -> dict[Flow, Outcome]:
-        api = self._serve_api({name for flow in flows if _is_api(flow) for name in flow.receivers})
+    def __init__(self, flows: Iterable[Flow], links: Links, gateway: str) -> None:
+        self.flows = list(flows)
+        names = {name for flow in self.flows for name in flow.hosts}
+        if any(flow.tracked is not None for flow in self.flows):
+            names.add(gateway)
+        self.gateway = gateway
+        self.pool = ThreadPoolExecutor(max(1, len(names)))
+        self.agents = _each(self.pool, dict.fromkeys(names), lambda name, _: links.agent(name))
+        self.ports = {name: agent.port for name, agent in self.agents.items() if isinstance(agent, Agent)}
+        self.api = self._serve_api({name for flow in self.flows if _is_api(flow) for name in flow.receivers})
+
+    def close(self) -> None:
+        """End the agents, also those that are asked something still."""
+        with ThreadPoolExecutor(max(1, len(self.agents))) as pool:
+            list(pool.map(Agent.close, (agent for agent in self.agents.values() if isinstance(agent, Agent))))
+        self.pool.shutdown(wait=False)
+
+    def run(self, flows: Iterable[Flow]) -> dict[Flow, Outcome]:
+        """The outcome of each of these flows, made anew: see `run`."""
         outcomes: dict[Flow, Outcome] = {}
         calls: dict[str, list[tuple[Flow, list[Any]]]] = {}
         for flow in flows:
-            call = self._call(flow, api)
+            call = self._call(flow)
             if isinstance(call, UnreachableError):
-                outcomes[flow] = Outcome(error=str(call))
+                outcomes[flow] = Outcome(error=str(call), unasked=True)
             else:
                 calls.setdefault(flow.source, []).append((flow, call))
         ports: dict[Flow, int] = {}
-        results = self._ask(calls, lambda agent, work: agent.ask("connect", [call for _, call in work]))
+        results = self._ask(calls, lambda agent, work: agent.ask("connect", [call for _, call in work], CONNECT))
         for name, work in calls.items():
             answer = results[name]
             for index, (flow, _) in enumerate(work):
                 if isinstance(answer, UnreachableError):
-                    outcomes[flow] = Outcome(error=str(answer))
+                    outcomes[flow] = Outcome(error=str(answer), unasked=True)
                     continue
                 ports[flow], told, error = answer[index]
                 if error:
@@ -121,13 +133,13 @@ class _Exchange:
 
         Never where only some of them have none: behind the load balancer it would be taken for the real one.
         """
-        agents = [agent for name in masters if isinstance(agent := self.agents[name], Agent)]
-        if any(nginx.API_PORT in agent.busy for agent in agents):
+        there = {name: nginx.API_PORT for name in masters if isinstance(self.agents[name], Agent)}
+        if not all(self._ask(there, lambda agent, port: agent.ask("free", port)).values()):
             return "tls"
-        self._ask(dict.fromkeys(agent.name for agent in agents), lambda agent, _: agent.ask("serve", nginx.API_PORT))
+        self._ask(there, lambda agent, port: agent.ask("serve", port))
         return "read"
 
-    def _call(self, flow: Flow, api: str) -> list[Any] | UnreachableError:
+    def _call(self, flow: Flow) -> list[Any] | UnreachableError:
         for name in (flow.source, *flow.through):
             if isinstance(agent := self.agents[name], UnreachableError):
                 return agent
@@ -135,7 +147,7 @@ class _Exchange:
         dead = [agent for agent in receivers if isinstance(agent, UnreachableError)]
         if len(dead) == len(receivers):
             return dead[0]
-        how = api if _is_api(flow) else "hold" if flow.port else "read"
+        how = self.api if _is_api(flow) else "hold" if flow.port else "read"
         return [str(flow.source_address), str(flow.destination), flow.port or self.ports[flow.receivers[0]], how]
 
     def _peers(self, flows: list[Flow], ports: Mapping[Flow, int]) -> dict[Flow, Outcome]:
@@ -149,7 +161,7 @@ class _Exchange:
             [receiver] = flow.receivers
             match peers[receiver]:
                 case UnreachableError() as error:
-                    outcomes[flow] = Outcome(error=str(error))
+                    outcomes[flow] = Outcome(error=str(error), unasked=True)
                 case rows:
                     seen = [address for port, address, theirs in rows if (port, theirs) == (flow.port, ports[flow])]
                     # The same port may be in use by others too.
@@ -171,7 +183,9 @@ class _Exchange:
         answer = self._ask({self.gateway: entries}, lambda agent, value: agent.ask("tracked", value))[self.gateway]
         if isinstance(answer, UnreachableError):
             return {
-                flow: replace(outcome, error=f"connected, but the connection table can't be read: {answer}")
+                flow: replace(
+                    outcome, error=f"connected, but the connection table can't be read: {answer}", unasked=True
+                )
                 for flow, outcome in outcomes.items()
             }
         return {

@@ -13,8 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import testinfra
-
 from underlay import probe
 from underlay.target import CONNECT_SECONDS, Target
 
@@ -83,6 +81,8 @@ class Links:
 
     def host(self, name: str) -> Any:
         """testinfra's host, as root. Raises UnreachableError."""
+        import testinfra  # here, because a guarded change does without it and waits for each import
+
         self.check(name)
         if self.is_local(name):
             return testinfra.get_host("local://", sudo=True)
@@ -136,7 +136,6 @@ class Agent:
         code = base64.b64encode(Path(probe.__file__).read_bytes())
         hello = self._exchange(code + b"\n" + name.encode() + b"\n", 10)
         self.port: int = hello["port"]
-        self.busy: set[int] = set(hello["busy"])
 
     def ask(self, key: str, value: object, seconds: float = 10) -> Any:
         """The answer to a request (see `probe`). Raises UnreachableError if there is none in time."""
