@@ -73,6 +73,8 @@ def _nginx(plan: Plan) -> Iterator[str]:
 def _traffic(plan: Plan) -> Iterator[str]:
     for flow in traffic.expected(plan, IPAddress("203.0.113.1")):
         yield f"{flow}, seen by {' or '.join(flow.receivers)} as {flow.seen_as}"
+    for flow in traffic.forbidden(plan, IPAddress("203.0.113.1")):
+        yield f"{flow}, never seen by {' or '.join(flow.receivers)}"
 
 
 SECTIONS: dict[str, Callable[[Plan], Iterator[str]]] = {

@@ -17,11 +17,13 @@ class Outcome:
     """What became of a flow.
 
     error: why there was no answer
+    tried: whether the connection was tried; it was not if a host could not be asked, or lacks the address
     receiver, seen_as: who answered, and as what it saw the sender; both None behind a real service that can't tell
     tracked: whether the gateway's connection table had it; None if the flow does not ask
     """
 
     error: str | None = None
+    tried: bool = True
     receiver: str | None = None
     seen_as: str | None = None
     tracked: bool | None = None
@@ -29,8 +31,10 @@ class Outcome:
 
 def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
     """What was expected of a flow and what was seen, in words; None if they agree."""
-    table = {True: ", in the gateway's connection table", False: ", not in the gateway's connection table", None: ""}
-    expected = f"{flow}: {' or '.join(flow.receivers)} answers and sees {flow.seen_as}{table[flow.tracked]}"
+    expected = expectation(flow)
+    if flow.must_not:
+        reached = outcome.receiver in flow.receivers
+        return (expected, observation(outcome)) if reached or not outcome.tried else None
     if outcome.error:
         return expected, outcome.error
     if outcome.receiver is not None:
@@ -39,8 +43,28 @@ def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
         if outcome.seen_as != str(flow.seen_as):
             return expected, f"{outcome.receiver} sees {outcome.seen_as}"
     if flow.tracked is not None and outcome.tracked != flow.tracked:
-        return expected, table[outcome.tracked].removeprefix(", ") or "the gateway's connection table was not read"
+        return expected, _TABLE[outcome.tracked].removeprefix(", ") or "the gateway's connection table was not read"
     return None
+
+
+_TABLE = {True: ", in the gateway's connection table", False: ", not in the gateway's connection table", None: ""}
+
+
+def expectation(flow: Flow) -> str:
+    """What is expected of a flow, in words."""
+    receivers = " or ".join(flow.receivers)
+    if flow.must_not:
+        return f"{flow}: must not reach {receivers}: from outside, only published addresses lead inside"
+    return f"{flow}: {receivers} answers and sees {flow.seen_as}{_TABLE[flow.tracked]}"
+
+
+def observation(outcome: Outcome) -> str:
+    """What became of a flow, in words."""
+    if outcome.error:
+        return outcome.error
+    if outcome.receiver is None:
+        return f"a real service answers{_TABLE[outcome.tracked]}"
+    return f"{outcome.receiver} answers and sees {outcome.seen_as}{_TABLE[outcome.tracked]}"
 
 
 def run(flows: Iterable[Flow], links: Links, gateway: str) -> dict[Flow, Outcome]:
@@ -85,7 +109,7 @@ class _Exchange:
         for flow in flows:
             call = self._call(flow, api)
             if isinstance(call, UnreachableError):
-                outcomes[flow] = Outcome(error=str(call))
+                outcomes[flow] = Outcome(error=str(call), tried=False)
             else:
                 calls.setdefault(flow.source, []).append((flow, call))
         ports: dict[Flow, int] = {}
@@ -94,11 +118,12 @@ class _Exchange:
             answer = results[name]
             for index, (flow, _) in enumerate(work):
                 if isinstance(answer, UnreachableError):
-                    outcomes[flow] = Outcome(error=str(answer))
+                    outcomes[flow] = Outcome(error=str(answer), tried=False)
                     continue
                 ports[flow], told, error = answer[index]
                 if error:
-                    outcomes[flow] = Outcome(error=error)
+                    # Without a port it was not even bound to its source address.
+                    outcomes[flow] = Outcome(error=error, tried=ports[flow] != 0)
                 elif isinstance(told, list):
                     outcomes[flow] = Outcome(receiver=told[0], seen_as=told[1])
                 else:
@@ -135,7 +160,7 @@ class _Exchange:
         dead = [agent for agent in receivers if isinstance(agent, UnreachableError)]
         if len(dead) == len(receivers):
             return dead[0]
-        how = api if _is_api(flow) else "hold" if flow.port else "read"
+        how = api if _is_api(flow) else "hold" if flow.port else "read soon" if flow.must_not else "read"
         return [str(flow.source_address), str(flow.destination), flow.port or self.ports[flow.receivers[0]], how]
 
     def _peers(self, flows: list[Flow], ports: Mapping[Flow, int]) -> dict[Flow, Outcome]:
