@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from netaddr import IPAddress
 
-from underlay import nat, nginx, routing, target, traffic
+from underlay import diagram_text, nat, nginx, routing, target, traffic
 from underlay.operations.network import network_files
 from underlay.plan import REPO, ROLES, Plan, PlanError, load
 
@@ -85,6 +85,8 @@ SECTIONS: dict[str, Callable[[Plan], Iterator[str]]] = {
     "ssh_config of a workstation": _ssh,
     "nginx.conf": _nginx,
     "traffic": _traffic,
+    "the picture as Mermaid": lambda plan: iter([diagram_text.mermaid(plan)]),
+    "the picture as PlantUML": lambda plan: iter([diagram_text.plantuml(plan)]),
 }
 
 
