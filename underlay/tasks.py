@@ -211,5 +211,5 @@ def demo(_: Context, suite: str = control.DEFAULT_SUITE) -> None:
 def test(_: Context, long: bool = False) -> None:  # noqa: PT028 (a task of invoke)
     """Run everything that CI runs: lint, types, unit and golden tests, the lab on Debian 13 and 12, mutations."""
     with report_and_exit():
-        machine.install_requirements()
+        machine.install_requirements(machine.REQUIRED | machine.FOR_TESTS)
     raise Exit(code=checks.run(long))
