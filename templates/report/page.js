@@ -17,7 +17,9 @@ for (const cell of document.querySelectorAll("a.cell")) {
 dialog.addEventListener("click", (event) => {
   if (event.target === dialog) dialog.close();
 });
-// On paper nothing can be opened.
+// On paper nothing can be opened, and a change of hundreds of lines is not worth it.
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll(".history details")) details.open = true;
+  for (const details of document.querySelectorAll(".history details")) {
+    details.open = details.querySelectorAll("li").length <= 10;
+  }
 });

@@ -232,9 +232,20 @@ def test_texts_of_others_stay_texts(plan: Plan, gather: Gather) -> None:
     found = Page(page.page(plan, facts))
     assert found.text.count(HOSTILE) > 10
     assert [tag for tag, _ in found.tags].count("script") == 1
-    assert {tag for tag, _ in found.tags} == {tag for tag, _ in clean.tags} | {"ol", "b", "details", "table"}
+    assert {tag for tag, _ in found.tags} - {tag for tag, _ in clean.tags} <= {"ol", "b", "details", "summary", "time"}
     names = {name for _, attributes in found.tags for name in attributes}
     assert not [name for name in names if name.startswith("on")]
+
+
+def test_long_history(plan: Plan, gather: Gather) -> None:
+    """Of many changes the latest are shown, of a long one the first lines, and where the rest is; nothing is empty."""
+    long = {**ENTRY, "time": "2026-03-01T02:10:00+01:00", "what": ["", *(f"line {n}" for n in range(100))]}
+    text = Page(page.page(plan, gather(entries=[long, *[ENTRY] * 20, {**ENTRY, "what": []}]))).text
+    assert "2026-03-01 02:10:00 +0100" in text
+    assert "line 39" in text
+    assert "line 40" not in text
+    assert "60 more: ./inv history gateway 2" in text
+    assert "12 earlier: ./inv history gateway" in text
 
 
 def test_page_needs_nothing_else(plan: Plan, gather: Gather) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 from netaddr import IPAddress
@@ -29,6 +30,8 @@ UNKNOWN = "-"
 """What stands for a figure that is not known."""
 TOLD = 3
 """Things of one kind that are told on top of the page; all are further down."""
+CHANGES, LINES = 10, 40
+"""Changes of a host, and lines of each, at most: `invoke history` has all."""
 _WORST: tuple[State, ...] = ("bad", "attention", "unknown", "good")
 
 
@@ -50,6 +53,29 @@ class Trouble:
     what: str
     details: tuple[str, ...]
     href: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A confirmed change of a host; `more` lines of it follow the first one, `left` are left out."""
+
+    number: str
+    time: str
+    who: str
+    commit: str
+    first: str
+    more: tuple[str, ...]
+    left: int
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The latest changes of a host, or why they are not known; `left` earlier ones are left out."""
+
+    host: str
+    error: str
+    changes: tuple[Change, ...]
+    left: int
 
 
 @dataclass(frozen=True)
@@ -117,7 +143,7 @@ def page(plan: Plan, facts: Facts) -> str:
     return render_html(
         "report/page.html.j2",
         facts=facts,
-        when=f"{datetime.fromisoformat(facts.generated):%Y-%m-%d %H:%M:%S %z}",
+        when=_time(facts.generated),
         policy=f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'",
         script=Markup(script),
         dark=diagram.DARK,
@@ -131,7 +157,7 @@ def page(plan: Plan, facts: Facts) -> str:
         cells=[cell for group in groups for row in group.rows for cell in row.cells if cell],
         differences=[each for host in facts.hosts for each in host.differences],
         unread=[host for host in facts.hosts if host.reason],
-        changed=[host for host in facts.hosts if host.history or host.history_error],
+        histories=list(_histories(facts)),
         chains=_chains(facts.rules),
         kinds=KINDS,
         number=_number,
@@ -289,6 +315,28 @@ def _chains(rules: Iterable[RuleFacts]) -> list[tuple[str, str, list[RuleFacts]]
     for rule in rules:
         found.setdefault((rule.table, rule.chain), []).append(rule)
     return [(table, chain, of_chain) for (table, chain), of_chain in found.items()]
+
+
+def _histories(facts: Facts) -> Iterator[Changes]:
+    for host in facts.hosts:
+        if host.history or host.history_error:
+            changes = tuple(_change(entry) for entry in host.history[:CHANGES])
+            yield Changes(host.name, host.history_error, changes, len(host.history) - len(changes))
+
+
+def _change(entry: dict[str, Any]) -> Change:
+    lines = [line for line in entry["what"] if line.strip()] or ["nothing"]
+    more = tuple(lines[1:LINES])
+    left = len(lines) - 1 - len(more)
+    return Change(str(entry["number"]), _time(entry["time"]), entry["who"], entry["commit"], lines[0], more, left)
+
+
+def _time(text: str) -> str:
+    """A time in ISO 8601 as people read it; any other text as it is."""
+    try:
+        return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M:%S %z}"
+    except ValueError:
+        return text
 
 
 def _number(value: int | None) -> str:
