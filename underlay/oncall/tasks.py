@@ -9,8 +9,6 @@ from invoke import Context, Exit, task
 
 from underlay import arguments
 from underlay.errors import report_and_exit
-from underlay.oncall import page
-from underlay.oncall import report as reports
 from underlay.target import announce, current
 
 
@@ -46,6 +44,9 @@ def report(_: Context, output: str = "", json: bool = False) -> None:
     It needs no network to be read, and hosts that are down are shown as such. Exit code: 0 written, whatever it
     says; 1 it could not be written.
     """
+    from underlay.oncall import page  # pyinfra: only this task should wait for its import
+    from underlay.oncall import report as reports
+
     with report_and_exit():
         target = current()
     path = None if json and not output else page.path(target, output)
