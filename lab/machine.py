@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,14 +24,16 @@ REQUIRED = {
     "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
 }
 ROOT = RUNTIME.name
+FOR_TESTS = {"chromium": "chromium"}
+"""What only the tests need: a browser, to look at pages."""
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 
-def missing() -> list[str]:
-    """The packages of REQUIRED that this machine lacks."""
+def missing(required: Mapping[str, str] = REQUIRED) -> list[str]:
+    """The packages that this machine lacks, by default of those that the lab needs."""
     return [
         package
-        for package, sign in REQUIRED.items()
+        for package, sign in required.items()
         if not (Path(sign).exists() if sign.startswith("/") else shutil.which(sign, path=search_path()))
     ]
 
@@ -55,9 +58,9 @@ def check_root() -> None:
         raise LabError("the lab needs root: run the same command with sudo")
 
 
-def install_requirements() -> list[str]:
+def install_requirements(required: Mapping[str, str] = REQUIRED) -> list[str]:
     """Install what is missing, if this is root on a machine with apt; the packages that were installed."""
-    packages = missing()
+    packages = missing(required)
     if packages and not os.geteuid() and shutil.which("apt-get", path=search_path()):
         env = {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "--quiet"], env=env, timeout=300)

@@ -1,7 +1,7 @@
 """The arguments of tasks, checked: a wrong one is one line that says how to mend it, and exit code 1."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from invoke import Exit
 
@@ -12,12 +12,12 @@ ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
 
 def roles(role: str | None) -> tuple[str, ...]:
     """The role of that name, or all of them in the order of their deploys. Raises Exit."""
-    return (_known("role", role, ROLES),) if role else ROLES
+    return (one_of("role", role, ROLES),) if role else ROLES
 
 
 def host(plan: Plan, name: str) -> Host:
     """The host of the plan with that name. Raises Exit."""
-    return plan.host(_known("host", name, [each.name for each in plan.hosts]))
+    return plan.host(one_of("host", name, [each.name for each in plan.hosts]))
 
 
 def whole(text: str) -> int:
@@ -27,7 +27,8 @@ def whole(text: str) -> int:
     return int(text)
 
 
-def _known(what: str, name: str, names: Sequence[str]) -> str:
+def one_of(what: str, name: str, names: Collection[str]) -> str:
+    """One of these names; `what` says what it is the name of. Raises Exit."""
     if name not in names:
         close = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"the {what}s are {', '.join(names)}"

@@ -5,13 +5,14 @@ it and the internal ones; each NIC is a line from its host to the band of its ne
 to the lowest band, so that no line meets the label of another.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 from xml.etree import ElementTree as ET
 
 from underlay.plan import Host, Interface, Network, Plan
 
-_WHAT = {
+WHAT = {
     "gateway": "router, NAT",
     "jumphost": "the way in, deploys the site",
     "lb_nginx": "L7 and L4 proxy",
@@ -20,6 +21,7 @@ _WHAT = {
     "images": "images and packages",
     "server": "server",
 }
+"""Role → what its hosts are, for people."""
 _GROUND, _INK, _SOFT, _FRAME, _PUBLISHED = "#ffffff", "#1b2430", "#566170", "#8a96a3", "#b3261e"
 _ENTERPRISE = ("#e9edf2", "#475467")  # fill and line of a band
 _INTERNAL = (
@@ -33,13 +35,72 @@ _INTERNAL = (
 _MARGIN, _GAP, _PADDING = 28, 28, 18
 _BOX, _BAND, _ROW, _NIC = 62, 64, 24, 20
 _BUS = 104  # height of the enterprise band: labels of the hosts above it, then of those below it
-_LEGEND = 620
+_LEGEND = 760
+_STATE = 24  # room for a host's state in its box
+State = Literal["good", "attention", "bad", "unknown"]
+_STATES: dict[State, tuple[str, str]] = {  # colour, and the path of its mark around 0 0
+    "good": ("#1a7f4b", "M-3 0.2 L-0.8 2.4 L3.2 -2.4"),
+    "attention": ("#9a6200", "M0 -3.2 V0.8 M0 2.9 V3.1"),
+    "bad": ("#c02b1d", "M-2.4 -2.4 L2.4 2.4 M-2.4 2.4 L2.4 -2.4"),
+    "unknown": ("#566170", "M-2.6 0 H2.6"),
+}
+_LEGEND_OF_STATES: dict[State, str] = {
+    "good": "as planned",
+    "attention": "reachable, not as planned",
+    "bad": "can't be reached",
+    "unknown": "not asked",
+}
 _ADDRESS = 116  # room for an address in the gateway's box
 
 
-def svg(plan: Plan) -> str:
-    """The picture of a plan: an SVG document on a light ground of its own."""
-    return _Picture(plan).draw()
+DARK = {
+    "#ffffff": "#151b23",
+    "#1b2430": "#e8ecf1",
+    "#566170": "#9daab8",
+    "#8a96a3": "#5d6a78",
+    "#d5dbe1": "#2a333d",
+    "#f6f8fa": "#1d252f",
+    "#b3261e": "#f28b82",
+    "#1a7f4b": "#4cc38a",
+    "#9a6200": "#f0b252",
+    "#c02b1d": "#ff7b6e",
+    "#e9edf2": "#232c37",
+    "#475467": "#a9b8c9",
+    "#e3eefb": "#16283d",
+    "#1d5fa8": "#79b1ef",
+    "#e2f3e7": "#15301f",
+    "#24743f": "#6cc48a",
+    "#fdeedc": "#38270f",
+    "#a85508": "#eda55c",
+    "#f0e8fa": "#2a2040",
+    "#6a3da6": "#b99bea",
+    "#dff3f3": "#102f31",
+    "#10707a": "#5fc0c9",
+    "#fbe6ef": "#3a1b29",
+    "#a32a62": "#ec8ab6",
+}
+"""Each colour of a picture → what a page with a dark ground may put in its place."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is known of a host as it is now.
+
+    word: the state in a word or two
+    nics: the network of each NIC that is not as planned → what is wrong with it, in a word or two
+    """
+
+    state: State
+    word: str
+    nics: Mapping[str, str] = field(default_factory=dict)
+
+
+def svg(plan: Plan, live: Mapping[str, Live] | None = None) -> str:
+    """The picture of a plan: an SVG document on a light ground of its own.
+
+    live: by the host's name; what it has nothing about is unknown. Without it, the picture is of the plan alone.
+    """
+    return _Picture(plan, live).draw()
 
 
 def _width(text: str, size: float) -> float:
@@ -69,27 +130,31 @@ class _Band:
 
 
 class _Picture:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, live: Mapping[str, Live] | None) -> None:
         self.plan = plan
+        self.live = live
+        # Beside states, of which one is red, the arrows are not.
+        self.published = _PUBLISHED if live is None else _INK
+        self.box = _BOX + (0 if live is None else _STATE)
         outer = [host for host in plan.hosts if [nic.network for nic in host.interfaces] == [plan.enterprise.name]]
         # The last published host stands next to the gateway, so that the arrows to them don't cross.
         inner = [plan.gateway, *reversed(plan.published)]
         inner += [host for host in plan.hosts if host not in inner and host not in outer]
 
         top = 88
-        bus = top + _BOX + 34
+        bus = top + self.box + 34
         gateway = bus + _BUS + 34
-        boxes = gateway + 56 + _ROW * (1 + len(plan.published))
+        boxes = gateway + 56 + (self.box - _BOX) + _ROW * (1 + len(plan.published))
         self.left = _MARGIN + 2 * _PADDING + max(map(self._label_width, plan.networks))
         self.router_width = max(_width("upstream router", 15), _width(str(plan.enterprise.upstream), 13)) + 2 * _PADDING
         first = self.left + self.router_width + _GAP
-        self.outer = list(self._row(outer, first, top, _BOX))
-        self.inner = list(self._row(inner, self.left, boxes, _BOX))
-        self.gateway = _Box(plan.gateway, self.left, gateway, self.inner[0].width, boxes + _BOX - gateway)
+        self.outer = list(self._row(outer, first, top, self.box))
+        self.inner = list(self._row(inner, self.left, boxes, self.box))
+        self.gateway = _Box(plan.gateway, self.left, gateway, self.inner[0].width, boxes + self.box - gateway)
         self.inner[0] = self.gateway
         self.top = top
 
-        y: float = boxes + _BOX + 40
+        y: float = boxes + self.box + 40
         self.bands = {plan.enterprise.name: _Band(bus, _BUS, *_ENTERPRISE)}
         for index, network in enumerate(plan.internal):
             height = max(_BAND, 54 + 16 * len(self._zones(network)))
@@ -97,7 +162,7 @@ class _Picture:
             y += height + 14
         right = max(box.x + box.width for box in (*self.outer, *self.inner))
         self.width = round(max(right + _PADDING, first, _LEGEND) + _MARGIN)
-        self.height = round(y + 44)
+        self.height = round(y + 44 + (0 if live is None else 26))
         self.root = ET.Element(
             "svg",
             {
@@ -132,7 +197,8 @@ class _Picture:
             x += width + _GAP
 
     def _host_width(self, host: Host) -> float:
-        texts = [_width(host.name, 15), _width(_WHAT[host.role], 12)]
+        texts = [_width(host.name, 15), _width(WHAT[host.role], 12)]
+        texts += [22 + _width(self.live_of(host).word, 12)] if self.live is not None else []
         if host == self.plan.gateway:
             texts += [_ADDRESS + _width(what, 13) for _, what in self._addresses()]
         labels = [
@@ -156,9 +222,13 @@ class _Picture:
         more = len(self.plan.published) if host == self.plan.gateway and nic == host.primary else 0
         return f"{nic.address}, {more} published" if more else str(nic.address)
 
-    @staticmethod
-    def _nic(host: Host, nic: Interface) -> str:
-        return nic.nic + (" · default route" if host.default_network == nic.network else "")
+    def _nic(self, host: Host, nic: Interface) -> str:
+        wrong = self.live_of(host).nics.get(nic.network)
+        return nic.nic + (f" · {wrong}" if wrong else " · default route" if host.default_network == nic.network else "")
+
+    def live_of(self, host: Host) -> Live:
+        """What is known of a host."""
+        return (self.live or {}).get(host.name, Live("unknown", "not known"))
 
     def _head(self) -> None:
         plan = self.plan
@@ -182,7 +252,7 @@ class _Picture:
             markerHeight=8,
             orient="auto",
         )
-        self._add("path", marker, d="M0 1 L9 5 L0 9 z", fill=_PUBLISHED)
+        self._add("path", marker, d="M0 1 L9 5 L0 9 z", fill=self.published)
         # A ground of its own keeps the picture readable on a dark page.
         self._rect(0.5, 0.5, self.width - 1, self.height - 1, _GROUND, "#d5dbe1", 10)
         self._text(_MARGIN, 42, plan.site, 22, bold=True)
@@ -215,9 +285,9 @@ class _Picture:
             stroke_width=1.5,
         )
         self._text(cloud + 58, y + 41, "internet", 13, _SOFT, anchor="middle")
-        self._line(middle, y + _BOX, band.y + 26, band.line)
+        self._line(middle, y + self.box, band.y + 26, band.line)
         self._text(middle + 10, band.y + 25, str(self.plan.enterprise.upstream), 13)
-        self._frame(x, y, self.router_width, _BOX, "upstream router", "the way out", dashed=True)
+        self._frame(x, y, self.router_width, self.box, "upstream router", "the way out", dashed=True)
 
     def _lines(self, box: _Box) -> None:
         """The NICs of a host, the one in the lowest band first."""
@@ -229,21 +299,47 @@ class _Picture:
                 start, end = box.y + box.height, band.y + (26 if nic.network == self.plan.enterprise.name else 28)
             else:
                 start, end = box.y, band.y + _BUS - 34
-            self._line(x, start, end, band.line)
+            wrong = nic.network in self.live_of(box.host).nics
+            self._line(x, start, end, _STATES["bad"][0] if wrong else band.line, cut=wrong)
             self._text(x + 10, end - 1, self._address(box.host, nic), 13)
-            self._text(x + 10, end + 15, self._nic(box.host, nic), 11, _SOFT)
+            self._text(
+                x + 10, end + 15, self._nic(box.host, nic), 11, _STATES["bad"][0] if wrong else _SOFT, bold=wrong
+            )
 
     def _host(self, box: _Box) -> None:
-        self._frame(box.x, box.y, box.width, box.height, box.host.name, _WHAT[box.host.role])
+        live = self.live_of(box.host)
+        self._frame(box.x, box.y, box.width, box.height, box.host.name, WHAT[box.host.role])
+        if self.live is None:
+            return
+        if live.state in ("attention", "bad"):
+            self.frame.set("stroke", _STATES[live.state][0])
+            self.frame.set("stroke-width", "2")
+        self._state(box.x + _PADDING + 7, box.y + 65, live.state, live.word)
+
+    def _state(self, x: float, y: float, state: State, word: str) -> None:
+        """A mark and a word: colour alone would not do."""
+        colour, mark = _STATES[state]
+        self._add("circle", cx=x, cy=y - 4, r=7, fill=colour, **{"class": "mark"})
+        self._add(
+            "path",
+            d=mark,
+            transform=f"translate({x:g} {y - 4:g})",
+            stroke=_GROUND,
+            stroke_width=1.8,
+            stroke_linecap="round",
+            stroke_linejoin="round",
+            fill="none",
+        )
+        self._text(x + 14, y, word, 12, colour, bold=state in ("attention", "bad"))
 
     def _gateway(self) -> None:
         """The gateway with its enterprise addresses, and an arrow from each published one to its host."""
         box = self.gateway
         places = {other.host.name: other for other in self.inner}
-        y = box.y + 72
-        self._frame(box.x, box.y, box.width, box.height, box.host.name, _WHAT[box.host.role])
+        y = box.y + 72 + self.box - _BOX
+        self._host(box)
         for (address, what), host in zip(self._addresses(), (None, *self.plan.published), strict=True):
-            colour = _PUBLISHED if host else _SOFT
+            colour = self.published if host else _SOFT
             self._text(box.x + _PADDING, y, address, 13)
             self._text(box.x + _PADDING + _ADDRESS, y, what, 13, colour)
             if host is not None:
@@ -253,7 +349,7 @@ class _Picture:
                     "path",
                     d=f"M{start:g} {y - 4:g} H{x - 8:g} q8 0 8 8 V{there.y - 3:g}",
                     fill="none",
-                    stroke=_PUBLISHED,
+                    stroke=self.published,
                     stroke_width=1.6,
                     stroke_dasharray="6 4",
                     marker_end="url(#arrow)",
@@ -263,34 +359,46 @@ class _Picture:
         self._text(box.x + _PADDING, box.y + box.height - 14, "routed, never translated", 12, _SOFT)
 
     def _legend(self) -> None:
-        y, x = self.height - 26, _MARGIN
+        y, x = self.height - 26 - (0 if self.live is None else 26), float(_MARGIN)
         self._line(x + 8, y - 14, y, _FRAME)
         self._text(x + 22, y - 1, "a NIC, with its address and name", 12, _SOFT)
         x += 250
         self._add(
             "path",
-            d=f"M{x} {y - 5} h34",
-            stroke=_PUBLISHED,
+            d=f"M{x:g} {y - 5} h34",
+            stroke=self.published,
             stroke_width=1.6,
             stroke_dasharray="6 4",
             marker_end="url(#arrow)",
         )
         self._text(x + 44, y - 1, "published 1:1: all ports, in both directions", 12, _SOFT)
+        if self.live is None:
+            return
+        self._text(_MARGIN, y + 25, "now:", 12, _SOFT)
+        x = _MARGIN + 48
+        for state, word in _LEGEND_OF_STATES.items():
+            self._state(x, y + 25, state, word)
+            x += 14 + _width(word, 12) + 22
+        self._line(x, y + 10, y + 24, _STATES["bad"][0], cut=True)
+        self._text(x + 14, y + 25, "a NIC that is not as planned", 12, _STATES["bad"][0], bold=True)
 
     def _frame(
         self, x: float, y: float, width: float, height: float, name: str, what: str, dashed: bool = False
     ) -> None:
-        rect = self._rect(x, y, width, height, "#ffffff", _FRAME, 7)
+        self.frame = self._rect(x, y, width, height, "#ffffff", _FRAME, 7)
         if dashed:
-            rect.set("stroke-dasharray", "5 4")
+            self.frame.set("stroke-dasharray", "5 4")
         self._text(x + _PADDING, y + 27, name, 15, bold=True)
         self._text(x + _PADDING, y + 45, what, 12, _SOFT)
 
-    def _line(self, x: float, start: float, end: float, colour: str) -> None:
-        """A NIC's line; its light edge sets it off from the bands that it passes."""
+    def _line(self, x: float, start: float, end: float, colour: str, cut: bool = False) -> None:
+        """A NIC's line; its light edge sets it off from the bands that it passes. `cut`: dashed, with a hollow end."""
         for width, stroke in ((6, _GROUND), (2.5, colour)):
-            self._add("path", d=f"M{x:g} {start:g} V{end:g}", stroke=stroke, stroke_width=width, fill="none")
-        self._add("circle", cx=x, cy=end, r=5, fill=colour, stroke=_GROUND, stroke_width=1.5)
+            path = self._add("path", d=f"M{x:g} {start:g} V{end:g}", stroke=stroke, stroke_width=width, fill="none")
+        if cut:
+            path.set("stroke-dasharray", "4 4")
+        fill, stroke = (_GROUND, colour) if cut else (colour, _GROUND)
+        self._add("circle", cx=x, cy=end, r=5, fill=fill, stroke=stroke, stroke_width=1.5)
 
     def _rect(
         self, x: float, y: float, width: float, height: float, fill: str, stroke: str, radius: float

@@ -10,6 +10,9 @@ from underlay.plan import Host
 from underlay.target import Target
 from underlay.verify.links import Links, UnreachableError
 
+SECONDS = 15
+"""A host has so long to tell its history."""
+
 
 class HistoryError(Exception):
     """What was asked for is not in the history; `str()` is for a person."""
@@ -19,11 +22,15 @@ Entries = list[dict[str, Any]]
 """Confirmed changes, the latest first: number, time, who, commit, what (see `guard.agent`)."""
 
 
-def read(target: Target, hosts: Iterable[Host]) -> dict[str, Entries | UnreachableError]:
-    """The history of each host, read at the same time; UnreachableError for one that can't be asked."""
+def read(target: Target, hosts: Iterable[Host], links: Links | None = None) -> dict[str, Entries | UnreachableError]:
+    """The history of each host, read at the same time; UnreachableError for one that can't be asked.
+
+    links: to these hosts, where they are open already
+    """
     hosts = list(hosts)
-    links = Links(target)
-    links.open(host.name for host in hosts)
+    if links is None:
+        links = Links(target)
+        links.open(host.name for host in hosts)
 
     def one(host: Host) -> Entries | UnreachableError:
         try:
@@ -45,13 +52,13 @@ def change(target: Target, host: str, number: int) -> dict[str, Any]:
 
 def _ask(links: Links, host: str, command: str) -> dict[str, Any]:
     nothing = '{"history": []}'
-    done = links.host(host).run(
-        f"if [ -e {agent.COPY} ]; then python3 {agent.COPY} {command}; else echo '{nothing}'; fi"
-    )
+    line = f"if [ -e {agent.COPY} ]; then python3 {agent.COPY} {command}; else echo '{nothing}'; fi"
+    done = links.run(host, line, seconds=SECONDS)
     try:
         answer: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        raise UnreachableError(f"{host}: {(done.stderr or done.stdout).strip() or 'no answer'}") from None
+        words = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise UnreachableError(f"{host}: {words or 'no answer'}") from None
     if "error" in answer:
         raise HistoryError(f"{host}: {answer['error']}")
     return answer

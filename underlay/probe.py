@@ -8,7 +8,8 @@ Requests, each an object with one key:
 
 - `{"connect": [[SOURCE, DESTINATION, PORT, HOW], …]}`: connect from SOURCE, all at once
   → `[[LOCAL PORT, TOLD, ERROR], …]`.
-  HOW is `read` (TOLD is what the other end said), `hold` (stay connected until the end) or `tls` (shake hands)
+  HOW is `read` (TOLD is what the other end said), `read soon` (with less patience), `hold` (stay connected until the
+  end) or `tls` (shake hands)
 - `{"peers": [PORT, …]}` → `[[PORT, ADDRESS, ITS PORT], …]`: who is connected to these ports here
 - `{"free": PORT}` → whether nothing listens there, but further listeners of others like this
 - `{"serve": PORT}` → `true`: a further listener, which shares its port with those of others like this
@@ -37,6 +38,8 @@ DEADLINE = 30
 PATIENCE = 3
 """Seconds that one connection has, from its first packet to its answer."""
 ESTABLISHED = "01"
+SOON = 1
+"""Seconds that one has of which no answer is expected: those that do answer need a few thousandths."""
 
 
 def sockets(state: str) -> Iterator[tuple[int, str, int]]:
@@ -100,8 +103,9 @@ def connect(source: str, destination: str, port: int, how: str) -> tuple[int, An
     client = socket.socket()
     HELD.append(client)
     local = 0
+    patience = SOON if how == "read soon" else PATIENCE
     try:
-        client.settimeout(PATIENCE)
+        client.settimeout(patience)
         client.bind((source, 0))
         local = client.getsockname()[1]
         client.connect((destination, port))
@@ -125,7 +129,7 @@ def connect(source: str, destination: str, port: int, how: str) -> tuple[int, An
         return local, None, "connected, but something else than this check answered"
     except OSError as error:
         if isinstance(error, TimeoutError):
-            return local, None, f"no answer within {PATIENCE} s"
+            return local, None, f"no answer within {patience} s"
         return local, None, error.strerror or str(error)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from invoke import Context, Exit, task
 
 from lab import control, machine
-from underlay import arguments, checks, diagram, overview
+from underlay import arguments, checks, diagram, diagram_text, overview
 from underlay import history as histories
 from underlay.errors import report_and_exit
 from underlay.guard import apply, runner
@@ -27,11 +27,15 @@ def plan(_: Context) -> None:
         overview.show(load())
 
 
-@task
-def topology(_: Context) -> None:
-    """Print the picture of the site as SVG, drawn from the plan: `./inv topology > docs/site.svg`."""
+PICTURES = {"svg": diagram.svg, "mermaid": diagram_text.mermaid, "plantuml": diagram_text.plantuml}
+
+
+@task(help={"format": f"one of {', '.join(PICTURES)}; default svg. The other two are text, for documents of your own"})
+def topology(_: Context, format: str = "svg") -> None:
+    """Print the picture of the site, drawn from the plan: `./inv topology > docs/site.svg`; contacts no host."""
+    draw = PICTURES[arguments.one_of("format", format, PICTURES)]
     with report_and_exit():
-        print(diagram.svg(load()))
+        print(draw(load()), end="")
 
 
 @task(
@@ -209,5 +213,5 @@ def demo(_: Context, suite: str = control.DEFAULT_SUITE) -> None:
 def test(_: Context, long: bool = False) -> None:  # noqa: PT028 (a task of invoke)
     """Run everything that CI runs: lint, types, unit and golden tests, the lab on Debian 13 and 12, mutations."""
     with report_and_exit():
-        machine.install_requirements()
+        machine.install_requirements(machine.REQUIRED | machine.FOR_TESTS)
     raise Exit(code=checks.run(long))

@@ -1,4 +1,5 @@
-"""Plan → what the traffic must look like: every connection that has to work, and how its receiver sees it. Pure.
+"""Plan → what the traffic must look like: every connection that has to work, and how its receiver sees it; and those
+that must not. Pure.
 
 The expectations are written down from what the site is for, not computed from the rules that bring it about; only
 `why` looks at those, to tell a person where to look.
@@ -21,7 +22,7 @@ SERVICES = {"jumphost": (SSH_PORT,), "lb_nginx": (nginx.HTTP_PORT,)}
 
 @dataclass(frozen=True)
 class Flow:
-    """One TCP connection that has to work.
+    """One TCP connection that has to work, or must not.
 
     role: whose check it is: of the hosts on its way, the one that is deployed last
     row: what it is an example of, for people
@@ -31,6 +32,7 @@ class Flow:
     through: the proxies in between
     seen_as: the source address that the receiver sees
     tracked: whether the gateway must have an entry in its connection table; None if it does not matter
+    must_not: it must not reach its receivers; how they would see it does not matter then
     """
 
     role: str
@@ -43,6 +45,7 @@ class Flow:
     seen_as: IPAddress
     tracked: bool | None
     through: tuple[str, ...] = ()
+    must_not: bool = False
 
     def __str__(self) -> str:
         port = "" if self.port is None else f":{self.port}"
@@ -57,6 +60,24 @@ class Flow:
 def expected(plan: Plan, outside: IPAddress | None) -> list[Flow]:
     """Every flow of a plan; `outside` is an address beyond the upstream router that answers, if there is one."""
     return list(_Site(plan, outside).flows())
+
+
+def forbidden(plan: Plan, outside: IPAddress | None) -> list[Flow]:
+    """Every flow that must not get through: from outside, only published addresses lead inside.
+
+    What keeps the internal addresses unreachable is that no route outside leads to them: the gateway forwards to its
+    networks whatever it is sent.
+    """
+    return list(_Site(plan, outside).forbidden())
+
+
+def sample(plan: Plan, most: int, *names: str) -> Plan:
+    """The plan with at most so many hosts of each role, and those of these names.
+
+    There are flows between all pairs of hosts: millions on a large site.
+    """
+    kept = {each.name for role in {each.role for each in plan.hosts} for each in plan.hosts_of(role)[:most]}
+    return plan.model_copy(update={"hosts": tuple(each for each in plan.hosts if each.name in {*kept, *names})})
 
 
 @dataclass(frozen=True)
@@ -109,6 +130,15 @@ class _Site:
         for one in (*self.published, *nodes):
             for host in self.plan.published:
                 yield self._to_published("published addresses from inside", one, host, self._leaves_as(one))
+
+    def forbidden(self) -> Iterator[Flow]:
+        # A host that has a NIC inside is in no need of a way in.
+        outer = [end for end in self.world if end.network is None or not self._internal(self.plan.host(end.host))]
+        inner = [*self.published, *(end for node in self.nodes for end in self._internal(node))]
+        for one in outer:
+            for other in inner:
+                flow = self._flow("outside to inside, must not", one, other, one.address)
+                yield replace(flow, must_not=True)
 
     def _leaves_as(self, end: _End) -> IPAddress:
         """As what the enterprise network and the world see an internal address."""
@@ -187,6 +217,8 @@ class _Site:
 
 def why(plan: Plan, flow: Flow) -> list[str]:
     """Where to look if a flow is not as expected: the rules and routes that bring it about, with their plan lines."""
+    if flow.must_not:
+        return _why_not(plan, flow)
     receiver = flow.through[0] if flow.through else flow.receivers[0]
     answers_from = flow.destination
     for host in plan.published:
@@ -199,6 +231,20 @@ def why(plan: Plan, flow: Flow) -> list[str]:
         *(f"{name}: the proxy in between, for {' or '.join(flow.receivers)}" for name in flow.through),
     ]
     return list(dict.fromkeys(found))  # the same host may be at both ends
+
+
+def _why_not(plan: Plan, flow: Flow) -> list[str]:
+    network = next(network for network in plan.internal if flow.destination in network.cidr)
+    way_out = plan.line("networks", plan.enterprise.name, "upstream")
+    found = [
+        f"{flow.source}: no route to {network.cidr} but the default one; ip route get {flow.destination}",
+        f"the upstream router {plan.enterprise.upstream}: no route to {network.cidr} ({way_out})",
+    ]
+    passes = [rule for rule in nat.gateway_rules(plan) if rule.table == "filter" and f"-d {network.cidr} " in rule.spec]
+    return found + [
+        f"no rule stops what is sent to the gateway: {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
+        for rule in passes
+    ]
 
 
 def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from netaddr import IPAddress
 
-from underlay import nat, nginx, routing, target, traffic
+from underlay import diagram_text, nat, nginx, routing, target, traffic
 from underlay.operations.network import network_files
 from underlay.plan import REPO, ROLES, Plan, PlanError, load
 
@@ -73,6 +73,8 @@ def _nginx(plan: Plan) -> Iterator[str]:
 def _traffic(plan: Plan) -> Iterator[str]:
     for flow in traffic.expected(plan, IPAddress("203.0.113.1")):
         yield f"{flow}, seen by {' or '.join(flow.receivers)} as {flow.seen_as}"
+    for flow in traffic.forbidden(plan, IPAddress("203.0.113.1")):
+        yield f"{flow}, never seen by {' or '.join(flow.receivers)}"
 
 
 SECTIONS: dict[str, Callable[[Plan], Iterator[str]]] = {
@@ -83,6 +85,8 @@ SECTIONS: dict[str, Callable[[Plan], Iterator[str]]] = {
     "ssh_config of a workstation": _ssh,
     "nginx.conf": _nginx,
     "traffic": _traffic,
+    "the picture as Mermaid": lambda plan: iter([diagram_text.mermaid(plan)]),
+    "the picture as PlantUML": lambda plan: iter([diagram_text.plantuml(plan)]),
 }
 
 

@@ -136,6 +136,17 @@ def test_rule_of_others_that_stops_packets() -> None:
     assert "look at   rule filter FORWARD -s 100.64.64.0/21 -j ACCEPT (group_data/all.py:" in output
 
 
+def test_way_in_past_the_published_addresses() -> None:
+    """A route of the workstation to the internal networks is a way in that the plan does not have."""
+    route = "100.64.0.0/10 via 192.168.0.51"
+    with broken("dev", f"ip route add {route}", f"ip route del {route}"):
+        code, output = verify("jumphost")
+    assert code == 1, output
+    wrong = re.findall(r"^ (\w+) +(\S.*?) +WRONG (\S+)", output, re.MULTILINE)
+    assert wrong == [("jumphost", "traffic: outside to inside, must not", "1/3")], output
+    assert "seen      jumphost answers and sees 192.168.0.105" in output
+
+
 TLS = (
     "cd /run && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=api "
     "-keyout api.key -out api.crt 2>/dev/null && "

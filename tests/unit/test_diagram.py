@@ -53,7 +53,7 @@ def areas(root: ET.Element) -> Iterator[tuple[str, Area]]:
 def lines(root: ET.Element) -> Iterator[Area]:
     """The NICs' lines: `M x start V end`."""
     for element in root.iter(f"{SVG}path"):
-        if " V" in (path := element.attrib["d"]) and "H" not in path:
+        if " V" in (path := element.attrib["d"]) and "H" not in path and not element.get("transform"):
             start, end = path.removeprefix("M").split(" V")
             x, y = map(float, start.split())
             yield x - 1, min(y, float(end)), x + 1, max(y, float(end))
@@ -76,8 +76,42 @@ def test_every_network_host_and_address_is_in_the_picture(plan: Plan) -> None:
         assert f"{host.published} {host.name}" in texts
 
 
-def test_nothing_overlaps_and_nothing_is_cut_off(plan: Plan) -> None:
-    root = ET.fromstring(diagram.svg(plan))
+def live(plan: Plan) -> dict[str, diagram.Live]:
+    """Every host is something else, and every other NIC is broken; of one host nothing is known."""
+    words = {"good": "as planned", "attention": "12 differences from the plan", "bad": "can't be reached"}
+    states: list[diagram.State] = ["good", "attention", "bad"]
+    found = {}
+    for index, host in enumerate(plan.hosts[1:]):
+        state = states[index % 3]
+        broken = {nic.network: "switched off" for nic in host.interfaces[index % 2 :: 2]}
+        found[host.name] = diagram.Live(state, words[state], broken)
+    return found
+
+
+def test_state_is_told_in_words_and_marks(plan: Plan) -> None:
+    """Each host has the word of its state and a mark, each broken NIC its own: colour alone would not do."""
+    found = live(plan)
+    root = ET.fromstring(diagram.svg(plan, found))
+    texts = [text for text, _ in areas(root)]
+    for state in ("good", "attention", "bad"):
+        word = next(each.word for each in found.values() if each.state == state)
+        assert texts.count(word) >= sum(each.state == state for each in found.values())
+    assert "not known" in texts
+    assert sum(text.endswith(" · switched off") for text in texts) == sum(len(each.nics) for each in found.values())
+    marks = [each for each in root.iter(f"{SVG}circle") if each.get("class") == "mark"]
+    assert len(marks) == len(plan.hosts) + 4
+
+
+def test_every_colour_has_one_for_the_dark(plan: Plan) -> None:
+    """A page with a dark ground finds all of them."""
+    root = ET.fromstring(diagram.svg(plan, live(plan)))
+    used = {each.get(name, "none") for each in root.iter() for name in ("fill", "stroke")}
+    assert used - {"none"} <= diagram.DARK.keys()
+
+
+@pytest.mark.parametrize("now", [False, True])
+def test_nothing_overlaps_and_nothing_is_cut_off(plan: Plan, now: bool) -> None:
+    root = ET.fromstring(diagram.svg(plan, live(plan) if now else None))
     _, _, width, height = map(float, root.attrib["viewBox"].split())
     texts = list(areas(root))
     for (one, one_area), (other, other_area) in combinations(texts, 2):

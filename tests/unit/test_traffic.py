@@ -4,7 +4,7 @@ from netaddr import IPAddress
 
 from tests.unit.conftest import Planned
 from underlay.plan import Plan
-from underlay.traffic import Flow, expected, why
+from underlay.traffic import Flow, expected, forbidden, sample, why
 
 OUTSIDE = IPAddress("203.0.113.1")
 
@@ -107,6 +107,17 @@ def test_hairpin(planned: Planned) -> None:
 def test_without_an_outside_address(planned: Planned) -> None:
     """On the real site nothing beyond the upstream router is tried."""
     assert not [flow for flow in expected(planned(), None) if "internet" in flow.hosts]
+
+
+def test_from_outside(planned: Planned) -> None:
+    """Whoever is outside must not reach any internal address; one with a NIC inside is not outside."""
+    outer = ("dev 192.168.0.105", "images 192.168.0.50", "internet 203.0.113.1")
+    inner = ("100.64.0.52", "100.64.0.53", "100.64.0.2", "100.64.32.2", "100.64.64.2")
+    found = forbidden(planned(), OUTSIDE)
+    assert [str(flow) for flow in found] == [f"{one} -> {other}" for one in outer for other in inner]
+    assert all(flow.must_not for flow in found)
+    both = '    "both": {"role": "server", "addresses": {"enterprise": "192.168.0.9", "mgmt": "100.64.0.9"}},\n'
+    assert {flow.source for flow in forbidden(planned((MASTER, both + MASTER)), None)} == {"dev", "images"}
 
 
 MASTER = '    "master-1": {\n'
@@ -220,3 +231,21 @@ def test_where_to_look_names_the_line_of_the_plan(planned: Planned) -> None:
     plan = planned()
     [flow] = [each for each in expected(plan, OUTSIDE) if str(each) == "lb 100.64.0.53 -> 203.0.113.1"]
     assert all(str(plan.source) in line for line in why(plan, flow))
+
+
+def test_where_to_look_for_what_must_not(planned: Planned) -> None:
+    """What leads inside is a route outside: no rule of the gateway stops it, and that is said."""
+    [flow] = [each for each in forbidden(planned(), None) if str(each) == "dev 192.168.0.105 -> 100.64.64.2"]
+    assert [line.rpartition(" (")[0] or line for line in why(planned(), flow)] == [
+        "dev: no route to 100.64.64.0/21 but the default one; ip route get 100.64.64.2",
+        "the upstream router 192.168.0.1: no route to 100.64.64.0/21",
+        "no rule stops what is sent to the gateway: filter FORWARD -d 100.64.64.0/21 -j ACCEPT",
+    ]
+
+
+def test_sample(planned: Planned) -> None:
+    """Of many hosts of a role some are kept, and those that are named."""
+    more = "".join(f'    "m{n}": {{"role": "master", "addresses": {{"mgmt": "100.64.1.{n}"}}}},\n' for n in range(1, 5))
+    kept = sample(planned((MASTER, more + MASTER)), 2, "m4")
+    assert [host.name for host in kept.hosts_of("master")] == ["m1", "m2", "m4"]
+    assert len(kept.hosts_of("lb_nginx")) == 1

@@ -58,6 +58,22 @@ def test_flow_that_is_good() -> None:
     assert judge(replace(FLOW, tracked=None, port=6443), Outcome()) is None
 
 
+@pytest.mark.parametrize(
+    ("outcome", "seen"),
+    [
+        (Outcome(error="no answer within 1 s"), None),
+        (Outcome(receiver="images", seen_as="192.168.0.53"), None),
+        (replace(GOOD, tracked=None), "dev answers and sees 192.168.0.53"),
+        (Outcome(error="dev can't be reached", unasked=True), "dev can't be reached"),
+    ],
+)
+def test_flow_that_must_not(outcome: Outcome, seen: str | None) -> None:
+    """It is wrong if its receiver answers, and not known to be good unless it was tried."""
+    flow = replace(FLOW, must_not=True, tracked=None)
+    told = "lb 100.64.0.53 -> 192.168.0.105: must not reach dev: from outside, only published addresses lead inside"
+    assert judge(flow, outcome) == ((told, seen) if seen else None)
+
+
 def test_words_of_a_failure() -> None:
     """Expected, seen, where to look: several lines are set under each other."""
     with pytest.raises(WrongError) as error:
@@ -171,6 +187,8 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., NoLin
 
 
 def good(flow: Flow) -> Outcome:
+    if flow.must_not:
+        return Outcome(error="no answer within 1 s")
     return Outcome(receiver=flow.receivers[0], seen_as=str(flow.seen_as), tracked=flow.tracked)
 
 

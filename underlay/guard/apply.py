@@ -26,7 +26,7 @@ from underlay import probe, traffic
 from underlay.errors import report_and_exit
 from underlay.guard import agent
 from underlay.guard.change import Change, File
-from underlay.plan import REPO, Plan
+from underlay.plan import REPO
 from underlay.target import Target, current
 from underlay.traffic import Flow
 from underlay.verify.exchange import Exchange, Outcome, judge
@@ -236,7 +236,7 @@ def _probes(target: Target, host: str, change: Change) -> list[Flow]:
     Of many, some of each kind, with few hosts. On the way back to an earlier state only the ways in count: what else
     works there is another plan's business.
     """
-    flows = traffic.expected(_sample(target.plan, host), target.outside)
+    flows = traffic.expected(traffic.sample(target.plan, SAMPLE, host), target.outside)
     if host != target.plan.gateway.name:
         flows = [flow for flow in flows if host in flow.hosts]
     if change.restore is not None:
@@ -256,12 +256,6 @@ def _probes(target: Target, host: str, change: Change) -> list[Flow]:
         chosen += kept[:: -(-len(kept) // share)]
         asked |= fewest
     return chosen
-
-
-def _sample(plan: Plan, host: str) -> Plan:
-    """The plan with some hosts of each role: there are flows between all pairs of hosts, millions on a large site."""
-    kept = {each.name for role in {each.role for each in plan.hosts} for each in plan.hosts_of(role)[:SAMPLE]}
-    return plan.model_copy(update={"hosts": tuple(each for each in plan.hosts if each.name in kept | {host})})
 
 
 def _exchange(target: Target, flows: list[Flow]) -> Exchange:

@@ -21,19 +21,20 @@ class Evidence:
     """The states of hosts and the outcomes of flows of one run.
 
     plan, target: what it is about
+    links: the connections to the hosts that were asked
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.plan: Plan = target.plan
-        self._links = Links(target)
+        self.links = Links(target)
         self._states: dict[str, Future[HostState]] = {}
         self._outcomes: Future[dict[Flow, Outcome]] | None = None
 
     @cached_property
     def flows(self) -> list[Flow]:
-        """Every flow of the plan."""
-        return traffic.expected(self.plan, self.target.outside)
+        """Every flow of the plan: those that have to work, and those that must not."""
+        return [each for find in (traffic.expected, traffic.forbidden) for each in find(self.plan, self.target.outside)]
 
     def gather(self, hosts: Iterable[Host], flows: Iterable[Flow], sections: Collection[str] = state.CHECKS) -> None:
         """Begin to read these hosts (`sections` of `state.read`) and to make these flows; returns at once."""
@@ -41,12 +42,12 @@ class Evidence:
         names = {host.name for host in hosts} | {name for flow in flows for name in flow.hosts}
         if flows:
             names.add(self.plan.gateway.name)
-        self._links.open(names)
+        self.links.open(names)
         pool = ThreadPoolExecutor(len(hosts) + 1)
         if flows:
-            self._outcomes = pool.submit(exchange.run, flows, self._links, self.plan.gateway.name)
+            self._outcomes = pool.submit(exchange.run, flows, self.links, self.plan.gateway.name)
         for host in hosts:
-            self._states[host.name] = pool.submit(state.read, self._links, self.plan, host, sections)
+            self._states[host.name] = pool.submit(state.read, self.links, self.plan, host, sections)
         pool.shutdown(wait=False)
 
     def state(self, name: str) -> HostState:
@@ -70,7 +71,7 @@ class Evidence:
         """Why the first of these hosts that can't be reached can't, or None."""
         for name in sorted(names):
             try:
-                self._links.check(name)
+                self.links.check(name)
             except UnreachableError as error:
                 return str(error)
         return None

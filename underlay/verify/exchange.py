@@ -23,7 +23,7 @@ class Outcome:
     error: why there was no answer
     receiver, seen_as: who answered, and as what it saw the sender; both None behind a real service that can't tell
     tracked: whether the gateway's connection table had it; None if the flow does not ask
-    unasked: the error is that a host did not answer us: nothing is known about the flow
+    unasked: nothing is known about the flow: a host could not be asked, or the sender lacks the address
     """
 
     error: str | None = None
@@ -35,8 +35,10 @@ class Outcome:
 
 def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
     """What was expected of a flow and what was seen, in words; None if they agree."""
-    table = {True: ", in the gateway's connection table", False: ", not in the gateway's connection table", None: ""}
-    expected = f"{flow}: {' or '.join(flow.receivers)} answers and sees {flow.seen_as}{table[flow.tracked]}"
+    expected = expectation(flow)
+    if flow.must_not:
+        reached = outcome.receiver in flow.receivers
+        return (expected, observation(outcome)) if reached or outcome.unasked else None
     if outcome.error:
         return expected, outcome.error
     if outcome.receiver is not None:
@@ -45,8 +47,28 @@ def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
         if outcome.seen_as != str(flow.seen_as):
             return expected, f"{outcome.receiver} sees {outcome.seen_as}"
     if flow.tracked is not None and outcome.tracked != flow.tracked:
-        return expected, table[outcome.tracked].removeprefix(", ") or "the gateway's connection table was not read"
+        return expected, _TABLE[outcome.tracked].removeprefix(", ") or "the gateway's connection table was not read"
     return None
+
+
+_TABLE = {True: ", in the gateway's connection table", False: ", not in the gateway's connection table", None: ""}
+
+
+def expectation(flow: Flow) -> str:
+    """What is expected of a flow, in words."""
+    receivers = " or ".join(flow.receivers)
+    if flow.must_not:
+        return f"{flow}: must not reach {receivers}: from outside, only published addresses lead inside"
+    return f"{flow}: {receivers} answers and sees {flow.seen_as}{_TABLE[flow.tracked]}"
+
+
+def observation(outcome: Outcome) -> str:
+    """What became of a flow, in words."""
+    if outcome.error:
+        return outcome.error
+    if outcome.receiver is None:
+        return f"a real service answers{_TABLE[outcome.tracked]}"
+    return f"{outcome.receiver} answers and sees {outcome.seen_as}{_TABLE[outcome.tracked]}"
 
 
 def run(flows: Iterable[Flow], links: Links, gateway: str) -> dict[Flow, Outcome]:
@@ -110,7 +132,8 @@ class Exchange:
                     continue
                 ports[flow], told, error = answer[index]
                 if error:
-                    outcomes[flow] = Outcome(error=error)
+                    # Without a port it was not even bound to its source address.
+                    outcomes[flow] = Outcome(error=error, unasked=not ports[flow])
                 elif isinstance(told, list):
                     outcomes[flow] = Outcome(receiver=told[0], seen_as=told[1])
                 else:
@@ -147,7 +170,7 @@ class Exchange:
         dead = [agent for agent in receivers if isinstance(agent, UnreachableError)]
         if len(dead) == len(receivers):
             return dead[0]
-        how = self.api if _is_api(flow) else "hold" if flow.port else "read"
+        how = self.api if _is_api(flow) else "hold" if flow.port else "read soon" if flow.must_not else "read"
         return [str(flow.source_address), str(flow.destination), flow.port or self.ports[flow.receivers[0]], how]
 
     def _peers(self, flows: list[Flow], ports: Mapping[Flow, int]) -> dict[Flow, Outcome]:

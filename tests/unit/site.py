@@ -1,0 +1,51 @@
+"""A whole site that is as planned, made up: what each host says of itself, and how to change it."""
+
+from dataclasses import replace
+
+from underlay import nat, nginx, routing, ruleset
+from underlay.facts.firewall import Firewall
+from underlay.operations import sshd
+from underlay.operations.network import network_files
+from underlay.plan import Host, Plan
+from underlay.routing import LiveNetwork
+from underlay.templates import render
+from underlay.verify.state import UNITS, HostState, Unit
+from underlay.verify.vitals import Nic, RuleCounter
+
+
+def state(plan: Plan, host: Host, **changed: object) -> HostState:
+    """What a host says that is as planned, but for some of its properties."""
+    wanted = routing.host_network(plan, host)
+    rules = nat.gateway_rules(plan)
+    ours = ruleset.from_rules(rules)
+    said = HostState(host.name, {})
+    # Where the sections of a real host would be parsed into.
+    said.__dict__.update(
+        network=LiveNetwork(
+            links=dict.fromkeys(wanted.nics, True),
+            addresses=wanted.addresses,
+            routes=wanted.routes,
+            rules=wanted.rules,
+            sysctls=wanted.sysctls,
+            files={str(path): content for path, content in network_files(wanted).items()},
+        ),
+        nics={nic: Nic(True, True, 1500, "02:00:00:00:00:01", 0, 0, 0, 0, 0, 0) for nic in wanted.nics},
+        units=dict.fromkeys(UNITS, Unit("active", "enabled")),
+        files={
+            sshd.PATH: render("jumphost/sshd.conf.j2", operator=plan.operator.user),
+            nginx.PATH: nginx.configuration(plan),
+        },
+        firewall=Firewall(True, ours, ruleset.render(ours), ours, ours, ours),
+        counters=tuple(RuleCounter(rule.table, rule.chain, rule.spec, 7, 700) for rule in rules),
+    )
+    said.__dict__.update(changed)
+    return said
+
+
+def without_address(plan: Plan, host: Host, network: str) -> HostState:
+    """A host that lacks its address in a network."""
+    nic = host.interface(network)
+    assert nic is not None
+    planned = state(plan, host).network
+    left = tuple(each for each in planned.addresses if each.cidr != nic.with_prefix)
+    return state(plan, host, network=replace(planned, addresses=left))
