@@ -85,4 +85,25 @@ def reboot(_: Context, host: str) -> None:
     control.reboot(host)
 
 
-namespace = Collection("lab", up, down, reset, status, run, shell, reboot)
+@task
+@_explained
+def add(_: Context) -> None:
+    """Install and boot the hosts of the plan that the lab does not have yet."""
+    control.add(plans.load())
+
+
+@task(help={"host": "name of a host of the lab"})
+@_explained
+def remove(_: Context, host: str) -> None:
+    """Take a host out of the lab, with its disk; `lab.add` would install it anew."""
+    control.remove(host)
+
+
+@task(help={"host": "name of a host of the lab"})
+@_explained
+def replace(_: Context, host: str) -> None:
+    """Put a new machine in the place of a host: as an installer leaves it, with a new host key, which is known."""
+    control.replace(host)
+
+
+namespace = Collection("lab", up, down, reset, status, run, shell, reboot, add, remove, replace)
