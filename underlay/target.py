@@ -19,6 +19,7 @@ from typing import Literal
 from netaddr import IPAddress
 
 from lab import state
+from underlay import access
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
 
 CLONE_NEWNET = 0x40000000
@@ -175,13 +176,17 @@ def _target(
 ) -> Target:
     # Of each lab its own: the same addresses are other hosts there.
     folder = _private_folder(f"{name} {state.NAME} {plan.source}")
-    path = folder / "ssh_config"
-    text = ssh_config(plan, endpoints, key, known_hosts, folder)
-    # Written aside and renamed: several commands may run at once.
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as new:
-        new.write(text)
-    Path(new.name).replace(path)
+    published = _write(folder / "known_hosts", access.known_as_published(plan, known_hosts))
+    text = ssh_config(plan, endpoints, key, [published, known_hosts], folder)
+    path = _write(folder / "ssh_config", text)
     return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside)
+
+
+def _write(path: Path, text: str) -> Path:
+    # Written aside and renamed: several commands may run at once.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
+        new.write(text)
+    return Path(new.name).replace(path)
 
 
 def _private_folder(what: str) -> Path:
@@ -195,7 +200,7 @@ def _private_folder(what: str) -> Path:
     return folder
 
 
-def ssh_config(plan: Plan, endpoints: list[Endpoint], key: Path, known_hosts: Path, sockets: Path) -> str:
+def ssh_config(plan: Plan, endpoints: list[Endpoint], key: Path, known_hosts: list[Path], sockets: Path) -> str:
     """The ssh_config of a target: one `Host` block a host, then what holds for all of them."""
     blocks = []
     for endpoint in endpoints:
@@ -205,7 +210,7 @@ def ssh_config(plan: Plan, endpoints: list[Endpoint], key: Path, known_hosts: Pa
         "User": plan.operator.user,
         "IdentityFile": key,
         "IdentitiesOnly": "yes",
-        "UserKnownHostsFile": known_hosts,
+        "UserKnownHostsFile": " ".join(map(str, known_hosts)),
         "GlobalKnownHostsFile": "none",
         "StrictHostKeyChecking": "yes",
         "BatchMode": "yes",
