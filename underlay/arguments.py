@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Sequence
 
 from invoke import Exit
+from netaddr import IPAddress
 
-from underlay.plan import ROLES, Host, Plan
+from underlay.plan import ROLES, Host, MistakeError, Plan, ipv4
 
 ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
 
@@ -25,6 +26,14 @@ def whole(text: str) -> int:
     if not text.isdecimal():
         raise Exit(f"error: {text!r} is not a number", code=1)
     return int(text)
+
+
+def address(text: str) -> IPAddress:
+    """An IPv4 address. Raises Exit."""
+    try:
+        return ipv4(text)
+    except MistakeError as error:
+        raise Exit(f"error: {error}: {error.mend}", code=1) from None
 
 
 def _known(what: str, name: str, names: Sequence[str]) -> str:

@@ -2,10 +2,11 @@
 
 import os
 
-from invoke import Context, task
+from invoke import Context, Exit, task
 
 from underlay import arguments
 from underlay.errors import report_and_exit
+from underlay.oncall import publish as publishing
 from underlay.target import current
 
 
@@ -27,3 +28,44 @@ def ssh(_: Context, host: str, command: str | None = None) -> None:
     else:
         argv = ["ssh", "-F", str(target.ssh_config), name, *([command] if command else [])]
     os.execvp(argv[0], argv)
+
+
+@task(
+    positional=["host"],
+    help={
+        "host": "a host of the plan",
+        "address": "its address in the enterprise network; without it, a free one is proposed",
+        "dry": "show what the deploy would change, and change nothing",
+    },
+)
+def publish(_: Context, host: str, address: str = "", dry: bool = False) -> None:
+    """Publish a host: shows the line of the plan that it takes; with the line there: deploys, announces, verifies.
+
+    The plan is never edited: `./inv publish web | git apply` does that. What fails its verification is rolled back.
+    Exit code: 0 published, and verified from outside and inside; 2 the plan has no such line yet; 1 anything else.
+    """
+    with report_and_exit():
+        target = current()
+        planned = arguments.host(target.plan, host)
+        code = publishing.publish(target, planned, arguments.address(address) if address else None, dry)
+    raise Exit(code=code)
+
+
+@task(
+    positional=["host"],
+    help={
+        "host": "a host of the plan",
+        "address": "an address to look for on the gateway, if a deploy has taken it away already",
+        "dry": "show what the deploy would change, and change nothing",
+    },
+)
+def unpublish(_: Context, host: str, address: str = "", dry: bool = False) -> None:
+    """End the publication of a host: shows what to delete in the plan; with that deleted: deploys and verifies.
+
+    Exit code: 0 the address is silent and nothing of it is left; 2 the plan still publishes the host; 1 anything else.
+    """
+    with report_and_exit():
+        target = current()
+        planned = arguments.host(target.plan, host)
+        code = publishing.unpublish(target, planned, arguments.address(address) if address else None, dry)
+    raise Exit(code=code)
