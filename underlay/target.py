@@ -53,6 +53,7 @@ class Target:
     endpoints: how each host is reached; in the lab the outside world (`plan.OUTSIDE`) too
     ssh_config: the file to give to ssh, pyinfra and testinfra
     outside: an address beyond the upstream router that tests may use (in the lab only)
+    key: the private key with which this process logs in
     """
 
     plan: Plan
@@ -62,6 +63,7 @@ class Target:
     ssh_config: Path
     known_hosts: Path
     outside: IPAddress | None
+    key: Path = MACHINE_KEY
 
     def __str__(self) -> str:
         where = f"from {self.vantage.name}" if self.vantage else "from this machine"
@@ -179,7 +181,7 @@ def _target(
     published = _write(folder / "known_hosts", access.known_as_published(plan, known_hosts))
     text = ssh_config(plan, endpoints, key, [published, known_hosts], folder)
     path = _write(folder / "ssh_config", text)
-    return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside)
+    return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside, key)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -1,13 +1,16 @@
 """The invoke tasks of the person on call. Thin: other modules do the work."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from invoke import Context, Exit, task
 
 from underlay import arguments
 from underlay.errors import report_and_exit
 from underlay.oncall import publish as publishing
-from underlay.target import current
+from underlay.oncall import rotate
+from underlay.target import announce, current
 
 
 @task(
@@ -68,4 +71,26 @@ def unpublish(_: Context, host: str, address: str = "", dry: bool = False) -> No
         target = current()
         planned = arguments.host(target.plan, host)
         code = publishing.unpublish(target, planned, arguments.address(address) if address else None, dry)
+    raise Exit(code=code)
+
+
+@task(
+    help={
+        "new": "a private key, with its public one beside it (.pub); without it, one is made that has no passphrase",
+        "without": "a host to leave out: one that is down stops it otherwise (may be given again)",
+    },
+    iterable=["without"],
+)
+def rotate_key(_: Context, new: str = "", without: Sequence[str] = ()) -> None:
+    """Change the key with which the operator logs in on all hosts; the old one goes when the new one has logged in.
+
+    The new key takes the old one's place (operator.key of the plan), the old one gets the ending .old.
+    Exit code: 0 done; 1 nothing was changed, or it says which hosts still take the old key.
+    """
+    with report_and_exit():
+        target = current()
+        for name in without:
+            arguments.host(target.plan, name)
+        announce(target)
+        code = rotate.rotate(target, Path(new).expanduser() if new else None, without)
     raise Exit(code=code)
