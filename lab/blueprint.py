@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import uuid
 from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -68,6 +69,14 @@ class Blueprint(Frozen):
         added = (each.model_copy(update={"number": number}) for number, each in enumerate(new, free))
         return self.model_copy(update={"machines": (*self.machines, *added)})
 
+    def with_another(self, name: str) -> "Blueprint":
+        """This one with another machine in the place of one: its NICs have other MACs."""
+        old = self.machine(name)
+        salt = uuid.uuid4().hex
+        nics = tuple(nic.model_copy(update={"mac": _mac(f"{name} {salt}", nic.name)}) for nic in old.nics)
+        new = old.model_copy(update={"nics": nics})
+        return self.model_copy(update={"machines": tuple(new if each == old else each for each in self.machines)})
+
     def without(self, *names: str) -> "Blueprint":
         """This one without some machines."""
         return self.model_copy(update={"machines": tuple(each for each in self.machines if each.name not in names)})
@@ -78,7 +87,11 @@ class Blueprint(Frozen):
 
     def _compared(self) -> object:
         # A host's `names` are for known_hosts: that it is published, now or no longer, makes no other machine of it.
-        machines = {each.name: each.model_dump(exclude={"number", "names"}) for each in self.machines}
+        # Nor does a MAC: that is another one after a machine was replaced.
+        nics = {"__all__": {"mac"}}
+        machines = {
+            each.name: each.model_dump(exclude={"number": True, "names": True, "nics": nics}) for each in self.machines
+        }
         return self.model_dump(exclude={"machines"}), machines
 
     def save(self) -> None:

@@ -272,12 +272,13 @@ def remove(name: str) -> None:
 
 
 def replace(name: str) -> None:
-    """Put a new machine in the place of a host: a fresh disk with a new host key, installed and booted.
+    """Put a new machine in the place of a host: fresh disk, new host key, other MACs; installed and booted.
 
     The new key is in `known_hosts`, as if the operator had read it from the machine's console.
     """
     with _changing(name) as (_, drawn, each):
-        _rebuild(drawn, gone=[each], new=[each])
+        drawn = drawn.with_another(name)
+        _rebuild(drawn, gone=[each], new=[drawn.machine(name)])
 
 
 def _rebuild(drawn: Blueprint, gone: Iterable[Machine] = (), new: Iterable[Machine] = ()) -> None:

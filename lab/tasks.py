@@ -102,7 +102,7 @@ def remove(_: Context, host: str) -> None:
 @task(help={"host": "name of a host of the lab"})
 @_explained
 def replace(_: Context, host: str) -> None:
-    """Put a new machine in the place of a host: as an installer leaves it, with a new host key, which is known."""
+    """Put a new machine in the place of a host: as an installer leaves it; other MACs, a new, known, host key."""
     control.replace(host)
 
 

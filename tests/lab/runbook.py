@@ -163,8 +163,9 @@ def difference(expected: list[str], seen: str) -> str:
     lines = [line.rstrip() for line in seen.splitlines()]
     if re.fullmatch("".join(map(_pattern, expected)), "".join(f"{line}\n" for line in lines)):
         return ""
-    # A line that is there as its pattern wants it is no difference to look at.
-    left = [next((line for line in lines if re.fullmatch(_pattern(each), f"{line}\n")), each) for each in expected]
+    # A line that is there as its pattern wants it is no difference to look at, nor is what "…" alone stands for.
+    wanted = [each for each in expected if each.strip() != ELLIPSIS]
+    left = [next((line for line in lines if re.fullmatch(_pattern(each), f"{line}\n")), each) for each in wanted]
     return "\n".join(difflib.unified_diff(left, lines, "expected", "seen", lineterm="", n=100))
 
 

@@ -22,7 +22,7 @@ from underlay import traffic
 from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.oncall import arp
-from underlay.plan import REPO, ROLES, Host, Plan, PlanError, load
+from underlay.plan import REPO, ROLES, Host, Interface, Plan, PlanError, load
 from underlay.target import Target, announce
 from underlay.traffic import Flow
 from underlay.verify import exchange
@@ -179,16 +179,15 @@ class _Gateway:
 
     def others(self, addresses: Iterable[IPAddress]) -> dict[str, str]:
         """Address → MAC of those that another machine of the enterprise network has."""
-        found: dict[str, str] = json.loads(self._arp("probe", addresses))
+        found: dict[str, str] = json.loads(self._arp("probe", self.plan.gateway.primary, addresses))
         return found
 
-    def announce(self, address: IPAddress) -> None:
-        """Tell the enterprise network that an address is at the gateway now."""
-        self._arp("announce", [address])
+    def announce(self, nic: Interface, addresses: Iterable[IPAddress]) -> None:
+        """Tell a network that these addresses are at this NIC of the gateway now."""
+        self._arp("announce", nic, addresses)
 
-    def _arp(self, what: str, addresses: Iterable[IPAddress]) -> str:
-        nic = self.plan.gateway.primary.nic
-        words = [Path(arp.__file__).read_text(), what, nic, *map(str, addresses)]
+    def _arp(self, what: str, nic: Interface, addresses: Iterable[IPAddress]) -> str:
+        words = [Path(arp.__file__).read_text(), what, nic.nic, *map(str, addresses)]
         return self.run(f"python3 -I -S -c{' %s' * len(words)}", *words)
 
     def mapped_to(self, host: Host) -> list[str]:
@@ -214,6 +213,18 @@ class _Gateway:
         if isinstance(entries, UnreachableError):
             raise entries
         return int(entries[0]["number"]) if entries else 0
+
+
+def announce_all(target: Target) -> int:
+    """Tell all networks that the gateway's addresses are there; the exit code. Raises UnreachableError."""
+    gateway, plan = _Gateway(target), target.plan
+    for nic in plan.gateway.interfaces:
+        addresses = [nic.address]
+        if nic.network == plan.enterprise.name:
+            addresses += [host.published for host in plan.published if host.published]
+        gateway.announce(nic, addresses)
+        print(f"{nic.network}: {nic.nic} has {', '.join(map(str, addresses))}")
+    return GOOD
 
 
 def _deploy(*options: str) -> bool:
@@ -250,7 +261,7 @@ def publish(target: Target, host: Host, address: IPAddress | None, dry: bool) ->
     if not _deploy():
         return WRONG
     try:
-        gateway.announce(host.published)
+        gateway.announce(plan.gateway.primary, [host.published])
         wrong = _verify(target, gateway, host)
     except UnreachableError as error:
         wrong = [str(error)]

@@ -38,13 +38,10 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
     """
     if target.key == MACHINE_KEY:
         raise TargetError("from here the machine's own key logs in: change the operator's key from a workstation")
-    old = target.key
-    new = new or _made(old)
-    lines = [_public(new), _public(old)]
-    if lines[0].split()[1] == lines[1].split()[1]:
-        raise TargetError(f"{new} is the key in use already")
+    old, made = target.key, new is None
+    new = new or old.with_name(f"{old.name}.new")
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
-        keys = _Keys(target, Path(folder), lines)
+        keys = _Keys(target, Path(folder))
         names = [each.name for each in target.endpoints if each.name not in set(without)]
         down = keys.errors(old, names, "true")
         deployed = [host.name for role in ROLES for host in target.plan.hosts_of(role)]
@@ -54,12 +51,19 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
             return 1
         # A host without a deploy (a workstation, say) need not know the operator.
         names = [name for name in names if name not in down]
+        if made:
+            _make(new)
+        lines = [_public(new), _public(old)]
+        if lines[0].split()[1] == lines[1].split()[1]:
+            raise TargetError(f"{new} is the key in use already")
         errors = {"interrupted": ""}
         try:
-            errors = keys.errors(old, names, ADD) or keys.errors(new, names, "true")
+            errors = keys.errors(old, names, ADD, *lines) or keys.errors(new, names, "true")
         finally:
             if errors:
-                keys.errors(old, names, REMOVE_NEW)
+                keys.errors(old, names, REMOVE_NEW, *lines)
+                for path in (new, new.with_name(f"{new.name}.pub")) if made else ():
+                    path.unlink()
                 print("the new key was taken away again: nothing changed")
         if errors:
             _tell(errors)
@@ -67,7 +71,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
         print(f"the new key logs in on {', '.join(names)}")
         kept = _swap(old, new)
         print(f"{old} is the new key now, {kept} the old one", flush=True)
-        errors = keys.errors(old, names, REMOVE_OLD)
+        errors = keys.errors(old, names, REMOVE_OLD, *lines)
         refused = keys.errors(kept, names, "true")
     _tell(errors)
     if still := [name for name in names if name not in refused]:
@@ -82,20 +86,20 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
 class _Keys:
     """Runs commands on hosts, over connections of their own with a key of choice."""
 
-    def __init__(self, target: Target, folder: Path, lines: list[str]) -> None:
+    def __init__(self, target: Target, folder: Path) -> None:
         self._config = target.ssh_config.read_text()
         self._folder = folder
-        self._arguments = shlex.join(["sh", *lines])
 
-    def errors(self, key: Path, names: Iterable[str], script: str) -> dict[str, str]:
+    def errors(self, key: Path, names: Iterable[str], script: str, *arguments: str) -> dict[str, str]:
         """Run a script on hosts at the same time; host → error of those where it failed."""
+        command = shlex.join(["sh", "-c", script, "sh", *arguments])
         path = self._folder / "ssh_config"
         # Of a keyword ssh takes the first value. A connection that is open already would prove nothing.
         alone = f"Host *\n    ControlMaster no\n    ControlPath none\n    IdentityFile {key}\n\n"
         path.write_text(alone + re.sub(r"(?m)^ *IdentityFile .*\n", "", self._config))
 
         def run(name: str) -> str:
-            argv = ["ssh", "-n", "-F", str(path), name, f"sh -c {shlex.quote(script)} {self._arguments}"]
+            argv = ["ssh", "-n", "-F", str(path), name, command]
             try:
                 done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
             except subprocess.TimeoutExpired:
@@ -113,12 +117,10 @@ def _tell(errors: Mapping[str, str]) -> None:
         print(f"{name}: {error}")
 
 
-def _made(old: Path) -> Path:
-    path = old.with_name(f"{old.name}.new")
+def _make(path: Path) -> None:
     if path.exists():
-        raise TargetError(f"{path} is there already: give it as the new key, or delete it")
+        raise TargetError(f"{path} is there already: use it with --new, or delete it")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
-    return path
 
 
 def _public(key: Path) -> str:

@@ -10,7 +10,8 @@ from underlay import arguments
 from underlay.errors import report_and_exit
 from underlay.oncall import publish as publishing
 from underlay.oncall import rotate
-from underlay.target import announce, current
+from underlay.target import announce as name_target
+from underlay.target import current
 
 
 @task(
@@ -91,6 +92,19 @@ def rotate_key(_: Context, new: str = "", without: Sequence[str] = ()) -> None:
         target = current()
         for name in without:
             arguments.host(target.plan, name)
-        announce(target)
+        name_target(target)
         code = rotate.rotate(target, Path(new).expanduser() if new else None, without)
+    raise Exit(code=code)
+
+
+@task
+def announce(_: Context) -> None:
+    """Tell the neighbours that the gateway has its addresses now (gratuitous ARP): after its machine was replaced.
+
+    Exit code: 0 done, 1 the gateway can't be reached.
+    """
+    with report_and_exit():
+        target = current()
+        name_target(target)
+        code = publishing.announce_all(target)
     raise Exit(code=code)
