@@ -59,6 +59,10 @@ class Blueprint(Frozen):
         check_name(name, (machine.name for machine in self.machines))
         return next(machine for machine in self.machines if machine.name == name)
 
+    def number(self, machine: Machine) -> int:
+        """The place of a machine at the switch."""
+        return machine.number
+
     def with_new(self, drawn: "Blueprint") -> "Blueprint":
         """This one and the machines that only `drawn` has. LabError if what both have differs."""
         there = {each.name for each in self.machines}

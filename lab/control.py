@@ -155,7 +155,7 @@ def _switch_on(state: LabState, drawn: Blueprint, say: Progress) -> LabState:
     if off:
         say(f"switching on {', '.join(each.name for each in off)}")
         for each in off:
-            host.stop(each)
+            host.stop(each, drawn)
     state = _boot(state, drawn, off)
     say(f"the lab is up{'' if off else ' already'} (Debian {state.suite}); `./inv lab.reset` gives it fresh disks")
     return state
@@ -233,14 +233,14 @@ def reboot(name: str, patience: float = 0.5) -> None:
     `patience`: for how many seconds to wait for another process that changes the lab.
     """
     with _changing(name, patience) as (state, drawn, each):
-        host.stop(each)
+        host.stop(each, drawn)
         _boot(state, drawn, [each])
 
 
 def power_off(name: str) -> None:
     """A power cut. The host's disk stays; its network namespace is gone until `power_on`."""
     with _changing(name) as (state, drawn, each):
-        host.stop(each)
+        host.stop(each, drawn)
         _record_hosts(state, drawn)
 
 
@@ -248,7 +248,7 @@ def power_on(name: str) -> None:
     """Boot a host that is off; nothing to do for one that is on."""
     with _changing(name) as (state, drawn, each):
         if host.leader(name) is None:
-            host.stop(each)
+            host.stop(each, drawn)
             _boot(state, drawn, [each])
 
 
@@ -286,7 +286,7 @@ def _rebuild(drawn: Blueprint, gone: Iterable[Machine] = (), new: Iterable[Machi
     state = _up().model_copy(update={"complete": False})
     state.save()
     for each in gone:
-        host.stop(each)
+        host.stop(each, drawn)
         host.remove_disk(each.name)
     drawn.save()
     _install(state, drawn, new)

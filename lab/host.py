@@ -180,12 +180,12 @@ def start(host: Machine, blueprint: Blueprint, image: Path) -> None:
         )
 
 
-def stop(host: Machine) -> None:
+def stop(host: Machine, blueprint: Blueprint) -> None:
     """A power cut: all that runs on the host ends at once, and its NICs are gone with all that was set on them."""
     end_processes([network.netns(host.name)])
     machine.kill_cgroup(host.name)
     sweep(host.name)
-    network.unplug(host)
+    network.unplug(host, blueprint)
     network.remove(network.netns(host.name))
 
 

@@ -77,7 +77,7 @@ def create_switch(networks: Iterable[str]) -> None:
 def plug(machine: Machine, blueprint: Blueprint) -> None:
     """Put a machine's NICs into its namespace, each joined to its network's bridge."""
     lines = []
-    for port, nic in zip(_ports(machine), machine.nics, strict=True):
+    for port, nic in zip(_ports(machine, blueprint), machine.nics, strict=True):
         lines += [
             f"link add {port} type veth peer name {nic.name} address {nic.mac} netns {PREFIX}{machine.name}",
             f"link set {port} alias {machine.name}:{nic.name} addrgenmode none"
@@ -86,15 +86,15 @@ def plug(machine: Machine, blueprint: Blueprint) -> None:
     _ip(SWITCH, lines)
 
 
-def unplug(machine: Machine) -> None:
+def unplug(machine: Machine, blueprint: Blueprint) -> None:
     """Take a machine's NICs away, on both ends; those that are gone already are no error."""
-    for port in _ports(machine):
+    for port in _ports(machine, blueprint):
         with suppress(CommandError):
             _ip(SWITCH, [f"link del {port}"])
 
 
-def _ports(machine: Machine) -> list[str]:
-    return [f"p{machine.number}-{index}" for index in range(len(machine.nics))]
+def _ports(machine: Machine, blueprint: Blueprint) -> list[str]:
+    return [f"p{blueprint.number(machine)}-{index}" for index in range(len(machine.nics))]
 
 
 def _ip(name: str, lines: list[str]) -> None:
