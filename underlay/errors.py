@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from lab.process import LabError
 from underlay.history import HistoryError
+from underlay.oncall.trace_plan import TraceError
 from underlay.plan import PlanError
 from underlay.target import TargetError
 from underlay.verify.links import UnreachableError
@@ -16,6 +17,6 @@ def report_and_exit() -> Iterator[None]:
     """Turn the errors that are a person's to mend into their text and exit code 1."""
     try:
         yield
-    except (PlanError, TargetError, LabError, HistoryError, UnreachableError) as error:
+    except (PlanError, TargetError, LabError, HistoryError, TraceError, UnreachableError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -237,7 +237,8 @@ class _Walk:
         if routing.host_network(self.plan, host).rules and hop.nic:
             self.step(host.name, POLICY_RULE, rule_text(hop.rule), packet, self._address_line(host, hop))
         text = str(hop) if _deployed(host) else route_text(str(hop.via or ""), "" if hop.nic else "lo", MAIN)
-        self.step(host.name, ROUTE, text, packet, self._address_line(host, hop))
+        nic = (hop.nic.nic if hop.nic else "lo") if _deployed(host) else ""
+        self.step(host.name, ROUTE, text, packet, self._address_line(host, hop), nic=nic)
 
     def _address_line(self, host: Host, hop: Hop) -> str:
         return self.plan.line("hosts", host.name, "addresses", hop.nic.network) if hop.nic else ""
