@@ -7,8 +7,10 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from lab import network
 from lab.blueprint import SWITCH
 from lab.process import run
 from lab.state import LabState
-from tests.lab.commands import inside
+from tests.lab.commands import inside, invoke
 from underlay import traffic
 from underlay.plan import REPO, Plan
 
@@ -32,6 +34,7 @@ Call = tuple[str, str, str, int | None]
 TRACER = """
 import json
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from underlay.oncall import trace
 from underlay.target import current
@@ -274,3 +277,117 @@ def test_first_difference(trace: Callable[..., list[Documents]], breakage: Break
     [first] = [step for step in document["steps"] if step["first_difference"]]
     assert (first["host"], first["way"], first["step"]) == breakage.where, steps(document)
     assert re.fullmatch(breakage.seen, first["seen"]), steps(document)
+
+
+IN_GATEWAY = ["nsenter", f"--net={network.netns('gateway')}", sys.executable, "-c"]
+"""Runs Python of this repo in the gateway's network."""
+OUR_TABLES = """
+import sys
+import time
+from underlay.oncall.trace_agent import *
+netlink = Netlink()
+netlink.socket.settimeout(5)
+netlink.socket.send(message(10 << 8 | 1, REQUEST | DUMP, 0))  # GETTABLE
+while True:
+    for kind, _, body in netlink.receive():
+        if kind == 3:
+            sys.exit()
+        if (name := string(attributes(body)[1])).startswith(TABLE):
+            print(name)
+"""
+LISTENER = """
+import json, sys, time
+from underlay.oncall.trace_agent import *
+netlink = Netlink()
+netlink.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
+netlink.socket.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, NFNLGRP_NFTRACE)
+print("ready", flush=True)
+sys.stdin.read()
+netlink.socket.setblocking(False)
+ports = set()
+with suppress(BlockingIOError):
+    while True:
+        for _, _, body in netlink.receive():
+            event = attributes(body)
+            if 8 in event:
+                header = event[8] + event.get(9, b"")
+                ports.add(struct.unpack("!HH", header[20:24]))
+print(json.dumps(sorted(ports)))
+"""
+
+
+def our_tables() -> list[str]:
+    """The nftables tables on the gateway that a trace has made."""
+    return run([*IN_GATEWAY, OUR_TABLES], cwd=REPO).split()
+
+
+def until(what: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGINT, signal.SIGKILL], ids=["by itself", "Ctrl-C", "kill -9"])
+def test_nothing_stays(deployed: LabState, end: signal.Signals | None) -> None:
+    """While a packet without an answer is waited for, the rules are as before, and however it ends so they are after.
+
+    1. trace what gets no answer, until its table is on the gateway
+    2. the rules that deploys, the guard and drift look at are what they were; another rule can be added and deleted
+    3. the trace ends, or is ended; soon neither its table nor its agents are there
+    """
+    before = inside("gateway", "iptables-save | grep -v ^# | sed 's/\\[.*//'")
+    argv = [sys.executable, "-m", "invoke", "trace", "dev", "100.64.64.2"]
+    with subprocess.Popen(argv, cwd=REPO, start_new_session=True, stdout=subprocess.DEVNULL) as process:
+        until(lambda: bool(our_tables()))
+        assert inside("gateway", "iptables-save | grep -v ^# | sed 's/\\[.*//'") == before
+        inside("gateway", "iptables -I FORWARD -s 192.0.2.1 -j DROP && iptables -D FORWARD -s 192.0.2.1 -j DROP")
+        if end:
+            assert process.poll() is None, "it ended before it could be ended"
+            process.send_signal(end)
+    assert process.returncode == {None: 0, signal.SIGINT: 130, signal.SIGKILL: -9}[end]
+    until(lambda: not our_tables())
+    until(lambda: "python3 -I -S" not in inside("gateway", "ps -e -o args"))
+
+
+def test_other_traffic_is_not_traced(trace: Callable[..., list[Documents]]) -> None:
+    """Of all packets through the gateway, the kernel reports on those of the trace only."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*IN_GATEWAY, LISTENER], cwd=REPO, stdin=pipe, stdout=pipe, text=True) as listener:
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "ready\n"
+        inside("jumphost", "systemd-run --quiet --collect --unit=test-noise ping -i 0.05 -w 30 100.64.64.2")
+        try:
+            [[document]] = trace(LB_TO_STORAGE)
+        finally:
+            inside("jumphost", "systemctl stop test-noise")
+        seen = {tuple(ports) for ports in json.loads(listener.communicate("")[0])}
+    asked = document["destination"]["port"]
+    assert len(seen) == 2, seen
+    assert {asked in ports for ports in seen} == {True}, seen
+
+
+def test_command(deployed: LabState) -> None:
+    """What a person sees, what a program sees, and what both are told of a mistake."""
+    done = invoke("trace", "dev", "lb")
+    assert "-d 192.168.0.53/32 -j DNAT --to-destination 100.64.0.53" in done.stdout
+    assert "hosts.lb.published" in done.stdout
+    assert done.stdout.endswith("\nas planned\n")
+    assert "target lab" in done.stderr
+    [document] = json.loads(invoke("trace", "lb", "8.8.8.8", "--json", good=False).stdout)
+    assert (document["protocol"], document["result"]) == ("icmp", "differs")
+    assert "the answer at gateway, arrives: nothing" in document["summary"]
+    wrong = invoke("trace", "lbb", "dev", good=False)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert wrong.stderr.endswith("error: 'lbb' is neither HOST, HOST:NETWORK nor an IPv4 address: did you mean 'lb'?\n")
+
+
+def test_source_that_is_down(trace: Callable[..., list[Documents]]) -> None:
+    """A host that can't be asked to send is told as such."""
+    inside("images", "systemctl stop ssh.socket ssh.service")
+    try:
+        [[document]] = trace(("images", "dev", "", None))
+    finally:
+        inside("images", "systemctl start ssh.service")
+    assert document["summary"].startswith("images can't be reached at 192.168.0.50")

@@ -124,7 +124,7 @@ class Sender:
 
 def checksum(data: bytes) -> int:
     """The Internet checksum (RFC 1071)."""
-    words = sum(struct.unpack(f"!{len(data) // 2}H", data + b"\0" * (len(data) % 2)))
+    words = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
     while words >> 16:
         words = (words & 0xFFFF) + (words >> 16)
     return int(~words & 0xFFFF)
