@@ -75,8 +75,8 @@ def as_planned(plan: Plan, found: Path) -> Observations:
 
 def compared(found: Path, observations: Observations, error: str | None = None, **more: Any) -> Trace:
     """The trace that comes of it."""
-    rows = Comparison(found, observations, {}, 80, error).rows()
     facts: dict[str, Any] = {"own": False, "said": (), "unasked": {}, "blind": ()} | more
+    rows = Comparison(found, observations, {}, 80, error, own=facts["own"]).rows()
     return Trace(path=found, port=80, rows=tuple(rows), error=error, **facts)
 
 
@@ -201,6 +201,9 @@ def test_silence_over_udp(planned: Planned) -> None:
     }
     trace = compared(found, silent, "no answer")
     assert (trace.code, summary(trace)) == (AS_PLANNED, "as planned; no answer, which a service on UDP need not give")
+    lost = compared(found, silent, "no answer", own=True)
+    assert lost.difference is not None
+    assert (lost.difference.step.host, lost.difference.step.stage, lost.difference.seen) == ("lb", "answers", "no")
     assert compared(found, whole, "no answer", own=True).code == COULD_NOT
 
 

@@ -139,7 +139,7 @@ class _Run:
             self._each(lambda agent: agent.ask("watch", [self.path.protocol, [self.source_port, self.asked]]))
             error = self.agents[self.path.source].ask("send", [str(self.path.packet.destination), self.asked])
             observations = self._each(lambda agent: observe(agent, self._steps(agent.name)))
-        rows = Comparison(self.path, observations, self.forms, self.asked, error).rows()
+        rows = Comparison(self.path, observations, self.forms, self.asked, error, own=self.own).rows()
         if not self.source_port:
             rows[0] = Row(self.path.steps[0], f"{NOTHING} was sent from {error}", "differs")
         port = None if self.path.protocol == "icmp" else self.asked

@@ -208,13 +208,16 @@ class Comparison:
         forms: Mapping[Rule, str],
         port: int,
         error: str | None,
+        *,
+        own: bool,
     ) -> None:
         self.path = path
         self.observations = observations
         self.forms = forms
         """The rules of the plan, as the gateway's own iptables writes them."""
         self.port = port
-        self.error = error
+        self.may_be_silent = path.protocol == "udp" and not own and error is not None
+        """A service on UDP need not answer; a listener of our own does."""
 
     def rows(self) -> list[Row]:
         """A row for each step, and one for each rule that no step expects and that did something to the packet."""
@@ -278,8 +281,7 @@ class Comparison:
         return _arrival(step, self.path.steps)
 
     def _silent(self, way: Way) -> bool:
-        """Whether an answer may be missing for a good reason: a service on UDP need not answer."""
-        return way == "answer" and self.path.protocol == "udp" and self.error is not None and self.reached
+        return way == "answer" and self.may_be_silent and self.reached
 
     @cached_property
     def reached(self) -> bool:
@@ -353,7 +355,9 @@ class Comparison:
         if refusal := found.packet("out", "error", ""):
             said = UNREACHABLE.get(refusal[2], f"ICMP {refusal[2]}")
             return f"refused: {said} on port {self.port}"
-        return None if self._silent("answer") else "no"
+        if self._silent("answer"):
+            return None
+        return "no" if found.came("request", "input") else NOTHING
 
     def _translated_back(self, step: Step, found: Observation) -> str | None:
         if left := found.packet("out", step.way, ""):
