@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from lab.process import LabError
 from underlay.history import HistoryError
 from underlay.oncall.publish import PublishError
+from underlay.oncall.trace_plan import TraceError
 from underlay.plan import PlanError
 from underlay.target import TargetError
 from underlay.verify.links import UnreachableError
@@ -17,6 +18,6 @@ def report_and_exit() -> Iterator[None]:
     """Turn the errors that are a person's to mend into their text and exit code 1."""
     try:
         yield
-    except (PlanError, TargetError, LabError, HistoryError, UnreachableError, PublishError) as error:
+    except (PlanError, TargetError, LabError, HistoryError, TraceError, UnreachableError, PublishError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

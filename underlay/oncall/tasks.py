@@ -10,8 +10,8 @@ from underlay import arguments
 from underlay.errors import report_and_exit
 from underlay.oncall import publish as publishing
 from underlay.oncall import rotate
-from underlay.target import announce as name_target
-from underlay.target import current
+from underlay.oncall import trace as traces
+from underlay.target import announce, current
 
 
 @task(
@@ -92,19 +92,46 @@ def rotate_key(_: Context, new: str = "", without: Sequence[str] = ()) -> None:
         target = current()
         for name in without:
             arguments.host(target.plan, name)
-        name_target(target)
+        announce(target)
         code = rotate.rotate(target, Path(new).expanduser() if new else None, without)
     raise Exit(code=code)
 
 
-@task
-def announce(_: Context) -> None:
+@task(name="announce")
+def announce_addresses(_: Context) -> None:
     """Tell the neighbours that the gateway has its addresses now (gratuitous ARP): after its machine was replaced.
 
     Exit code: 0 done, 1 the gateway can't be reached.
     """
     with report_and_exit():
         target = current()
-        name_target(target)
+        announce(target)
         code = publishing.announce_all(target)
     raise Exit(code=code)
+
+
+@task(
+    positional=["source", "destination"],
+    help={
+        "source": "who sends: HOST, HOST:NETWORK (from its address there), an address of a host; in the lab `internet`",
+        "destination": "to whom: HOST, HOST:NETWORK, a published address, or any other",
+        "port": "the port to ask; without it, a listener of ours on a free one",
+        "proto": "tcp, udp or icmp; default tcp, but icmp to an address that is no host of ours if no port is given",
+        "json": "as JSON",
+    },
+)
+def trace(_: Context, source: str, destination: str, port: str = "", proto: str = "", json: bool = False) -> None:
+    """Send a real packet and show its way step by step: what the plan has for it beside what each kernel does.
+
+    `./inv trace lb master-1:storage --port 22`. The first difference is marked, each rule has its line of the plan.
+    Nothing is changed on the hosts, and no other traffic is looked at.
+    Exit code: 0 as planned, 2 something differs, 1 it could not be traced (a host on its way is down).
+    """
+    with report_and_exit():
+        target = current()
+        announce(target)
+        number = arguments.whole(port) if port else None
+        try:
+            raise Exit(code=traces.run(target, source, destination, proto, number, json))
+        except KeyboardInterrupt:
+            raise Exit("interrupted", code=130) from None

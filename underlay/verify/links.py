@@ -18,6 +18,8 @@ import testinfra
 from underlay import probe
 from underlay.target import CONNECT_SECONDS, Target
 
+INTERPRETER = ["python3", "-I", "-S", "-c", probe.BOOTSTRAP]
+"""Runs an agent's program, which it reads from its stdin."""
 AT_ONCE = 24
 """Connections that are opened at the same time: sshd, and the jump host in between, refuse too many newcomers."""
 
@@ -90,28 +92,42 @@ class Links:
 
     def agent(self, name: str) -> "Agent":
         """A new agent on a host. Raises UnreachableError."""
-        self.check(name)
-        command = ["python3", "-I", "-S", "-c", probe.BOOTSTRAP]
         # Only the connection table is root's.
-        if name == self.target.plan.gateway.name:
-            command = ["sudo", "-n", *command]
-        if not self.is_local(name):
-            command = ["ssh", "-F", str(self.target.ssh_config), name, shlex.join(command)]
-        return Agent(name, command)
+        sudo = ["sudo", "-n"] if name == self.target.plan.gateway.name else []
+        return Agent(name, self.command(name, [*sudo, *INTERPRETER]))
+
+    def command(self, name: str, argv: list[str]) -> list[str]:
+        """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""
+        self.check(name)
+        if self.is_local(name):
+            return argv
+        return ["ssh", "-F", str(self.target.ssh_config), name, shlex.join(argv)]
 
 
 class Agent:
-    """`underlay/probe.py` at work on a host, until it is closed."""
+    """A program of ours at work on a host, until it is closed.
 
-    def __init__(self, name: str, argv: list[str]) -> None:
+    program: its file, `underlay/probe.py` or one that is spoken to in the same way
+    hello: what it said first
+    """
+
+    def __init__(self, name: str, argv: list[str], program: Path = Path(probe.__file__)) -> None:
         self.name = name
         self._argv = argv
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._rest = b""
-        code = base64.b64encode(Path(probe.__file__).read_bytes())
-        hello = self._exchange(code + b"\n" + name.encode() + b"\n", 10)
-        self.port: int = hello["port"]
-        self.busy: set[int] = set(hello["busy"])
+        code = base64.b64encode(program.read_bytes())
+        self.hello = self._exchange(code + b"\n" + name.encode() + b"\n", 10)
+
+    @property
+    def port(self) -> int:
+        """The port of the probe's listener."""
+        return int(self.hello["port"])
+
+    @property
+    def busy(self) -> set[int]:
+        """The ports that were in use before."""
+        return set(self.hello["busy"])
 
     def ask(self, key: str, value: object, seconds: float = 10) -> Any:
         """The answer to a request (see `probe`). Raises UnreachableError if there is none in time."""
