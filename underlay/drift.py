@@ -14,7 +14,7 @@ from underlay.target import Target
 from underlay.templates import render
 from underlay.verify.evidence import Evidence
 from underlay.verify.links import UnreachableError
-from underlay.verify.state import HostState, UnreadableError
+from underlay.verify.state import DRIFT, HostState, UnreadableError
 
 Kind = Literal["missing", "extra", "out of order", "differs", "stopped", "foreign"]
 
@@ -39,7 +39,7 @@ def read(target: Target, hosts: Iterable[Host]) -> dict[str, list[Difference] | 
     """For each host its differences, or why it could not be read; the hosts at the same time."""
     hosts = list(hosts)
     evidence = Evidence(target)
-    evidence.gather(hosts, [])
+    evidence.gather(hosts, [], DRIFT)
     found: dict[str, list[Difference] | str] = {}
     for host in hosts:
         try:

@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -160,7 +160,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., NoLin
         def run(flows: Iterable[Flow], *_: object) -> dict[Flow, Outcome]:
             return {flow: Outcome("dead") if flow.hosts & links.dead else outcome(flow) for flow in flows}
 
-        def read(_: Links, __: Plan, host: Host) -> HostState:
+        def read(_: Links, __: Plan, host: Host, ___: Collection[str]) -> HostState:
             links.check(host.name)
             return HostState(host.name, {})
 

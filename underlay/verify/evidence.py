@@ -1,6 +1,6 @@
 """All that a run finds out, gathered at once from all hosts while the checks wait for their part of it."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
@@ -35,8 +35,8 @@ class Evidence:
         """Every flow of the plan."""
         return traffic.expected(self.plan, self.target.outside)
 
-    def gather(self, hosts: Iterable[Host], flows: Iterable[Flow]) -> None:
-        """Begin to read these hosts and to make these flows; returns at once."""
+    def gather(self, hosts: Iterable[Host], flows: Iterable[Flow], sections: Collection[str] = state.CHECKS) -> None:
+        """Begin to read these hosts (`sections` of `state.read`) and to make these flows; returns at once."""
         hosts, flows = list(hosts), list(flows)
         names = {host.name for host in hosts} | {name for flow in flows for name in flow.hosts}
         if flows:
@@ -46,7 +46,7 @@ class Evidence:
         if flows:
             self._outcomes = pool.submit(exchange.run, flows, self._links, self.plan.gateway.name)
         for host in hosts:
-            self._states[host.name] = pool.submit(state.read, self._links, self.plan, host)
+            self._states[host.name] = pool.submit(state.read, self._links, self.plan, host, sections)
         pool.shutdown(wait=False)
 
     def state(self, name: str) -> HostState:

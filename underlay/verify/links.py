@@ -40,12 +40,22 @@ class Links:
         self._opened: dict[str, Future[str | None]] = {}
 
     def open(self, names: Iterable[str]) -> None:
-        """Begin to connect to hosts, those that others are reached through before these."""
+        """Begin to connect to hosts, those that others are reached through before these; those given up stay so."""
         names = set(names)
         jumps = {self.target.endpoint(name).jump for name in names if not self.is_local(name)} - {""}
         # A host that waits for its jump host holds a thread of the pool: the jump hosts have theirs before.
         for name in (*sorted(jumps), *sorted(names - jumps)):
-            self._opened[name] = self._pool.submit(self._open, name)
+            if name not in self._opened:
+                self._opened[name] = self._pool.submit(self._open, name)
+
+    def give_up(self, name: str, why: str) -> None:
+        """Take a host for one that can't be reached, without trying."""
+        self._opened[name] = Future()
+        self._opened[name].set_result(why)
+
+    def error(self, name: str) -> str | None:
+        """Wait until a host is connected: why it can't be reached, or None."""
+        return self._opened[name].result()
 
     def is_local(self, name: str) -> bool:
         """Whether this process runs on that host."""
@@ -53,8 +63,7 @@ class Links:
 
     def check(self, name: str) -> None:
         """Wait until a host is connected. Raises UnreachableError."""
-        error = self._opened[name].result()
-        if error:
+        if error := self.error(name):
             raise UnreachableError(error)
 
     def _open(self, name: str) -> str | None:
@@ -89,6 +98,31 @@ class Links:
         if self.is_local(name):
             return testinfra.get_host("local://", sudo=True)
         return testinfra.get_host(f"ssh://{name}", ssh_config=str(self.target.ssh_config), sudo=True)
+
+    def argv(self, name: str, command: str, options: Iterable[str] = ()) -> list[str]:
+        """The program that runs a shell command on a host, as root; `options` are for ssh."""
+        root = ["sudo", "-n", "sh", "-c", command]
+        if self.is_local(name):
+            return root
+        return ["ssh", "-F", str(self.target.ssh_config), *options, name, shlex.join(root)]
+
+    def run(self, name: str, command: str, *, seconds: float, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run a shell command on a host, as root; after so many seconds it is ended there.
+
+        Its exit code is then 124. Raises UnreachableError, also if the connection breaks meanwhile.
+        """
+        self.check(name)
+        argv = self.argv(name, f"exec timeout --kill-after=2 {seconds} sh -c {shlex.quote(command)}")
+        try:
+            done = subprocess.run(
+                argv, input=stdin, capture_output=True, timeout=seconds + CONNECT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise UnreachableError(f"{name} was reached, but gave no answer within {seconds:.0f} s") from None
+        if done.returncode == 255 and not self.is_local(name):
+            words = done.stderr.decode(errors="replace").strip().splitlines() or ["ssh says nothing"]
+            raise UnreachableError(f"{name} was reached, but the connection broke: {words[-1]}")
+        return done
 
     def agent(self, name: str) -> "Agent":
         """A new agent on a host. Raises UnreachableError."""

@@ -4,9 +4,11 @@ import base64
 import gzip
 import re
 import shlex
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 from underlay import checkout, nat, nginx, roles, routing, ruleset
 from underlay.facts import files, firewall, network
@@ -15,12 +17,35 @@ from underlay.operations import sshd
 from underlay.plan import Host, Plan
 from underlay.routing import LiveNetwork
 from underlay.ruleset import RulesetError
+from underlay.verify import vitals
 from underlay.verify.links import Links
+from underlay.verify.vitals import (
+    VITALS,
+    Clock,
+    Conntrack,
+    Disk,
+    GuardStatus,
+    Load,
+    Neighbour,
+    Nic,
+    RuleCounter,
+    System,
+    Tally,
+    Upstream,
+)
 
 UNITS = ("systemd-networkd.service", "netfilter-persistent.service", "ssh.service", "nginx.service")
 SECONDS = 15
 NO_SUCH_NAME = "no-such-name.invalid"
 MARK = "@@ "
+ANSWERS = "answers"
+DRIFT = frozenset({"network", "units", "files", "firewall"})
+"""The sections that tell whether a host is as planned."""
+CHECKS = DRIFT | {"listening", "packages", "sshd", "on call", "tree", "python", "nginx", ANSWERS}
+"""The sections that the checks of all roles look at; a role has only some of them."""
+ALL = CHECKS | VITALS
+
+T = TypeVar("T")
 
 
 class UnreadableError(Exception):
@@ -37,12 +62,16 @@ class Unit:
 
 @dataclass(frozen=True)
 class HostState:
-    """What a host said, by section; each property reads one, or raises UnreadableError."""
+    """What a host said, by section; each property reads one, or raises UnreadableError.
+
+    answers: of the web server: `NAME/PATH` → status (0: none) and body
+    asked: when the host was asked and when it had answered, by the operator's clock, in seconds since 1970
+    """
 
     name: str
     sections: dict[str, tuple[int, list[str]]]
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """The web server's answers: `NAME/PATH` → status (0: none) and body."""
+    asked: tuple[float, float] = (0.0, 0.0)
 
     def lines(self, section: str) -> list[str]:
         """The output of a section whose command succeeded."""
@@ -50,6 +79,13 @@ class HostState:
         if code != 0:
             raise UnreadableError(f"{section} of {self.name} can't be read: {(lines or ['no output'])[-1]}")
         return lines
+
+    def _read(self, section: str, parse: Callable[[list[str]], T]) -> T:
+        lines = self.lines(section)
+        try:
+            return parse(lines)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise UnreadableError(f"{section} of {self.name} can't be read: {error!r}") from error
 
     @cached_property
     def network(self) -> LiveNetwork:
@@ -121,17 +157,85 @@ class HostState:
         found = (re.fullmatch(r"(.+)-([^-]+)\.dist-info", line) for line in self.lines("python"))
         return {normalised(match[1]): match[2] for match in found if match}
 
+    @cached_property
+    def clock(self) -> Clock:
+        """How far the host's clock is from the operator's, and how long a command is on its way."""
+        first, last = (self._read(section, lambda lines: float(lines[0])) for section in ("begin", "end"))
+        return vitals.clock(self.asked[0], first, last, self.asked[1])
+
+    @cached_property
+    def load(self) -> Load:
+        """Uptime, load, memory."""
+        return self._read("load", vitals.load)
+
+    @cached_property
+    def disks(self) -> dict[str, Disk]:
+        """`/` and `/var`."""
+        return self._read("disks", vitals.disks)
+
+    @cached_property
+    def failed_units(self) -> tuple[str, ...]:
+        """The systemd units that have failed."""
+        return self._read("failed units", vitals.failed_units)
+
+    @cached_property
+    def nics(self) -> dict[str, Nic]:
+        """Every NIC but the loopback."""
+        return self._read("nics", vitals.nics)
+
+    @cached_property
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """The ARP table."""
+        return self._read("neighbours", vitals.neighbours)
+
+    @cached_property
+    def guard(self) -> GuardStatus:
+        """The change that is pending, the last one that was confirmed, the last one that was undone."""
+        return self._read("guard", vitals.guard)
+
+    @cached_property
+    def system(self) -> System:
+        """Release and kernel."""
+        return self._read("system", vitals.system)
+
+    @cached_property
+    def conntrack(self) -> Conntrack:
+        """The gateway's connection table in numbers."""
+        return self._read("conntrack", vitals.connections)
+
+    @cached_property
+    def tally(self) -> Tally:
+        """The entries of the gateway's connection table, counted; a large table takes seconds."""
+        return self._read("tally", vitals.tally)
+
+    @cached_property
+    def counters(self) -> tuple[RuleCounter, ...]:
+        """What each of the gateway's rules has matched, in their order."""
+        return self._read("counters", vitals.counters)
+
+    @cached_property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """The servers behind the proxy, as seen from it."""
+        return self._read("upstreams", vitals.upstreams)
+
 
 def normalised(name: str) -> str:
     """The name of a Python package as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read(links: Links, plan: Plan, host: Host) -> HostState:
-    """All that the checks of a host's role look at. Raises UnreachableError; a part that failed says so later."""
-    script = _script(_commands(plan, host))
-    output = links.host(host.name).run(f"timeout {SECONDS} sh -c %s", script)
-    return HostState(host.name, _sections(output.stdout.splitlines()), _answers(links, plan, host))
+def read(links: Links, plan: Plan, host: Host, sections: Collection[str] = CHECKS) -> HostState:
+    """The state of a host, by one command; a section that it does not have is left out.
+
+    Raises UnreachableError; a part that failed says so when it is asked for.
+    """
+    links.check(host.name)
+    script = _script({name: command for name, command in _commands(plan, host).items() if name in sections})
+    sent = time.time()
+    done = links.run(host.name, script, seconds=SECONDS)
+    asked = (sent, time.time())
+    answers = _answers(links, plan, host) if ANSWERS in sections else {}
+    return HostState(host.name, _sections(done.stdout.decode(errors="replace").split("\n")), answers, asked)
 
 
 def authorized_keys(plan: Plan) -> str:
@@ -169,10 +273,12 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
             paths.append(nginx.PATH)
             found["nginx"] = "nginx -t"
     found["files"] = files.command(map(shlex.quote, paths))
-    return found
+    return found | vitals.commands(plan, host)
 
 
 def _script(commands: dict[str, str]) -> str:
+    now = "date +%s.%N"
+    commands = {"begin": now, **commands, "end": now}
     return "\n".join(
         f'echo {shlex.quote(MARK + name)}\n( {command}\n) 2>&1\necho "{MARK}= $?"' for name, command in commands.items()
     )
