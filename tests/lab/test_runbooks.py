@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from lab import blueprint, control
+from lab import blueprint, control, fault
 from lab.state import LabState
 from tests.lab.commands import CLEAN, inside, invoke
 from tests.lab.runbook import Command, Edit, LabStep, Page, Step, difference, edited, read
-from underlay.plan import REPO, Plan
+from underlay.plan import REPO, Plan, load
 
+PLAN = REPO / "group_data" / "all.py"
 FOLDER = REPO / "docs" / "runbooks"
 PAGES = [path for path in sorted(FOLDER.glob("*.md")) if path.name != "README.md"]
 SECONDS = 240
@@ -29,6 +30,8 @@ TASKS: dict[str, Callable[..., object]] = {
     "reboot": control.reboot,
     "remove": control.remove,
     "replace": control.replace,
+    "fault": lambda name: fault.inject(name, load(PLAN)),
+    "heal": lambda: fault.heal(load(PLAN)),
 }
 """What is done in this process, to save its start; the rest is `invoke lab.TASK`."""
 
@@ -111,7 +114,7 @@ def test_page(path: Path, deployed: LabState, plan: Plan, tmp_path: Path, second
 
 def heal(plan: Plan) -> None:
     """The site as planned again, whatever a page left."""
-    invoke("lab.heal", good=False)
+    fault.heal(plan)
     for name in {each.name for each in blueprint.load().machines} - {host.name for host in plan.hosts} - {"internet"}:
         control.remove(name)
     control.up(plan)
