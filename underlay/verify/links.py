@@ -62,12 +62,14 @@ class Links:
         if endpoint.jump and self._opened[endpoint.jump].result():
             return f"{name} can't be reached: the jump host {endpoint.jump} in between can't"
         where = f"{name} can't be reached at {endpoint.address}"
+        options: list[str] = []
         # A connection that an earlier command left may lead nowhere by now: that is found out soon, or it is dropped.
         if self._ssh(name, [], ["-O", "check"], 1) == "":
             if self._ssh(name, ["true"], [], 2) == "":
                 return None
             self._ssh(name, [], ["-O", "exit"], 1)
-        error = self._ssh(name, ["true"], [], CONNECT_SECONDS + 3)
+            options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
+        error = self._ssh(name, ["true"], options, CONNECT_SECONDS + 3)
         return f"{where}: {error}" if error else None
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
