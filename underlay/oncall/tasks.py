@@ -8,8 +8,9 @@ from json import dumps
 from invoke import Context, Exit, task
 from rich.console import Console
 
-from underlay import arguments
+from underlay import arguments, overview
 from underlay.errors import report_and_exit
+from underlay.oncall import flows as flow_tables
 from underlay.oncall import status as statuses
 from underlay.target import announce, current
 
@@ -60,3 +61,72 @@ def status(_: Context, watch: bool = False, json: bool = False) -> None:
     else:
         statuses.show(target.plan, found)
     raise Exit(code=found.code)
+
+
+@task(
+    help={
+        "host": "only those that a host of the plan has a part in",
+        "published": "only those to or from this published address (or the gateway's own)",
+        "limit": "how many to show",
+        "kill": "take this one out of the table: its id, or 'PROTOCOL SOURCE DESTINATION' as the list shows them",
+        "yes": "with --kill: do not ask",
+        "json": "as JSON",
+    }
+)
+def flows(
+    _: Context,
+    host: str = "",
+    published: str = "",
+    limit: str = "40",
+    kill: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Show the connections that go through the gateway, from its connection table; or kill one of them.
+
+    A TCP connection that was killed is picked up anew by its next packet, with the translation that holds now; one
+    whose translation is gone ends. Exit code: 0 done, 1 the gateway can't be asked, or there is no such connection.
+    """
+    if sum(map(bool, (host, published, kill))) > 1:
+        raise Exit("error: --host, --published and --kill exclude each other: give one of them", code=1)
+    number = arguments.whole(limit)
+    with report_and_exit():
+        target = current()
+        one = arguments.host(target.plan, host) if host else None
+        address = arguments.outer_address(target.plan, published) if published else ""
+        announce(target)
+        gateway = flow_tables.Gateway(target)
+        if kill:
+            _kill(gateway, kill, yes, json)
+            return
+        found = gateway.find(host=one, published=address, limit=number)
+    if json:
+        print(dumps(found.document(), indent=2))
+        return
+    flow_tables.show(found.connections, overview.console())
+    more = found.matching - len(found.connections)
+    hidden = f", {more} of them not shown (--limit)" if more else ""
+    print(f"{found.matching} of the {found.entries} entries of the table{hidden}")
+
+
+def _kill(gateway: flow_tables.Gateway, which: str, yes: bool, json: bool) -> None:
+    name = " ".join(which.replace("->", " ").split())
+    found = gateway.find(identifier=int(name), limit=1) if name.isdecimal() else gateway.find(name=name, limit=1)
+    if not found.connections:
+        raise Exit(f"error: no connection {name!r} in the table of {gateway.name}: `./inv flows` lists them", code=1)
+    flow_tables.show(found.connections, Console(stderr=True) if json else overview.console())
+    if not yes:
+        _confirm("kill it?")
+    [connection] = found.connections
+    if not gateway.delete(connection):
+        raise Exit("it ended by itself meanwhile", code=1)
+    print(dumps(found.document(), indent=2) if json else f"killed {connection.name}")
+
+
+def _confirm(question: str) -> None:
+    """Go on only if a person at the terminal says so."""
+    if not sys.stdin.isatty():
+        raise Exit("error: there is no terminal to ask at: say --yes, nothing was changed", code=1)
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Exit("nothing was changed", code=1)
