@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from lab.process import LabError
 from underlay.history import HistoryError
+from underlay.oncall.errors import OncallError
 from underlay.plan import PlanError
 from underlay.target import TargetError
 from underlay.verify.links import UnreachableError
@@ -17,6 +18,6 @@ def report_and_exit() -> Iterator[None]:
     """Turn the errors that are a person's to mend into their text and exit code 1."""
     try:
         yield
-    except (PlanError, TargetError, LabError, HistoryError, UnreachableError, UnreadableError) as error:
+    except (PlanError, TargetError, LabError, HistoryError, UnreachableError, UnreadableError, OncallError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

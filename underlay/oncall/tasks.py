@@ -4,12 +4,14 @@ import os
 import sys
 from contextlib import suppress
 from json import dumps
+from pathlib import Path
 
 from invoke import Context, Exit, task
 from rich.console import Console
 
 from underlay import arguments, overview
 from underlay.errors import report_and_exit
+from underlay.oncall import capture as captures
 from underlay.oncall import flows as flow_tables
 from underlay.oncall import status as statuses
 from underlay.target import announce, current
@@ -130,3 +132,45 @@ def _confirm(question: str) -> None:
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Exit("nothing was changed", code=1)
+
+
+@task(
+    positional=["host"],
+    help={
+        "host": "a host of the plan",
+        "nic": "a NIC of it, like eth1; default: all of them",
+        "filter": "what to capture, as tcpdump takes it, like 'host 192.0.2.1 and tcp port 443'",
+        "seconds": f"for how long; default {captures.SECONDS}",
+        "output": "the file here; default: the host's name and the time; - is stdout, for `| wireshark -k -i -`",
+        "json": "the summary as JSON",
+    },
+)
+def capture(
+    _: Context,
+    host: str,
+    nic: str = "any",
+    filter: str = "",
+    seconds: str = str(captures.SECONDS),
+    output: str = "",
+    json: bool = False,
+) -> None:
+    """Capture packets on a host into a pcap on this machine, with a live summary; nothing stays on the host.
+
+    The packets of the ssh connection that carries it are left out, whatever the filter. Ctrl-C ends it early and keeps
+    what came. Exit code: 0 captured, 1 the host can't be reached, the filter is wrong, or the connection broke.
+    """
+    if json and output == "-":
+        raise Exit("error: --json and --output - both need stdout: name a file", code=1)
+    with report_and_exit():
+        target = current()
+        name = arguments.host(target.plan, host).name
+        length = arguments.whole(seconds)
+        announce(target)
+        file = None if output == "-" else Path(output) if output else captures.default_file(name)
+        screen = Console(stderr=True)
+        found = captures.run(target, name, nic=nic, filter_=filter, seconds=length, output=file, console=screen)
+    if json:
+        print(dumps(found.document(), indent=2))
+    else:
+        captures.show(found, overview.console() if file else screen)
+    raise Exit(code=1 if found.broken else 0)
