@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from underlay import arguments, overview
 from underlay.errors import report_and_exit
+from underlay.oncall import bundle as bundles
 from underlay.oncall import capture as captures
 from underlay.oncall import flows as flow_tables
 from underlay.oncall import status as statuses
@@ -174,3 +176,30 @@ def capture(
     else:
         captures.show(found, overview.console() if file else screen)
     raise Exit(code=1 if found.broken else 0)
+
+
+@task(
+    help={
+        "output": "the file here; default: the site's name and the time",
+        "json": "what was written as JSON",
+    }
+)
+def bundle(_: Context, output: str = "", json: bool = False) -> None:
+    """Write one archive with all that a colleague needs, without secrets.
+
+    Plan, drift, history, and of each host its configuration, live state, versions and the last hour's logs. Exit code:
+    0 written, 2 written without hosts that can't be asked (they are noted in it), 1 not written.
+    """
+    with report_and_exit():
+        target = current()
+        announce(target)
+        found = bundles.write(target, Path(output) if output else bundles.default_file(target))
+    missing = {name: why for name, why in found.hosts.items() if why}
+    if json:
+        print(dumps(asdict(found), indent=2))
+    else:
+        for why in missing.values():
+            print(f"not in it: {why}")
+        hosts = f"{len(found.hosts) - len(missing)} of {len(found.hosts)} hosts"
+        print(f"{found.file}: {hosts}, {found.bytes / 1e6:.1f} MB, without secrets")
+    raise Exit(code=2 if missing else 0)
