@@ -2,7 +2,7 @@
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
@@ -12,11 +12,13 @@ from rich.console import Console
 
 from underlay import arguments, overview
 from underlay.errors import report_and_exit
+from underlay.oncall import backup as backups
 from underlay.oncall import bundle as bundles
 from underlay.oncall import capture as captures
 from underlay.oncall import flows as flow_tables
 from underlay.oncall import status as statuses
 from underlay.target import announce, current
+from underlay.verify.links import Links
 
 
 @task(
@@ -203,3 +205,69 @@ def bundle(_: Context, output: str = "", json: bool = False) -> None:
         hosts = f"{len(found.hosts) - len(missing)} of {len(found.hosts)} hosts"
         print(f"{found.file}: {hosts}, {found.bytes / 1e6:.1f} MB, without secrets")
     raise Exit(code=2 if missing else 0)
+
+
+@task(
+    help={
+        "output": "the file here; default: backup, the site's name and the time",
+        "json": "what was written as JSON",
+    }
+)
+def backup(_: Context, output: str = "", json: bool = False) -> None:
+    """Keep what is on the hosts and in no repo: host keys, history, who may log in, rules of others.
+
+    The archive has private keys: only its owner may read it; keep it like them. Exit code: 0 written, 2 written without
+    hosts that can't be asked (they are named), 1 not written.
+    """
+    with report_and_exit():
+        target = current()
+        announce(target)
+        found = backups.write(target, Path(output) if output else backups.default_file(target))
+    missing = [each for each in found.hosts.values() if isinstance(each, str)]
+    if json:
+        print(dumps(asdict(found), indent=2))
+    else:
+        for name, each in found.hosts.items():
+            print(f"{name}: {each} files" if isinstance(each, int) else f"not in it: {each}")
+        print(f"{found.file} has private keys: only you may read it (mode 600); keep it like them")
+    raise Exit(code=2 if missing else 0)
+
+
+@task(
+    positional=["file", "host"],
+    help={
+        "file": "what `./inv backup` wrote",
+        "host": "a host of the plan: the one to bring back",
+        "dry": "show what it would write, and change nothing",
+        "host_key": "SHA256:… of the key that a host installed anew shows at its console, before it has its own back",
+        "yes": "do not ask",
+        "json": "as JSON: path → new, differs, same or kept",
+    },
+)
+def restore(
+    _: Context, file: str, host: str, dry: bool = False, host_key: str = "", yes: bool = False, json: bool = False
+) -> None:
+    """Bring back a backup to a host that was installed anew: its host keys, its history, who may log in.
+
+    A host that has a history of its own keeps that. Deploy the host's role afterwards: the plan is in the repo, not in
+    the backup. Exit code: 0 done, 1 not done, or the host can't be logged in to with its own key afterwards.
+    """
+    with report_and_exit(), ExitStack() as stack:
+        target = current()
+        one = arguments.host(target.plan, host)
+        content = backups.load(Path(file), target.plan, one)
+        announce(target)
+        way = stack.enter_context(backups.installed_anew(target, one, host_key)) if host_key else target
+        links = backups.connected(way, one)
+        found = backups.restore(links, target.plan, one, content, dry=True)
+        if not json:
+            backups.show(found, overview.console())
+        if not dry and set(found.values()) & {"new", "differs"}:
+            if not yes:
+                _confirm(f"write these files to {one.name}?")
+            backups.restore(links, target.plan, one, content, dry=False)
+            if error := Links(target).log_in_anew(one.name):
+                raise Exit(f"error: restored, but {one.name} can't be logged in to with its own key: {error}", code=1)
+            print(f"{one.name} has them, and its own host key: now ./inv deploy {one.role}", file=sys.stderr)
+    if json:
+        print(dumps(found, indent=2))

@@ -83,6 +83,12 @@ class Links:
             return f"can't run ssh: {error.strerror}"
         return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["ssh failed"])[-1]
 
+    def log_in_anew(self, name: str) -> str:
+        """Why a new connection to a host fails, whatever connection there is already; empty if it does not."""
+        if self.is_local(name):
+            return ""
+        return self._ssh(name, ["true"], ["-o", "ControlPath=none"], CONNECT_SECONDS + 3)
+
     def host(self, name: str) -> Any:
         """testinfra's host, as root. Raises UnreachableError."""
         self.check(name)
