@@ -21,6 +21,13 @@ def host(plan: Plan, name: str) -> Host:
     return plan.host(_known("host", name, [each.name for each in plan.hosts]))
 
 
+def outer_address(plan: Plan, text: str) -> str:
+    """A published address, or the gateway's own; a host's name stands for its own. Raises Exit."""
+    published = {host.name: str(host.published) for host in plan.published}
+    known = {plan.gateway.name: str(plan.gateway.primary.address), **published}
+    return known.get(text) or _known("address", text, list(known.values()))
+
+
 def whole(text: str) -> int:
     """A whole number. Raises Exit."""
     if not text.isdecimal():
@@ -38,7 +45,8 @@ def address(text: str) -> IPAddress:
 
 def _known(what: str, name: str, names: Sequence[str]) -> str:
     if name not in names:
+        plural = f"{what}es" if what.endswith("s") else f"{what}s"
         close = difflib.get_close_matches(name, names, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the {what}s are {', '.join(names)}"
+        hint = f"did you mean {close[0]!r}?" if close else f"the {plural} are {', '.join(names)}"
         raise Exit(f"error: unknown {what} {name!r}: {hint}", code=1)
     return name

@@ -22,6 +22,7 @@ from underlay import traffic
 from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.oncall import arp
+from underlay.oncall.errors import OncallError
 from underlay.plan import REPO, ROLES, Host, Interface, Plan, PlanError, load
 from underlay.target import Target, announce
 from underlay.traffic import Flow
@@ -37,8 +38,8 @@ PATIENCE = 5
 """Seconds after which an address that is published no longer must be silent."""
 
 
-class PublishError(Exception):
-    """What a person has to mend; `str()` says what and how."""
+class PublishError(OncallError):
+    """What a person has to mend before a host can be published, or be published no longer."""
 
 
 # --- the line of the plan -------------------------------------------------------------------------------------------

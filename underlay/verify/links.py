@@ -73,12 +73,14 @@ class Links:
         if endpoint.jump and self._opened[endpoint.jump].result():
             return f"{name} can't be reached: the jump host {endpoint.jump} in between can't"
         where = f"{name} can't be reached at {endpoint.address}"
+        options: list[str] = []
         # A connection that an earlier command left may lead nowhere by now: that is found out soon, or it is dropped.
         if self._ssh(name, [], ["-O", "check"], 1) == "":
             if self._ssh(name, ["true"], [], 2) == "":
                 return None
             self._ssh(name, [], ["-O", "exit"], 1)
-        error = self._ssh(name, ["true"], [], CONNECT_SECONDS + 3)
+            options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
+        error = self._ssh(name, ["true"], options, CONNECT_SECONDS + 3)
         return f"{where}: {error}" if error else None
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
@@ -91,6 +93,12 @@ class Links:
         except OSError as error:
             return f"can't run ssh: {error.strerror}"
         return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["ssh failed"])[-1]
+
+    def log_in_anew(self, name: str) -> str:
+        """Why a new connection to a host fails, whatever connection there is already; empty if it does not."""
+        if self.is_local(name):
+            return ""
+        return self._ssh(name, ["true"], ["-o", "ControlPath=none"], CONNECT_SECONDS + 3)
 
     def host(self, name: str) -> Any:
         """testinfra's host, as root. Raises UnreachableError."""
