@@ -92,10 +92,9 @@ def seconds(request: pytest.FixtureRequest) -> Iterator[dict[str, float]]:
     """What each page took; printed at the end."""
     found: dict[str, float] = {}
     yield found
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    if reporter and found:
-        lines = [f"  {took:6.1f} s  {name}" for name, took in found.items()]
-        reporter.write_line("\n".join(["", "runbooks:", *lines, f"  {sum(found.values()):6.1f} s  all pages"]))
+    lines = [f"  {took:6.1f} s  {name}" for name, took in found.items()]
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("\n".join(["", "runbooks:", *lines, f"  {sum(found.values()):6.1f} s  all pages"]))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=[path.stem for path in PAGES])
