@@ -369,13 +369,10 @@ def test_other_traffic_is_not_traced(trace: Callable[..., list[Documents]]) -> N
 
 
 def test_command(deployed: LabState) -> None:
-    """What a person sees, what a program sees, and what both are told of a mistake."""
-    done = invoke("trace", "dev", "lb")
-    assert "-d 192.168.0.53/32 -j DNAT --to-destination 100.64.0.53" in done.stdout
-    assert "hosts.lb.published" in done.stdout
-    assert done.stdout.endswith("\nas planned\n")
-    assert "target lab" in done.stderr
-    [document] = json.loads(invoke("trace", "lb", "8.8.8.8", "--json", good=False).stdout)
+    """What a program sees, and what it is told of a mistake."""
+    done = invoke("trace", "lb", "8.8.8.8", "--json", good=False)
+    assert done.returncode == 2
+    [document] = json.loads(done.stdout)
     assert (document["protocol"], document["result"]) == ("icmp", "differs")
     assert "the answer at gateway, arrives: nothing" in document["summary"]
     wrong = invoke("trace", "lbb", "dev", good=False)

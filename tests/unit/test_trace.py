@@ -1,15 +1,18 @@
 """What was seen beside what was planned, without a host: observations are made up from the plan, then changed."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from netaddr import IPAddress
+from rich.console import Console
 
 from tests.unit.conftest import Planned
-from underlay.oncall.trace import AS_PLANNED, COULD_NOT, DIFFERS, Trace, document, summary
+from underlay.oncall.trace import AS_PLANNED, COULD_NOT, DIFFERS, Trace, document, show, summary
 from underlay.oncall.trace_plan import (
     ARRIVES,
     DELIVERED,
@@ -226,3 +229,33 @@ def test_for_programs(planned: Planned) -> None:
     [first] = [step for step in written["steps"] if step["first_difference"]]
     assert first["plan"].endswith("networks.storage")
     assert first["verdict"] == "differs"
+
+
+def test_for_people(planned: Planned) -> None:
+    """A line a step with its line of the plan; what was not seen behind the first difference is counted only."""
+    found = way(planned(), "lb", "master-1:storage")
+    whole = as_planned(planned(), found)
+    page = Console(width=200, file=StringIO())
+    show(page, compared(found, whole), proxy=None)
+    assert re.search(r"gateway +raw PREROUTING +-s \S+ -d \S+ -j NOTRACK +as planned +\S+ networks.mgmt", text(page))
+    assert ">>" not in text(page)
+    dropped = changed(whole, "gateway", forward("filter", policy="drop"))
+    for host in ("master-1", "lb"):
+        dropped = changed(
+            dropped,
+            host,
+            lambda old: {"packets": tuple(each for each in old.packets if each[:3:2] == ("out", "request"))},
+        )
+    page = Console(width=200, file=StringIO())
+    show(page, compared(found, dropped, "no answer", said=("192.168.0.51: prohibited",)), proxy="lb")
+    printed = text(page)
+    assert "through the proxy on lb" in printed
+    assert re.search(r"^>> +gateway +filter FORWARD .* DROPPED by the chain's policy", printed, re.MULTILINE)
+    assert re.search(r"^\d+ steps more, where nothing was seen$", printed, re.MULTILINE)
+    assert printed.rstrip().endswith("; 192.168.0.51: prohibited")
+
+
+def text(page: Console) -> str:
+    """What was printed, without the blanks at the ends of lines."""
+    assert isinstance(page.file, StringIO)
+    return "".join(f"{line.rstrip()}\n" for line in page.file.getvalue().splitlines())

@@ -215,7 +215,7 @@ def run(target: Target, source: str, destination: str, protocol: str, port: int 
     else:
         page = console()
         for each in found:
-            _show(page, each, proxy=found[0].path.receiver if each is not found[0] else None)
+            show(page, each, proxy=found[0].path.receiver if each is not found[0] else None)
     codes = {each.code for each in found}
     return DIFFERS if DIFFERS in codes else max(codes)
 
@@ -273,7 +273,7 @@ def summary(trace: Trace) -> str:
 STYLES: dict[Verdict, str] = {"as planned": "green", "differs": "red", "other rule": "yellow", "unknown": "dim"}
 
 
-def _show(page: Console, trace: Trace, proxy: str | None) -> None:
+def show(page: Console, trace: Trace, proxy: str | None) -> None:
     """Print a trace: a line a step, what was planned beside what was seen."""
     if proxy:
         page.print(f"\nthrough the proxy on {proxy}, with a connection of its own:", markup=False, highlight=False)
