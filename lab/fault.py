@@ -5,6 +5,7 @@ One fault at a time, kept in the record FILE until it is healed: whoever looks f
 
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -108,7 +109,8 @@ def inject(name: str, plan: Plan) -> Fault:
         else:
             _execute(fault, fault.inject, plan)
     except BaseException:
-        heal(plan)
+        with suppress(LabError):  # what went wrong first is told; the record stays, for `heal` to be tried again
+            heal(plan)
         raise
     return fault
 
