@@ -39,7 +39,12 @@ def test_neighbours() -> None:
         ):
             inside("ip", *command.split())
         # Both ends are in one namespace: right answers for all addresses there, left's own included.
-        pairs = [["left", "192.0.2.2"], ["left", "192.0.2.9"], ["far", "192.0.2.2"], ["none", "192.0.2.2"]]
+        pairs = [
+            ["left", "192.0.2.2", False],
+            ["left", "192.0.2.9", True],
+            ["far", "192.0.2.2", False],
+            ["none", "192.0.2.2", True],
+        ]
         found = ask(inside, {"arp": pairs})["arp"]
     assert found["left"]["192.0.2.2"] == ["02:00:00:00:00:02"]  # type: ignore[index]
     assert found["left"]["192.0.2.9"] == []  # type: ignore[index]

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -69,7 +69,7 @@ class Workstation:
     name: its name in the plan, or empty
     links: NIC → whether it is switched on, and whether its cable has a signal
     hops: address → how packets to it leave, for the addresses at which hosts are reached from here
-    neighbours: address → MAC, empty where nobody answered; addresses of which it is not known are left out
+    neighbours: address → MAC, empty where nobody answered; asked only if the gateway can't be reached, and by root only
     public_key: the operator's; empty if it is not known
     """
 
@@ -222,7 +222,7 @@ class _Examiner:
             knocked = knocks[name].result() if name in knocks else None
             if said := links.error(name):
                 failures[name] = knocked or _failure(said, jump.get(name, "") in failures)
-            elif name in self.hosts and name != self.here:
+            elif name in self.hosts and (name != self.here or self.hosts[name] in self.deployed):
                 self._read(links, self.hosts[name])
         return links, failures
 
@@ -323,37 +323,33 @@ class _Examiner:
             raise UnreachableError(f"{host.name} can't look around: {words[-1]}") from None
 
     def _request(self, host: Host) -> dict[str, object]:
-        found: dict[str, object] = {"services": True, "full": FULL}
+        """What to ask a host to look at; see `oncall.look`."""
         if host not in self.deployed:
-            return found
-        gateway = self.plan.gateway
-        own = [[nic.nic, str(nic.address)] for nic in host.interfaces]
-        echo: list[list[str]] = []
-        if host == gateway:
+            return {"services": True}
+        neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
+        found: dict[str, object] = {"arp": neighbours, "sources": True, "full": FULL}
+        if host == self.plan.gateway:
             primary = host.primary.nic
-            own += [[primary, str(each.published)] for each in self.plan.published]
-            own += [
-                [near.nic, str(nic.address)]
+            neighbours += [[primary, str(each.published), False] for each in self.plan.published]
+            neighbours.append([primary, str(self.plan.enterprise.upstream), False])
+            neighbours += [
+                [near.nic, str(nic.address), True]
                 for other in self.plan.hosts
                 if other != host
                 for nic in other.interfaces
                 if (near := host.interface(nic.network))
             ]
-            own.append([primary, str(self.plan.enterprise.upstream)])
             found["talkers"] = CROWDED
         else:
-            for nic in host.interfaces:
-                router = str(self.plan.gateway_address(nic.network))
-                own.append([nic.nic, router])
-                echo.append([nic.nic, str(nic.address), router])
-            found["echo"] = echo
-        found |= {"arp": own, "sources": True}
+            routers = [(nic, str(self.plan.gateway_address(nic.network))) for nic in host.interfaces]
+            neighbours += [[nic.nic, router, True] for nic, router in routers]
+            found["echo"] = [[nic.nic, str(nic.address), router] for nic, router in routers]
+        masters = self.plan.hosts_of("master")
         match host.role:
             case "lb_nginx":
-                masters = self.plan.hosts_of("master")
                 found["connect"] = [[str(each.primary.address), nginx.API_PORT, True] for each in masters]
             case "master":
-                found["owners"] = [nginx.API_PORT]
+                found |= {"owners": [nginx.API_PORT], "services": True}
         return found
 
     def _flows(self) -> list[Flow]:
@@ -366,7 +362,7 @@ class _Examiner:
 
     # --- the workstation ---
 
-    def _workstation(self, failures: Iterable[str]) -> Workstation:
+    def _workstation(self, failures: Collection[str]) -> Workstation:
         """Read last, when every address was tried."""
         jump = self.plan.jumphost.name
         names = dict.fromkeys([self.plan.gateway.name, jump, *failures])
@@ -389,7 +385,9 @@ class _Examiner:
                 if "LOOPBACK" not in each["flags"]
             },
             hops=hops,
-            neighbours=_neighbours({address: hop.nic for address, hop in hops.items() if hop.nic and not hop.via}),
+            neighbours=_neighbours({address: hop.nic for address, hop in hops.items() if hop.nic and not hop.via})
+            if self.plan.gateway.name in failures
+            else {},
             public_key=self._public_key(),
         )
 

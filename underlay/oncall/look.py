@@ -5,7 +5,7 @@ rest, and prints one JSON object. It changes nothing and leaves nothing there; e
 
 Keys of the request, and of the answer:
 
-- `arp`: [[NIC, ADDRESS], …] → NIC → ADDRESS → the MACs that answer who has it. An address that nobody answers for is
+- `arp`: [[NIC, ADDRESS, SEEK], …] → NIC → ADDRESS → the MACs that answer who has it. With SEEK, if nobody does, it is
   asked for on all other NICs of the list, too. The question is a probe of RFC 5227: nobody learns anything from it
 - `echo`: [[NIC, SOURCE, DESTINATION], …] → NIC → [its MTU, the largest unfragmented packet that is answered; 0: none]
 - `connect`: [[ADDRESS, PORT, TLS], …] → `ADDRESS:PORT` → error, empty for none
@@ -113,15 +113,15 @@ def listen(sockets: dict[socket.socket, str], found: dict[str, dict[str, list[st
                 heard.append(mac)
 
 
-def arp(pairs: list[list[str]]) -> dict[str, dict[str, list[str]]]:
+def arp(questions: list[list[Any]]) -> dict[str, dict[str, list[str]]]:
     """See the module."""
-    found = ask((nic, address) for nic, address in pairs)
-    nics = dict.fromkeys(nic for nic, _ in pairs)
+    found = ask((nic, address) for nic, address, _ in questions)
+    nics = dict.fromkeys(nic for nic, _, _ in questions)
     silent = [
         (other, address)
-        for nic, address in pairs
+        for nic, address, seek in questions
         for other in nics
-        if other != nic and not found.get(nic, {}).get(address)
+        if seek and other != nic and not found.get(nic, {}).get(address)
     ]
     if silent:
         for nic, heard in ask(silent).items():
@@ -238,8 +238,8 @@ def sources(_: bool) -> dict[str, str]:
 
 def services(_: bool) -> list[str]:
     """See the module."""
-    enabled = output("systemctl", "list-unit-files", "--type=service", "--state=enabled", "--no-legend", "--plain")
-    names = [line.split()[0] for line in enabled.splitlines() if "@." not in line]
+    # What an administrator enabled. `systemctl list-unit-files` says the same, and reads all units for it.
+    names = sorted({path.name for path in Path("/etc/systemd/system").glob("*.wants/*.service")})
     if not names:
         return []
     # Those that were never asked to run, or whose condition does not hold, have no ConditionResult.
