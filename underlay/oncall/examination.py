@@ -11,8 +11,8 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -128,7 +128,7 @@ class Examination:
 
 def examine(target: Target, say: Say) -> Examination:
     """Look at everything; takes some seconds, however much is dead. Raises nothing for a host."""
-    with _patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 2 + 4) as pool:
+    with _patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool:
         return _Examiner(own, pool, say).run()
 
 
@@ -137,7 +137,7 @@ def _patient(target: Target) -> Iterator[Target]:
     """The target with connections of its own, made anew: what an earlier command left open proves nothing."""
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
         # A socket's path is short; the name of a host is, too.
-        settings = {"ConnectTimeout": str(CONNECT_SECONDS), "ControlPath": f"{folder}/%n", "ControlPersist": "5"}
+        settings = {"ConnectTimeout": str(CONNECT_SECONDS), "ControlPath": f"{folder}/%n", "ControlPersist": "15"}
         yield _configured(target, Path(folder), {"*": settings})
 
 
@@ -264,11 +264,23 @@ class _Examiner:
             for host in lost:
                 found = self._detours(host, gateway)
                 candidates[host.name] = [each for each in found if heard is None or each.address in heard]
+        # All at the same time: each that leads nowhere takes the patience of ssh.
+        rounds = [
+            {name: each[index] for name, each in candidates.items() if index < len(each)}
+            for index in range(max(map(len, candidates.values()), default=0))
+        ]
+        trials = [(tried, self._links_with(failures, tried, tried, {"ControlPath": "none"})) for tried in rounds]
+        asked = {
+            self.pool.submit(trial.error, name): (name, way) for tried, trial in trials for name, way in tried.items()
+        }
         detours: dict[str, Detour] = {}
-        while tried := {name: each.pop(0) for name, each in candidates.items() if each and name not in detours}:
-            links = self._links_with(failures, detours | tried)
-            detours |= {name: each for name, each in tried.items() if not links.error(name)}
-        return links, detours
+        for future in as_completed(asked):
+            name, way = asked[future]
+            if future.result() is None:
+                detours.setdefault(name, way)
+            if len(detours) == len({name for name, _ in asked.values()}):
+                break  # the others need not come to their end
+        return self._links_with(failures, detours, self.names), detours
 
     def _detours(self, host: Host, via: Host) -> list[Detour]:
         return [Detour(via.name, str(address)) for address in detour.addresses(host, via)]
@@ -286,11 +298,17 @@ class _Examiner:
             if macs and address in nics[nic].cidr
         }
 
-    def _links_with(self, failures: dict[str, Failure], detours: dict[str, Detour]) -> Links:
-        host = self.plan.host
+    def _links_with(
+        self,
+        failures: dict[str, Failure],
+        detours: dict[str, Detour],
+        names: Iterable[str],
+        settings: dict[str, str] | None = None,
+    ) -> Links:
+        """Connections to some hosts, with detours, and further settings of ssh for these."""
         blocks = {
-            name: detour.options(self.target, host(name), host(each.via), each.address)
-            for name, each in detours.items()
+            name: detour.options(self.target, self.hosts[name], self.hosts[way.via], way.address) | (settings or {})
+            for name, way in detours.items()
         }
         target = _configured(self.target, self.target.ssh_config.parent, blocks)
         endpoints = (
@@ -300,7 +318,7 @@ class _Examiner:
         dead = {name for name in failures if name not in detours}
         for name in dead:
             links.give_up(name, f"{name} can't be reached: {failures[name].said}")
-        links.open(name for name in self.names if name not in dead)
+        links.open(name for name in names if name not in dead)
         return links
 
     # --- what is looked at ---
