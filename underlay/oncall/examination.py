@@ -214,12 +214,11 @@ class _Examiner:
         knocks = {name: self.pool.submit(self._knock, links, name) for name, through in jump.items() if not through}
         if self.here:
             links.open([self.here])
-        for name in [name for name, through in jump.items() if through]:
-            knocks[jump[name]].result()
-            links.open([name])
         failures = {}
         for name in sorted(self.names, key=lambda name: bool(jump.get(name))):
             knocked = knocks[name].result() if name in knocks else None
+            if through := jump.get(name):
+                knocks[through].result()
             if said := links.error(name):
                 failures[name] = knocked or _failure(said, jump.get(name, "") in failures)
             elif name in self.hosts and (name != self.here or self.hosts[name] in self.deployed):
@@ -227,12 +226,15 @@ class _Examiner:
         return links, failures
 
     def _knock(self, links: Links, name: str) -> Failure | None:
-        """Begin to connect to a host if its sshd takes connections: who does not would cost the patience of ssh."""
-        if failure := self._refusal(name):
+        """Begin to connect to a host, and to those behind it, if its sshd takes connections.
+
+        One that does not would cost the patience of ssh.
+        """
+        failure = self._refusal(name)
+        if failure:
             links.give_up(name, f"{name} can't be reached at {self.target.endpoint(name).address}: {failure.said}")
-            return failure
-        links.open([name])
-        return None
+        links.open([name, *(each.name for each in self.target.endpoints if each.jump == name)])
+        return failure
 
     def _refusal(self, name: str) -> Failure | None:
         try:
