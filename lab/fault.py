@@ -3,8 +3,10 @@
 One fault at a time, kept in the record FILE until it is healed: whoever looks for a cause has one to find.
 """
 
+import difflib
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,7 @@ from lab import blueprint, control, network
 from lab.blueprint import SWITCH, Blueprint
 from lab.process import CommandError, LabError, run
 from lab.state import RUNTIME, load
-from underlay.plan import Plan, unknown
+from underlay.plan import Plan
 
 FOLDER = Path(__file__).parent / "faults"
 FILE = RUNTIME / "fault.json"
@@ -78,7 +80,9 @@ def find(name: str) -> Fault:
     """The fault of that name. LabError if there is none."""
     faults = catalogue()
     if name not in faults:
-        raise LabError(": ".join(unknown("fault", name, faults)))
+        close = difflib.get_close_matches(name, faults, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "`./inv lab.fault` lists them"
+        raise LabError(f"unknown fault {name!r}: {hint}")
     return faults[name]
 
 
@@ -108,7 +112,8 @@ def inject(name: str, plan: Plan) -> Fault:
         else:
             _execute(fault, fault.inject, plan)
     except BaseException:
-        heal(plan)
+        with suppress(LabError):  # what went wrong first is told; the record stays, for `heal` to be tried again
+            heal(plan)
         raise
     return fault
 

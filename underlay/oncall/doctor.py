@@ -8,8 +8,9 @@ from json import dumps
 from rich.console import Console
 from rich.text import Text
 
-from underlay.oncall.diagnosis import Diagnosis, Finding, diagnose
+from underlay.oncall.diagnosis import diagnose
 from underlay.oncall.examination import examine
+from underlay.oncall.finding import Diagnosis, Finding
 from underlay.target import Target, announce
 
 HEALTHY, BLIND, FINDINGS = 0, 1, 2
@@ -32,6 +33,11 @@ def run(target: Target, json: bool) -> int:
         print(dumps(document(target, diagnosis, seconds), indent=2))
     else:
         show(diagnosis, seconds, Console(highlight=False, soft_wrap=True))
+    return code(diagnosis)
+
+
+def code(diagnosis: Diagnosis) -> int:
+    """The exit code."""
     return FINDINGS if diagnosis.findings else BLIND if diagnosis.unread else HEALTHY
 
 

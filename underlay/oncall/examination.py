@@ -11,8 +11,8 @@ import os
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -69,7 +69,7 @@ class Workstation:
     name: its name in the plan, or empty
     links: NIC → whether it is switched on, and whether its cable has a signal
     hops: address → how packets to it leave, for the addresses at which hosts are reached from here
-    neighbours: address → MAC, empty where nobody answered; addresses of which it is not known are left out
+    neighbours: address → MAC, empty where nobody answered; asked only if the gateway can't be reached, and by root only
     public_key: the operator's; empty if it is not known
     """
 
@@ -128,7 +128,7 @@ class Examination:
 
 def examine(target: Target, say: Say) -> Examination:
     """Look at everything; takes some seconds, however much is dead. Raises nothing for a host."""
-    with _patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 2 + 4) as pool:
+    with _patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool:
         return _Examiner(own, pool, say).run()
 
 
@@ -137,7 +137,7 @@ def _patient(target: Target) -> Iterator[Target]:
     """The target with connections of its own, made anew: what an earlier command left open proves nothing."""
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
         # A socket's path is short; the name of a host is, too.
-        settings = {"ConnectTimeout": str(CONNECT_SECONDS), "ControlPath": f"{folder}/%n", "ControlPersist": "5"}
+        settings = {"ConnectTimeout": str(CONNECT_SECONDS), "ControlPath": f"{folder}/%n", "ControlPersist": "15"}
         yield _configured(target, Path(folder), {"*": settings})
 
 
@@ -214,25 +214,27 @@ class _Examiner:
         knocks = {name: self.pool.submit(self._knock, links, name) for name, through in jump.items() if not through}
         if self.here:
             links.open([self.here])
-        for name in [name for name, through in jump.items() if through]:
-            knocks[jump[name]].result()
-            links.open([name])
         failures = {}
         for name in sorted(self.names, key=lambda name: bool(jump.get(name))):
             knocked = knocks[name].result() if name in knocks else None
+            if through := jump.get(name):
+                knocks[through].result()
             if said := links.error(name):
                 failures[name] = knocked or _failure(said, jump.get(name, "") in failures)
-            elif name in self.hosts and name != self.here:
+            elif name in self.hosts and (name != self.here or self.hosts[name] in self.deployed):
                 self._read(links, self.hosts[name])
         return links, failures
 
     def _knock(self, links: Links, name: str) -> Failure | None:
-        """Begin to connect to a host if its sshd takes connections: who does not would cost the patience of ssh."""
-        if failure := self._refusal(name):
+        """Begin to connect to a host, and to those behind it, if its sshd takes connections.
+
+        One that does not would cost the patience of ssh.
+        """
+        failure = self._refusal(name)
+        if failure:
             links.give_up(name, f"{name} can't be reached at {self.target.endpoint(name).address}: {failure.said}")
-            return failure
-        links.open([name])
-        return None
+        links.open([name, *(each.name for each in self.target.endpoints if each.jump == name)])
+        return failure
 
     def _refusal(self, name: str) -> Failure | None:
         try:
@@ -264,11 +266,23 @@ class _Examiner:
             for host in lost:
                 found = self._detours(host, gateway)
                 candidates[host.name] = [each for each in found if heard is None or each.address in heard]
+        # All at the same time: each that leads nowhere takes the patience of ssh.
+        rounds = [
+            {name: each[index] for name, each in candidates.items() if index < len(each)}
+            for index in range(max(map(len, candidates.values()), default=0))
+        ]
+        trials = [(tried, self._links_with(failures, tried, tried, {"ControlPath": "none"})) for tried in rounds]
+        asked = {
+            self.pool.submit(trial.error, name): (name, way) for tried, trial in trials for name, way in tried.items()
+        }
         detours: dict[str, Detour] = {}
-        while tried := {name: each.pop(0) for name, each in candidates.items() if each and name not in detours}:
-            links = self._links_with(failures, detours | tried)
-            detours |= {name: each for name, each in tried.items() if not links.error(name)}
-        return links, detours
+        for future in as_completed(asked):
+            name, way = asked[future]
+            if future.result() is None:
+                detours.setdefault(name, way)
+            if len(detours) == len({name for name, _ in asked.values()}):
+                break  # the others need not come to their end
+        return self._links_with(failures, detours, self.names), detours
 
     def _detours(self, host: Host, via: Host) -> list[Detour]:
         return [Detour(via.name, str(address)) for address in detour.addresses(host, via)]
@@ -286,11 +300,17 @@ class _Examiner:
             if macs and address in nics[nic].cidr
         }
 
-    def _links_with(self, failures: dict[str, Failure], detours: dict[str, Detour]) -> Links:
-        host = self.plan.host
+    def _links_with(
+        self,
+        failures: dict[str, Failure],
+        detours: dict[str, Detour],
+        names: Iterable[str],
+        settings: dict[str, str] | None = None,
+    ) -> Links:
+        """Connections to some hosts, with detours, and further settings of ssh for these."""
         blocks = {
-            name: detour.options(self.target, host(name), host(each.via), each.address)
-            for name, each in detours.items()
+            name: detour.options(self.target, self.hosts[name], self.hosts[way.via], way.address) | (settings or {})
+            for name, way in detours.items()
         }
         target = _configured(self.target, self.target.ssh_config.parent, blocks)
         endpoints = (
@@ -300,7 +320,7 @@ class _Examiner:
         dead = {name for name in failures if name not in detours}
         for name in dead:
             links.give_up(name, f"{name} can't be reached: {failures[name].said}")
-        links.open(name for name in self.names if name not in dead)
+        links.open(name for name in names if name not in dead)
         return links
 
     # --- what is looked at ---
@@ -323,37 +343,33 @@ class _Examiner:
             raise UnreachableError(f"{host.name} can't look around: {words[-1]}") from None
 
     def _request(self, host: Host) -> dict[str, object]:
-        found: dict[str, object] = {"services": True, "full": FULL}
+        """What to ask a host to look at; see `oncall.look`."""
         if host not in self.deployed:
-            return found
-        gateway = self.plan.gateway
-        own = [[nic.nic, str(nic.address)] for nic in host.interfaces]
-        echo: list[list[str]] = []
-        if host == gateway:
+            return {"services": True}
+        neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
+        found: dict[str, object] = {"arp": neighbours, "sources": True, "full": FULL}
+        if host == self.plan.gateway:
             primary = host.primary.nic
-            own += [[primary, str(each.published)] for each in self.plan.published]
-            own += [
-                [near.nic, str(nic.address)]
+            neighbours += [[primary, str(each.published), False] for each in self.plan.published]
+            neighbours.append([primary, str(self.plan.enterprise.upstream), False])
+            neighbours += [
+                [near.nic, str(nic.address), True]
                 for other in self.plan.hosts
                 if other != host
                 for nic in other.interfaces
                 if (near := host.interface(nic.network))
             ]
-            own.append([primary, str(self.plan.enterprise.upstream)])
             found["talkers"] = CROWDED
         else:
-            for nic in host.interfaces:
-                router = str(self.plan.gateway_address(nic.network))
-                own.append([nic.nic, router])
-                echo.append([nic.nic, str(nic.address), router])
-            found["echo"] = echo
-        found |= {"arp": own, "sources": True}
+            routers = [(nic, str(self.plan.gateway_address(nic.network))) for nic in host.interfaces]
+            neighbours += [[nic.nic, router, True] for nic, router in routers]
+            found["echo"] = [[nic.nic, str(nic.address), router] for nic, router in routers]
+        masters = self.plan.hosts_of("master")
         match host.role:
             case "lb_nginx":
-                masters = self.plan.hosts_of("master")
                 found["connect"] = [[str(each.primary.address), nginx.API_PORT, True] for each in masters]
             case "master":
-                found["owners"] = [nginx.API_PORT]
+                found |= {"owners": [nginx.API_PORT], "services": True}
         return found
 
     def _flows(self) -> list[Flow]:
@@ -366,7 +382,7 @@ class _Examiner:
 
     # --- the workstation ---
 
-    def _workstation(self, failures: Iterable[str]) -> Workstation:
+    def _workstation(self, failures: Collection[str]) -> Workstation:
         """Read last, when every address was tried."""
         jump = self.plan.jumphost.name
         names = dict.fromkeys([self.plan.gateway.name, jump, *failures])
@@ -389,7 +405,9 @@ class _Examiner:
                 if "LOOPBACK" not in each["flags"]
             },
             hops=hops,
-            neighbours=_neighbours({address: hop.nic for address, hop in hops.items() if hop.nic and not hop.via}),
+            neighbours=_neighbours({address: hop.nic for address, hop in hops.items() if hop.nic and not hop.via})
+            if self.plan.gateway.name in failures
+            else {},
             public_key=self._public_key(),
         )
 
