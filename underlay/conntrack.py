@@ -22,7 +22,7 @@ from typing import Any
 BLOCK = 1 << 18
 # An entry has two tuples: as the connection was opened, and as its answers come. ICMP has no ports, and GRE has keys.
 ENDS = re.compile(
-    rb"^(\w+) [^=\n]*\bsrc=(\S+) dst=(\S+) [^\n]*? src=\S+ dst=(\S+)(?: sport=\d+ dport=(\d+))?", re.MULTILINE
+    rb"^(\w+) [^=\n]*\bsrc=(\S+) dst=(\S+) (?:\S+ )*?src=\S+ dst=(\S+)(?: sport=\d+ dport=(\d+))?", re.MULTILINE
 )
 
 

@@ -152,6 +152,21 @@ def test_filter(
     assert (tmp_path / "arguments").read_text().splitlines() == words
 
 
+def test_timeout_that_does_not_pass_it_on(host: Callable[..., "subprocess.Popen[bytes]"], tmp_path: Path) -> None:
+    """On a busy host timeout(1) may be ended before it knows its child: tcpdump ends all the same."""
+    (tmp_path / "timeout").write_text(
+        "#!/usr/bin/python3\nimport os, subprocess, sys\nos.setpgid(0, 0)\nsubprocess.run(sys.argv[3:])\n"
+    )
+    (tmp_path / "timeout").chmod(0o755)
+    with host("any", "30", "", "") as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.read(4) == b"HEAD"
+        process.stdin.close()
+        assert process.wait(10) != 0
+    assert gone(tmp_path)
+
+
 def test_ends_by_itself(host: Callable[..., "subprocess.Popen[bytes]"], tmp_path: Path) -> None:
     """After its time, also if the operator's end just went silent."""
     with host("any", "0.5", "", "") as process:

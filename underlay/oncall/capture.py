@@ -33,7 +33,8 @@ TOP = 8
 """Conversations that are shown."""
 # The packets of the connection that carries the capture are left out, else each would make further ones. tcpdump ends
 # after its time, and earlier when the operator's end of the connection goes: then `cat` ends, too. It writes no file,
-# and leaves the mode of the NIC as it is (-p).
+# and leaves the mode of the NIC as it is (-p). `timeout` makes a process group of the two, which is what is ended: a
+# signal that comes at its very beginning ends itself alone.
 SCRIPT = """\
 nic=$1; seconds=$2; filter=$3; set -- $4
 if [ $# = 4 ]; then
@@ -43,8 +44,12 @@ command -v tcpdump >/dev/null || { echo "there is no tcpdump" >&2; exit 1; }
 exec 3<&0
 timeout --kill-after=2 "$seconds" tcpdump -i "$nic" -p -n -U -w - -- ${filter:+"$filter"} </dev/null 3<&- &
 job=$!
-{ cat <&3; kill $job; } >/dev/null 2>&1 &
+{ cat <&3; kill -TERM -$job || kill $job; } >/dev/null 2>&1 &
+watch=$!
 wait $job
+code=$?
+kill $watch 2>/dev/null
+exit $code
 """
 
 

@@ -253,6 +253,8 @@ def flows(
 
 def _kill(gateway: flow_tables.Gateway, which: str, yes: bool, json: bool) -> None:
     name = " ".join(which.replace("->", " ").split())
+    if not name.isdecimal() and name.count(" ") != 2:
+        raise Exit(f"error: {which!r} is neither an id nor 'PROTOCOL SOURCE DESTINATION': see `./inv flows`", code=1)
     found = gateway.find(identifier=int(name), limit=1) if name.isdecimal() else gateway.find(name=name, limit=1)
     if not found.connections:
         raise Exit(f"error: no connection {name!r} in the table of {gateway.name}: `./inv flows` lists them", code=1)
