@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import uuid
 from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -30,9 +31,13 @@ class Nic(Frozen):
 
 
 class Machine(Frozen):
-    """One host as it is after its installation: its first address (with its length), its way out, its NICs."""
+    """One host as it is after its installation: its first address (with its length), its way out, its NICs.
+
+    number: its place at the switch, its own as long as the lab is up
+    """
 
     name: str
+    number: int
     nics: tuple[Nic, ...]
     address: str
     router: str | None
@@ -42,7 +47,7 @@ class Machine(Frozen):
 
 
 class Blueprint(Frozen):
-    """All of the lab, in the plan's order, `internet` last."""
+    """All of the lab, in the plan's order, `internet` last; behind it what was added since."""
 
     networks: tuple[str, ...]
     machines: tuple[Machine, ...]
@@ -55,8 +60,43 @@ class Blueprint(Frozen):
         return next(machine for machine in self.machines if machine.name == name)
 
     def number(self, machine: Machine) -> int:
-        """The place of a machine in the lab."""
-        return self.machines.index(machine)
+        """The place of a machine at the switch."""
+        return machine.number
+
+    def with_new(self, drawn: "Blueprint") -> "Blueprint":
+        """This one and the machines that only `drawn` has. LabError if what both have differs."""
+        there = {each.name for each in self.machines}
+        new = [each for each in drawn.machines if each.name not in there]
+        if not self.without(*(each.name for each in new)).same(drawn.without(*(each.name for each in new))):
+            raise LabError("networks or hosts of the lab differ from the plan: `./inv lab.reset` builds it anew")
+        free = 1 + max(each.number for each in self.machines)
+        added = (each.model_copy(update={"number": number}) for number, each in enumerate(new, free))
+        return self.model_copy(update={"machines": (*self.machines, *added)})
+
+    def with_another(self, name: str) -> "Blueprint":
+        """This one with another machine in the place of one: its NICs have other MACs."""
+        old = self.machine(name)
+        salt = uuid.uuid4().hex
+        nics = tuple(nic.model_copy(update={"mac": _mac(f"{name} {salt}", nic.name)}) for nic in old.nics)
+        new = old.model_copy(update={"nics": nics})
+        return self.model_copy(update={"machines": tuple(new if each == old else each for each in self.machines)})
+
+    def without(self, *names: str) -> "Blueprint":
+        """This one without some machines."""
+        return self.model_copy(update={"machines": tuple(each for each in self.machines if each.name not in names)})
+
+    def same(self, other: "Blueprint") -> bool:
+        """Whether the other has the same machines, wherever at the switch they are."""
+        return self._compared() == other._compared()
+
+    def _compared(self) -> object:
+        # A host's `names` are for known_hosts: that it is published, now or no longer, makes no other machine of it.
+        # Nor does a MAC: that is another one after a machine was replaced.
+        nics = {"__all__": {"mac"}}
+        machines = {
+            each.name: each.model_dump(exclude={"number": True, "names": True, "nics": nics}) for each in self.machines
+        }
+        return self.model_dump(exclude={"machines"}), machines
 
     def save(self) -> None:
         """Keep it beside the record of the lab that is built of it."""
@@ -89,6 +129,7 @@ def draw(plan: Plan) -> Blueprint:
     upstream = plan.enterprise.upstream
     internet = Machine(
         name=INTERNET,
+        number=len(plan.hosts),
         nics=(Nic(name="eth0", network=plan.enterprise.name, mac=_mac(INTERNET, "eth0")),),
         address=f"{upstream}/{plan.enterprise.cidr.prefixlen}",
         router=None,
@@ -97,16 +138,18 @@ def draw(plan: Plan) -> Blueprint:
     )
     return Blueprint(
         networks=tuple(network.name for network in plan.networks),
-        machines=(*(_machine(plan, host, host == images) for host in plan.hosts), internet),
+        machines=(*(_machine(plan, number, host == images) for number, host in enumerate(plan.hosts)), internet),
         user=plan.operator.user,
         packages_at=str(images.primary.address) if images else None,
     )
 
 
-def _machine(plan: Plan, host: Host, serves_packages: bool) -> Machine:
+def _machine(plan: Plan, number: int, serves_packages: bool) -> Machine:
+    host = plan.hosts[number]
     addresses = [nic.address for nic in host.interfaces] + ([host.published] if host.published else [])
     return Machine(
         name=host.name,
+        number=number,
         nics=tuple(_nic(host, nic) for nic in host.interfaces),
         address=host.primary.with_prefix,
         router=str(plan.gateway_address(host.primary.network)),

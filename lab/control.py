@@ -138,12 +138,10 @@ def _build(plan: Plan, drawn: Blueprint, suite: str, say: Progress) -> LabState:
         drawn.save()
         image.ensure(suite, say)
         machine.raise_limits()
-        _make_keys(state, drawn)
+        host.make_key(state.key, drawn.user)
         network.create_switch(drawn.networks)
         say(f"booting {len(drawn.machines)} hosts")
-        public_key = state.key.with_suffix(".pub")
-        _each(drawn.machines, lambda each: host.make_disk(each, drawn, state.image, public_key))
-        state = _boot(state, drawn, drawn.machines)
+        state = _install(state, drawn, drawn.machines)
     except BaseException:
         say("taking down what was begun")
         _clear()
@@ -171,9 +169,16 @@ def _boot(state: LabState, drawn: Blueprint, machines: Iterable[Machine]) -> Lab
     return _record_hosts(state, drawn)
 
 
-def _make_keys(state: LabState, drawn: Blueprint) -> None:
-    host.make_key(state.key, drawn.user)
-    _each(drawn.machines, lambda each: host.make_key(host.keys(each.name), each.name))
+def _install(state: LabState, drawn: Blueprint, machines: Iterable[Machine]) -> LabState:
+    machines = list(machines)
+    _each(machines, lambda each: host.make_key(host.keys(each.name), each.name))
+    _write_known_hosts(state, drawn)
+    public_key = state.key.with_suffix(".pub")
+    _each(machines, lambda each: host.make_disk(each, drawn, state.image, public_key))
+    return _boot(state, drawn, machines)
+
+
+def _write_known_hosts(state: LabState, drawn: Blueprint) -> None:
     lines = []
     for each in drawn.machines:
         kind, key, _ = host.keys(each.name).with_suffix(".pub").read_text().split()
@@ -247,6 +252,46 @@ def power_on(name: str) -> None:
             _boot(state, drawn, [each])
 
 
+def add(plan: Plan, say: Progress | None = None) -> None:
+    """Install and boot the hosts of a plan that the lab does not have yet. LabError if others of it differ."""
+    say = say or Progress()
+    _up()
+    with _locked():
+        old = blueprint.load()
+        drawn = old.with_new(blueprint.draw(plan))
+        new = drawn.machines[len(old.machines) :]
+        if new:
+            _rebuild(drawn, new=new)
+    say(f"added {', '.join(each.name for each in new) or 'nothing: the lab has every host of the plan'}")
+
+
+def remove(name: str) -> None:
+    """Take a host out of the lab, with its disk."""
+    with _changing(name) as (_, drawn, each):
+        _rebuild(drawn.without(name), gone=[each])
+
+
+def replace(name: str) -> None:
+    """Put a new machine in the place of a host: fresh disk, new host key, other MACs; installed and booted.
+
+    The new key is in `known_hosts`, as if the operator had read it from the machine's console.
+    """
+    with _changing(name) as (_, drawn, each):
+        drawn = drawn.with_another(name)
+        _rebuild(drawn, gone=[each], new=[drawn.machine(name)])
+
+
+def _rebuild(drawn: Blueprint, gone: Iterable[Machine] = (), new: Iterable[Machine] = ()) -> None:
+    # Cut off in between, the lab is not complete, and the next `up` builds it anew.
+    state = _up().model_copy(update={"complete": False})
+    state.save()
+    for each in gone:
+        host.stop(each, drawn)
+        host.remove_disk(each.name)
+    drawn.save()
+    _install(state, drawn, new)
+
+
 def run(
     name: str,
     command: list[str] | str,
@@ -302,9 +347,10 @@ def _check_same(state: LabState, drawn: Blueprint, plan: Plan, suite: str) -> No
         raise LabError(
             f"the lab is up with Debian {state.suite}, not {suite}: `./inv lab.reset --suite {suite}` builds it anew"
         )
-    if blueprint.load() != drawn:
+    if not blueprint.load().same(drawn):
         raise LabError(
-            f"the lab is up with hosts or networks that differ from {plan.source}: `./inv lab.reset` builds it anew"
+            f"the lab is up with hosts or networks that differ from {plan.source}: `./inv lab.reset` builds it anew, "
+            "`./inv lab.add` adds hosts"
         )
 
 

@@ -68,6 +68,14 @@ def make_disk(host: Machine, blueprint: Blueprint, image: Path, key: Path) -> No
         run(["systemctl", "--quiet", "--root", str(merged), "enable", "packages.service"])
 
 
+def remove_disk(name: str) -> None:
+    """Take the disk of a host away that is off, with its host key."""
+    machine.unmount_below(HOSTS / name)
+    shutil.rmtree(HOSTS / name)
+    for path in (keys(name), keys(name).with_suffix(".pub")):
+        path.unlink()
+
+
 def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]]:
     yield "etc/hostname", 0o644, f"{host.name}\n"
     yield "etc/hosts", 0o644, f"127.0.0.1 localhost {host.name}\n"

@@ -43,6 +43,7 @@ def _in_lab(name: str, suite: str, modules: str, *options: str) -> Stage:
 IN_LABS = (
     _in_lab("Debian 13, changes", "trixie", "lab lab_errors deploys guard_agent"),
     _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
+    _in_lab("Debian 13, runbooks", "trixie", "runbooks publish rotate"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
     _in_lab("the lab itself", "trixie", "lab_lifecycle"),
 )

@@ -173,7 +173,8 @@ def tracked(flows: list[list[Any]]) -> list[bool]:
         assert dump.stdout is not None
         # The first of an entry's two pairs is the way in which it was opened. The table may be huge: keep what matters.
         entries = ((e[1], int(e[3]), e[2], int(e[4])) for e in map(ENTRY.search, dump.stdout) if e)
-        found = wanted.intersection(entries)
+        # To its end: `set.intersection` would stop reading when it has all, and conntrack die of the closed pipe.
+        found = {entry for entry in entries if entry in wanted}
     if dump.returncode:
         raise OSError(f"conntrack -L failed with {dump.returncode}")
     return [tuple(flow) in found for flow in flows]

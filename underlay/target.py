@@ -19,6 +19,7 @@ from typing import Literal
 from netaddr import IPAddress
 
 from lab import state
+from underlay import access
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
 
 CLONE_NEWNET = 0x40000000
@@ -52,6 +53,7 @@ class Target:
     endpoints: how each host is reached; in the lab the outside world (`plan.OUTSIDE`) too
     ssh_config: the file to give to ssh, pyinfra and testinfra
     outside: an address beyond the upstream router that tests may use (in the lab only)
+    key: the private key with which this process logs in
     """
 
     plan: Plan
@@ -61,6 +63,7 @@ class Target:
     ssh_config: Path
     known_hosts: Path
     outside: IPAddress | None
+    key: Path = MACHINE_KEY
 
     def __str__(self) -> str:
         where = f"from {self.vantage.name}" if self.vantage else "from this machine"
@@ -175,13 +178,17 @@ def _target(
 ) -> Target:
     # Of each lab its own: the same addresses are other hosts there.
     folder = _private_folder(f"{name} {state.NAME} {plan.source}")
-    path = folder / "ssh_config"
-    text = ssh_config(plan, endpoints, key, known_hosts, folder)
+    published = _write(folder / "known_hosts", access.known_as_published(plan, known_hosts))
+    text = ssh_config(plan, endpoints, key, [published, known_hosts], folder)
+    path = _write(folder / "ssh_config", text)
+    return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside, key)
+
+
+def _write(path: Path, text: str) -> Path:
     # Written aside and renamed: several commands may run at once.
-    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False) as new:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
         new.write(text)
-    Path(new.name).replace(path)
-    return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside)
+    return Path(new.name).replace(path)
 
 
 def _private_folder(what: str) -> Path:
@@ -195,7 +202,7 @@ def _private_folder(what: str) -> Path:
     return folder
 
 
-def ssh_config(plan: Plan, endpoints: list[Endpoint], key: Path, known_hosts: Path, sockets: Path) -> str:
+def ssh_config(plan: Plan, endpoints: list[Endpoint], key: Path, known_hosts: list[Path], sockets: Path) -> str:
     """The ssh_config of a target: one `Host` block a host, then what holds for all of them."""
     blocks = []
     for endpoint in endpoints:
@@ -205,7 +212,7 @@ def ssh_config(plan: Plan, endpoints: list[Endpoint], key: Path, known_hosts: Pa
         "User": plan.operator.user,
         "IdentityFile": key,
         "IdentitiesOnly": "yes",
-        "UserKnownHostsFile": known_hosts,
+        "UserKnownHostsFile": " ".join(map(str, known_hosts)),
         "GlobalKnownHostsFile": "none",
         "StrictHostKeyChecking": "yes",
         "BatchMode": "yes",

@@ -257,16 +257,16 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
     for rule in nat.gateway_rules(plan):
         match rule.table, rule.chain:
             case ("raw", "OUTPUT"):
-                met = local and _matches(rule, source, destination)
+                met = local and matches(rule, source, destination)
             case ("raw", _):
                 # Without the rule for the way back, the answer would be translated.
-                met = not local and (_matches(rule, source, destination) or _matches(rule, destination, source))
+                met = not local and (matches(rule, source, destination) or matches(rule, destination, source))
             case ("filter", _):
-                met = not local and _matches(rule, source, answers_from)
+                met = not local and matches(rule, source, answers_from)
             case (_, "PREROUTING"):
-                met = not (local or untracked) and _matches(rule, source, destination)
+                met = not (local or untracked) and matches(rule, source, destination)
             case _:
-                met = not (local or untracked) and _matches(rule, source, answers_from)
+                met = not (local or untracked) and matches(rule, source, answers_from)
         if met:
             yield f"rule {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
             untracked |= rule.table == "raw"
@@ -274,7 +274,8 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
                 return
 
 
-def _matches(rule: Rule, source: IPAddress, destination: IPAddress) -> bool:
+def matches(rule: Rule, source: IPAddress, destination: IPAddress) -> bool:
+    """Whether a rule of the plan is for packets from `source` to `destination`."""
     ends = {"-s": source, "-d": destination}
     return all(ends[flag] in IPNetwork(value) for flag, value in pairwise(rule.spec.split()) if flag in ends)
 

@@ -63,7 +63,7 @@ def _files(plan: Plan) -> Iterator[str]:
 
 def _ssh(plan: Plan) -> Iterator[str]:
     endpoints = [*target._endpoints(plan, None)]
-    yield target.ssh_config(plan, endpoints, Path("KEY"), Path("KNOWN_HOSTS"), Path("SOCKETS"))
+    yield target.ssh_config(plan, endpoints, Path("KEY"), [Path("KNOWN_HOSTS")], Path("SOCKETS"))
 
 
 def _nginx(plan: Plan) -> Iterator[str]:

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from netaddr import IPAddress
 
 from lab import control, host, image, network
 from lab.process import CommandError, LabError, run, wait_until
@@ -266,3 +267,39 @@ def test_another_suite_or_plan_is_refused_and_nothing_changes(lab: LabState, pla
 def test_one_process_at_a_time_changes_the_lab() -> None:
     with control._locked(), pytest.raises(LabError, match=r"process \d+ is changing the lab: wait for it to end"):
         control.reboot("dev")
+
+
+# --- single hosts ---------------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_added_replaced_and_removed(lab: LabState, plan: Plan) -> None:
+    """1. one more host boots beside the others; 2. another machine takes its place; 3. it is gone, and nothing else."""
+    before = {each.name: host.leader(each.name) for each in plan.hosts}
+    template = plan.host("lb")
+    nic = template.primary.model_copy(update={"address": IPAddress("100.64.0.54")})
+    web = template.model_copy(update={"name": "web", "interfaces": (nic,), "published": None})
+    more = plan.model_copy(update={"hosts": (*plan.hosts[:2], web, *plan.hosts[2:])})
+
+    def facts() -> tuple[str, str]:
+        key = inside("web", "cat /etc/ssh/ssh_host_ed25519_key.pub").split()[1]
+        assert f"web,100.64.0.54 ssh-ed25519 {key}\n" in lab.known_hosts.read_text()
+        return key, inside("web", "cat /sys/class/net/eth0/address")
+
+    try:
+        control.add(more)
+        control.add(more)
+        assert control.up(more).hosts.keys() == {*lab.hosts, "web"}
+        inside("web", "ping -c 1 -W 2 100.64.0.53; touch /root/mark")
+        first = facts()
+        control.replace("web")
+        assert all(one != other for one, other in zip(first, facts(), strict=True))
+        inside("web", "ping -c 1 -W 2 100.64.0.53; test ! -e /root/mark")
+        differs = more.host("dev").model_copy(update={"interfaces": (nic,)})
+        with pytest.raises(LabError, match=r"differ from the plan: `./inv lab.reset` builds it anew"):
+            control.add(more.model_copy(update={"hosts": (differs, *more.hosts[1:])}))
+    finally:
+        control.remove("web")
+    assert control.up(plan).hosts.keys() == lab.hosts.keys()
+    assert {name: host.leader(name) for name in before} == before
+    assert not (host.HOSTS / "web").exists()
+    assert "web" not in lab.known_hosts.read_text()

@@ -50,6 +50,17 @@ def test_every_kind_of_key_once(target: Target) -> None:
     assert lines[0].split()[2] == ecdsa.split()[2]
 
 
+def test_a_published_host_is_known_at_any_published_address(planned: Planned, target: Target) -> None:
+    """By the key of its internal address, also where the file has the key of another host for the published one."""
+    target.known_hosts.write_text(
+        f"100.64.0.52 ssh-ed25519 {ED25519}\n192.168.0.52 ssh-ed25519 {OTHER}\n100.64.0.2 ssh-ed25519 {OTHER}\n"
+    )
+    plan = planned(('"published": "192.168.0.53"', '"published": "192.168.0.99"'))
+    assert access.known_as_published(plan, target.known_hosts) == f"192.168.0.52 ssh-ed25519 {ED25519}\n"
+    target.known_hosts.write_text(f"100.64.0.53 ssh-ed25519 {OTHER}\n")
+    assert access.known_as_published(plan, target.known_hosts) == f"192.168.0.99 ssh-ed25519 {OTHER}\n"
+
+
 def test_no_known_hosts(target: Target) -> None:
     assert access.known_hosts(target) == ""
     assert access.machine_key(target) is None

@@ -163,6 +163,14 @@ def test_connection_table(conntrack: Callable[[str], None]) -> None:
     agent.close()
 
 
+def test_a_long_connection_table_is_read_to_its_end(conntrack: Callable[[str], None]) -> None:
+    """Also if the first entry is all that was asked for: nobody writes into a closed pipe."""
+    conntrack(f"printf '%s\n' '{TABLE.splitlines()[0]}'; exec seq 100000")
+    agent = Agent("me", ARGV)
+    assert agent.ask("tracked", [["10.0.0.1", 1000, "10.0.0.2", 2000]]) == [True]
+    agent.close()
+
+
 def test_connection_table_that_cannot_be_read(conntrack: Callable[[str], None]) -> None:
     """A table that can't be read is an error, never an empty one."""
     conntrack("exit 1")

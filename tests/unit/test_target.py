@@ -98,7 +98,7 @@ def test_what_ssh_makes_of_its_configuration(real: Plan, stand_on: Stand) -> Non
         "user": "ops",
         "identityfile": real.operator.key,
         "identitiesonly": "yes",
-        "userknownhostsfile": str(found.known_hosts),
+        "userknownhostsfile": f"{found.ssh_config.parent}/known_hosts {found.known_hosts}",
         "stricthostkeychecking": "true",
         "batchmode": "yes",
         "connecttimeout": "5",
@@ -124,7 +124,7 @@ def test_nobody_else_reads_the_folder(real: Plan, stand_on: Stand) -> None:
     folder = enter(real).ssh_config.parent
     assert folder.stat().st_mode & 0o777 == 0o700
     assert folder.parent.stat().st_mode & 0o777 == 0o700
-    assert [path.name for path in folder.iterdir()] == ["ssh_config"]
+    assert {path.name for path in folder.iterdir()} == {"ssh_config", "known_hosts"}
     assert enter(real).ssh_config.parent == folder
 
 

@@ -157,6 +157,16 @@ def test_counters() -> None:
     )
 
 
+def test_table_that_takes_too_long(shell: Callable[[str], str]) -> None:
+    """It is said to, and the other sections are there all the same."""
+    slow = vitals.program("import time; time.sleep(60)", seconds=0.3)
+    found = state._sections(shell(state._script({"tally": slow, "system": "echo Debian; echo 6"})).splitlines())
+    here = HostState("box", found)
+    assert here.system.kernel == "6"
+    with pytest.raises(UnreadableError, match="tally of box can't be read: it took too long"):
+        _ = here.tally
+
+
 @pytest.fixture
 def shell() -> Callable[[str], str]:
     """Runs a command as a host would."""

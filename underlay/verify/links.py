@@ -16,6 +16,8 @@ from typing import Any
 from underlay import probe
 from underlay.target import CONNECT_SECONDS, Target
 
+INTERPRETER = ["python3", "-I", "-S", "-c", probe.BOOTSTRAP]
+"""Runs an agent's program, which it reads from its stdin."""
 AT_ONCE = 24
 """Connections that are opened at the same time: sshd, and the jump host in between, refuse too many newcomers."""
 
@@ -36,12 +38,22 @@ class Links:
         self._opened: dict[str, Future[str | None]] = {}
 
     def open(self, names: Iterable[str]) -> None:
-        """Begin to connect to hosts, those that others are reached through before these."""
+        """Begin to connect to hosts, those that others are reached through before these; those given up stay so."""
         names = set(names)
         jumps = {self.target.endpoint(name).jump for name in names if not self.is_local(name)} - {""}
         # A host that waits for its jump host holds a thread of the pool: the jump hosts have theirs before.
         for name in (*sorted(jumps), *sorted(names - jumps)):
-            self._opened[name] = self._pool.submit(self._open, name)
+            if name not in self._opened:
+                self._opened[name] = self._pool.submit(self._open, name)
+
+    def give_up(self, name: str, why: str) -> None:
+        """Take a host for one that can't be reached, without trying."""
+        self._opened[name] = Future()
+        self._opened[name].set_result(why)
+
+    def error(self, name: str) -> str | None:
+        """Wait until a host is connected: why it can't be reached, or None."""
+        return self._opened[name].result()
 
     def is_local(self, name: str) -> bool:
         """Whether this process runs on that host."""
@@ -49,8 +61,7 @@ class Links:
 
     def check(self, name: str) -> None:
         """Wait until a host is connected. Raises UnreachableError."""
-        error = self._opened[name].result()
-        if error:
+        if error := self.error(name):
             raise UnreachableError(error)
 
     def _open(self, name: str) -> str | None:
@@ -60,12 +71,14 @@ class Links:
         if endpoint.jump and self._opened[endpoint.jump].result():
             return f"{name} can't be reached: the jump host {endpoint.jump} in between can't"
         where = f"{name} can't be reached at {endpoint.address}"
+        options: list[str] = []
         # A connection that an earlier command left may lead nowhere by now: that is found out soon, or it is dropped.
         if self._ssh(name, [], ["-O", "check"], 1) == "":
             if self._ssh(name, ["true"], [], 2) == "":
                 return None
             self._ssh(name, [], ["-O", "exit"], 1)
-        error = self._ssh(name, ["true"], [], CONNECT_SECONDS + 3)
+            options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
+        error = self._ssh(name, ["true"], options, CONNECT_SECONDS + 3)
         return f"{where}: {error}" if error else None
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
@@ -78,6 +91,12 @@ class Links:
         except OSError as error:
             return f"can't run ssh: {error.strerror}"
         return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["ssh failed"])[-1]
+
+    def log_in_anew(self, name: str) -> str:
+        """Why a new connection to a host fails, whatever connection there is already; empty if it does not."""
+        if self.is_local(name):
+            return ""
+        return self._ssh(name, ["true"], ["-o", "ControlPath=none"], CONNECT_SECONDS + 3)
 
     def host(self, name: str) -> Any:
         """testinfra's host, as root. Raises UnreachableError."""
@@ -115,27 +134,37 @@ class Links:
 
     def agent(self, name: str) -> "Agent":
         """A new agent on a host. Raises UnreachableError."""
-        self.check(name)
-        command = ["python3", "-I", "-S", "-c", probe.BOOTSTRAP]
         # Only the connection table is root's.
-        if name == self.target.plan.gateway.name:
-            command = ["sudo", "-n", *command]
-        if not self.is_local(name):
-            command = ["ssh", "-F", str(self.target.ssh_config), name, shlex.join(command)]
-        return Agent(name, command)
+        sudo = ["sudo", "-n"] if name == self.target.plan.gateway.name else []
+        return Agent(name, self.command(name, [*sudo, *INTERPRETER]))
+
+    def command(self, name: str, argv: list[str]) -> list[str]:
+        """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""
+        self.check(name)
+        if self.is_local(name):
+            return argv
+        return ["ssh", "-F", str(self.target.ssh_config), name, shlex.join(argv)]
 
 
 class Agent:
-    """`underlay/probe.py` at work on a host, until it is closed."""
+    """A program of ours at work on a host, until it is closed.
 
-    def __init__(self, name: str, argv: list[str]) -> None:
+    program: its file, `underlay/probe.py` or one that is spoken to in the same way
+    hello: what it said first
+    """
+
+    def __init__(self, name: str, argv: list[str], program: Path = Path(probe.__file__)) -> None:
         self.name = name
         self._argv = argv
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._rest = b""
-        code = base64.b64encode(Path(probe.__file__).read_bytes())
-        hello = self._exchange(code + b"\n" + name.encode() + b"\n", 10)
-        self.port: int = hello["port"]
+        code = base64.b64encode(program.read_bytes())
+        self.hello = self._exchange(code + b"\n" + name.encode() + b"\n", 10)
+
+    @property
+    def port(self) -> int:
+        """The port of the probe's listener."""
+        return int(self.hello["port"])
 
     def ask(self, key: str, value: object, seconds: float = 10) -> Any:
         """The answer to a request (see `probe`). Raises UnreachableError if there is none in time."""

@@ -36,6 +36,8 @@ from underlay.verify.vitals import (
 
 UNITS = ("systemd-networkd.service", "netfilter-persistent.service", "ssh.service", "nginx.service")
 SECONDS = 15
+TIMED_OUT = 124
+"""The exit code of timeout(1)."""
 NO_SUCH_NAME = "no-such-name.invalid"
 MARK = "@@ "
 ANSWERS = "answers"
@@ -77,7 +79,8 @@ class HostState:
         """The output of a section whose command succeeded."""
         code, lines = self.sections.get(section, (1, ["it was not read"]))
         if code != 0:
-            raise UnreadableError(f"{section} of {self.name} can't be read: {(lines or ['no output'])[-1]}")
+            why = "it took too long" if code == TIMED_OUT else (lines or ["no output"])[-1]
+            raise UnreadableError(f"{section} of {self.name} can't be read: {why}")
         return lines
 
     def _read(self, section: str, parse: Callable[[list[str]], T]) -> T:

@@ -26,6 +26,7 @@ VITALS = frozenset(
 )
 """The sections of the vital signs; the last four are of some roles only."""
 UPSTREAM_SECONDS = 1
+TALLY_SECONDS = 8
 NOTHING_KEPT = '{"pending": null, "last": null, "last_rollback": null}'
 CONNECT = """\
 import json, socket, sys, threading, time
@@ -197,18 +198,28 @@ def commands(plan: Plan, host: Host) -> dict[str, str]:
             keys = "net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max"
             found |= {
                 "conntrack": f"sysctl -n {keys} && conntrack -S",
-                "tally": program(Path(conntrack.__file__).read_text(), "tally", json.dumps(outer_addresses(plan))),
                 "counters": "iptables-save -c",
+                # A table of millions must not cost the sections before this one.
+                "tally": program(
+                    Path(conntrack.__file__).read_text(),
+                    "tally",
+                    json.dumps(outer_addresses(plan)),
+                    seconds=TALLY_SECONDS,
+                ),
             }
         case "lb_nginx":
             found["upstreams"] = program(CONNECT, json.dumps([UPSTREAM_SECONDS, upstreams_of(plan)]))
     return found
 
 
-def program(source: str, *arguments: str) -> str:
-    """A shell command that runs a Python program on a host: stdlib only, packed, nothing is left there."""
+def program(source: str, *arguments: str, seconds: float | None = None) -> str:
+    """A shell command that runs a Python program on a host: stdlib only, packed, nothing is left there.
+
+    seconds: after so many it is ended, with exit code 124
+    """
     packed = base64.b64encode(gzip.compress(source.encode())).decode()
-    return f"echo {packed} | base64 -d | gzip -d | {shlex.join(['python3', '-I', '-S', '-', *arguments])}"
+    limit = ["timeout", str(seconds)] if seconds else []
+    return f"echo {packed} | base64 -d | gzip -d | {shlex.join([*limit, 'python3', '-I', '-S', '-', *arguments])}"
 
 
 def outer_addresses(plan: Plan) -> list[str]:

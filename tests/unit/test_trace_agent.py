@@ -1,0 +1,151 @@
+"""The agent on its own: what it makes of packets, and what a kernel tells it, in a network that is thrown away."""
+
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from underlay.oncall import trace_agent
+from underlay.oncall.trace_agent import Flow, checksum
+from underlay.verify.links import INTERPRETER, Agent, UnreachableError
+
+HERE, THERE = "127.0.0.1", "127.0.0.2"
+
+
+def ip(protocol: int, source: str, destination: str, transport: bytes) -> bytes:
+    """An IPv4 packet."""
+    ends = socket.inet_aton(source) + socket.inet_aton(destination)
+    return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(transport), 0, 0, 64, protocol, 0) + ends + transport
+
+
+def tcp(source: int, destination: int, flags: int = 2) -> bytes:
+    """A TCP header."""
+    return struct.pack("!HHIIBBHHH", source, destination, 0, 0, 0x50, flags, 0, 0, 0)
+
+
+REQUEST = ip(6, HERE, THERE, tcp(20001, 80))
+
+
+@pytest.mark.parametrize(
+    ("packet", "note"),
+    [
+        (REQUEST, ("request", HERE, THERE, "")),
+        (ip(6, THERE, HERE, tcp(80, 20001, 0x12)), ("answer", THERE, HERE, "")),
+        (ip(6, THERE, HERE, tcp(80, 20001, 0x14)), ("answer", THERE, HERE, "reset")),
+        (ip(1, "127.0.0.9", HERE, b"\3\1\0\0\0\0\0\0" + REQUEST), ("error", "127.0.0.9", HERE, "3/1")),
+        (ip(1, "127.0.0.9", HERE, b"\3\1\0\0\0\0\0\0" + ip(6, HERE, THERE, tcp(20002, 80))), None),
+        (ip(1, HERE, THERE, struct.pack("!BBHHH", 8, 0, 0, 20001, 1)), None),
+        (ip(6, HERE, THERE, tcp(20001, 81)), None),
+        (ip(17, HERE, THERE, tcp(20001, 80)), None),
+        (b"\x60" + REQUEST[1:], None),
+        (REQUEST[:24], None),
+    ],
+    ids=["request", "answer", "reset", "error", "error of others", "echo", "port", "protocol", "version", "cut off"],
+)
+def test_which_packets_are_ours(packet: bytes, note: tuple[str, ...] | None) -> None:
+    """A packet of the connection is told from all others, and the way it goes."""
+    assert Flow("tcp", [20001, 80]).note(packet) == note
+
+
+def test_checksum() -> None:
+    """A packet with its checksum in place sums up to nothing."""
+    echo = struct.pack("!BBHHH", 8, 0, 0, 7, 1) + b"odd"
+    assert checksum(echo[:2] + struct.pack("!H", checksum(echo)) + echo[4:]) == 0
+
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def ask() -> Iterator[Ask]:
+    """`ask(REQUEST, …)` of an agent in a network of its own, with nothing but a loopback."""
+    if os.geteuid() != 0:
+        pytest.skip("a network namespace needs root")
+    for tool in ("unshare", "iptables"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *INTERPRETER]
+    agent = Agent("here", argv, Path(trace_agent.__file__))
+    assert agent.hello == {"root": True}
+    yield lambda key, *value: agent.ask(key, value)
+    agent.close()
+
+
+def rules(ask: Ask, *commands: str) -> None:
+    """`iptables` commands."""
+    for code, _, error in ask("run", *([["iptables", *command.split()], ""] for command in commands)):
+        assert code == 0, error
+
+
+def chain(seen: dict[str, Any], way: str, stage: str) -> dict[str, Any]:
+    """What a packet met in a chain."""
+    [found] = [each for each in seen["chains"] if (each["way"], f"{each['table']} {each['chain']}") == (way, stage)]
+    return dict(found)
+
+
+def follow(ask: Ask, protocol: str) -> tuple[str | None, dict[str, Any]]:
+    """One connection over the loopback: why there was no answer, and what was seen."""
+    port = 0 if protocol == "icmp" else ask("listen", protocol, THERE)
+    ask("watch", protocol, [ask("reserve", protocol, HERE), port])
+    return ask("send", THERE, port), ask("seen")
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "icmp"])
+def test_a_connection(ask: Ask, protocol: str) -> None:
+    """Both ways are seen at the NIC, at each hook, and in each chain with the rules they met, as iptables has them."""
+    rules(ask, "-N MINE", "-A MINE -s 127.0.0.0/8 -j ACCEPT", "-A INPUT -s 192.0.2.1 -j DROP", "-A INPUT -j MINE")
+    before = ask("run", [["iptables-save"], ""])
+    error, seen = follow(ask, protocol)
+    assert error is None
+    assert {tuple(packet) for packet in seen["packets"]} == {
+        (direction, "lo", way, *ends, "")
+        for direction in ("in", "out")
+        for way, ends in (("request", (HERE, THERE)), ("answer", (THERE, HERE)))
+    }
+    for way in ("request", "answer"):
+        assert chain(seen, way, " input")["policy"] == "accept"
+        assert chain(seen, way, "filter INPUT")["rules"] == [
+            ["INPUT", "-j MINE", "jump"],
+            ["MINE", "-s 127.0.0.0/8 -j ACCEPT", "accept"],
+        ]
+    # Counters aside, iptables does not see that it is watched.
+    assert [len(text) for _, text, _ in ask("run", [["iptables-save"], ""])] == [len(text) for _, text, _ in before]
+
+
+def test_a_dropped_packet(ask: Ask) -> None:
+    """It ends in the chain that dropped it, by that rule."""
+    rules(ask, "-t mangle -A PREROUTING -d 127.0.0.2 -p udp -j DROP")
+    error, seen = follow(ask, "udp")
+    assert error is not None
+    assert "no answer" in error
+    assert chain(seen, "request", "mangle PREROUTING")["rules"] == [
+        ["PREROUTING", "-d 127.0.0.2/32 -p udp -j DROP", "drop"]
+    ]
+    assert not [each for each in seen["chains"] if each["chain"] == "input"]
+    assert [packet[:3] for packet in seen["packets"]] == [["out", "lo", "request"], ["in", "lo", "request"]]
+
+
+def test_nobody_listens(ask: Ask) -> None:
+    """A refusal is told from silence."""
+    ask("watch", "tcp", [ask("reserve", "tcp", HERE), 9])
+    assert ask("send", THERE, 9) == "Connection refused"
+    assert ["out", "lo", "answer", THERE, HERE, "reset"] in ask("seen")["packets"]
+
+
+def test_an_address_that_is_not_there(ask: Ask) -> None:
+    """A host can't send from an address that it does not have."""
+    with pytest.raises(UnreachableError, match="assign"):
+        ask("reserve", "tcp", "192.0.2.1")
+
+
+def test_only_this_connection(ask: Ask) -> None:
+    """Another connection to the same port is not seen."""
+    port = ask("listen", "tcp", THERE)
+    ask("watch", "tcp", [ask("reserve", "tcp", HERE), port])
+    ask("run", [["python3", "-c", f"import socket; socket.create_connection(('{THERE}', {port}))"], ""])
+    assert ask("seen") == {"packets": [], "chains": []}

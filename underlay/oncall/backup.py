@@ -1,0 +1,228 @@
+"""What is on the hosts and in no repo: kept in one archive, and brought back to a host that was installed anew.
+
+Host keys, the guard's history, who may log in as the operator, the rules of others that are loaded at boot. Not the
+homes of the jump host's people, and not a change that waits for its confirmation.
+"""
+
+import io
+import json
+import shlex
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from underlay.facts import firewall
+from underlay.guard import agent
+from underlay.oncall import replace as replacing
+from underlay.oncall.bundle import open_private, stem
+from underlay.oncall.errors import OncallError
+from underlay.oncall.redact import fingerprint
+from underlay.plan import ROLES, Host, Plan
+from underlay.target import Target
+from underlay.verify.links import Links, UnreachableError
+from underlay.verify.state import authorized_keys
+
+SECONDS = 60
+MANIFEST = "manifest.json"
+STATE = "/var/lib/underlay"
+
+
+@dataclass(frozen=True)
+class Backup:
+    """What was written: the file, and for each host how many files of it are in it, or why none is."""
+
+    file: str
+    hosts: dict[str, int | str]
+
+
+def paths(plan: Plan) -> list[str]:
+    """What is kept of each host: files and folders, as patterns of its shell."""
+    return [
+        "/etc/ssh/ssh_host_*",
+        authorized_keys(plan),
+        firewall.PERSISTED,
+        firewall.RECORD,
+        str(agent.COPY),
+        str(agent.HISTORY),
+    ]
+
+
+def prefixes(plan: Plan) -> list[str]:
+    """Below what a file of a backup may be put back."""
+    return [
+        "/etc/ssh/ssh_host_",
+        f"{authorized_keys(plan)}/",
+        f"{firewall.PERSISTED}/",
+        f"{STATE}/",
+    ]
+
+
+def default_file(target: Target) -> Path:
+    """`backup-lab-site-20261123-043000.tar`, here."""
+    return Path(f"backup-{stem(target)}.tar")
+
+
+def write(target: Target, path: Path) -> Backup:
+    """Read all hosts that are deployed, at the same time, and write the archive; it has private keys.
+
+    Raises OncallError if it can't be written. Hosts that can't be asked are noted in it.
+    """
+    hosts = [host for role in ROLES for host in target.plan.hosts_of(role)]
+    with open_private(path) as file, tarfile.open(fileobj=file, mode="w") as archive:
+        links = Links(target)
+        links.open(host.name for host in hosts)
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            parts = pool.map(lambda host: _read(links, target.plan, host), hosts)
+            found = dict(zip((host.name for host in hosts), parts, strict=True))
+        counts = {name: _count(each) if isinstance(each, bytes) else each for name, each in found.items()}
+        manifest = {"site": target.plan.site, "time": datetime.now(UTC).isoformat(timespec="seconds"), "hosts": counts}
+        _add(archive, MANIFEST, json.dumps(manifest, indent=2).encode())
+        for name, each in found.items():
+            if isinstance(each, bytes):
+                _add(archive, f"{name}.tar.gz", each)
+    return Backup(str(path), counts)
+
+
+def _read(links: Links, plan: Plan, host: Host) -> bytes | str:
+    """The files of a host as a packed tar, or why there is none."""
+    kept = " ".join(paths(plan))
+    # Patterns that match nothing are no files; tar reads the names from its stdin, so there may be many.
+    command = f"for f in {kept}; do if [ -e $f ]; then echo $f; fi; done | tar -C / -czPf - --files-from=-"
+    try:
+        done = links.run(host.name, command, seconds=SECONDS)
+    except UnreachableError as error:
+        return str(error)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or [f"no answer within {SECONDS} s"]
+        return f"{host.name} was reached, but can't be read: {words[-1]}"
+    return done.stdout
+
+
+def _count(content: bytes) -> int:
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        return sum(member.isfile() for member in archive)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mtime, member.mode = len(content), int(time.time()), 0o600
+    archive.addfile(member, io.BytesIO(content))
+
+
+def load(path: Path, plan: Plan, host: Host) -> bytes:
+    """A host's part of an archive. Raises OncallError if there is none, or it is of another site."""
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            manifest = json.loads(_member(archive, MANIFEST))
+            if manifest["site"] != plan.site:
+                raise OncallError(f"{path} is of the site {manifest['site']!r}, and the plan's is {plan.site!r}")
+            counts = manifest["hosts"]
+            if not isinstance(counts.get(host.name), int):
+                why = counts.get(host.name, f"it has {', '.join(counts)}")
+                raise OncallError(f"{path} has nothing of {host.name}: {why}")
+            return _member(archive, f"{host.name}.tar.gz")
+    except OSError as error:
+        raise OncallError(f"{path} can't be read: {error.strerror or error}") from error
+    except (tarfile.TarError, KeyError, ValueError) as error:
+        raise OncallError(f"{path} is no backup of `./inv backup`: {error}") from error
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if file is None:
+        raise KeyError(name)
+    return file.read()
+
+
+def connected(target: Target, host: Host) -> Links:
+    """The way to a host. Raises UnreachableError; OncallError, with the mend, if it has another key than the known."""
+    links = Links(target)
+    links.open([host.name])
+    try:
+        links.check(host.name)
+    except UnreachableError as error:
+        if "Host key verification failed" not in str(error):
+            raise
+        raise OncallError(f"{host.name} shows another host key than the known one. {ANOTHER_KEY}") from error
+    return links
+
+
+ANOTHER_KEY = (
+    "If it was installed anew, read its fingerprint at its console (ssh-keygen -lf "
+    "/etc/ssh/ssh_host_ed25519_key.pub) and give it with --host-key"
+)
+
+
+def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) -> dict[str, str]:
+    """Bring a host's files back: path → `new`, `differs`, `same` or `kept` (see `replace`). `dry` changes nothing.
+
+    sshd uses the host keys from then on. Raises UnreachableError, OncallError.
+    """
+    wanted = {
+        "write": not dry,
+        "prefixes": prefixes(plan),
+        "state": STATE,
+        "own": [str(agent.HISTORY), firewall.RECORD],
+    }
+    argv = ["python3", "-I", "-S", "-c", Path(replacing.__file__).read_text(), json.dumps(wanted)]
+    command = shlex.join(argv) + ("" if dry else " && systemctl reload ssh")
+    done = links.run(host.name, command, seconds=SECONDS, stdin=content)
+    if done.returncode:
+        words = done.stderr.decode(errors="replace").strip().splitlines() or ["it gave no reason"]
+        raise OncallError(f"{host.name}: not restored: {words[-1]}")
+    return dict(json.loads(done.stdout))
+
+
+def show(found: Mapping[str, str], console: Console) -> None:
+    """Print what a restore finds or does; a history is one line."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for path, what in found.items():
+        shown = f"{agent.HISTORY}/…" if Path(path).is_relative_to(agent.HISTORY) else path
+        counts[what, shown] += 1
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("file", "on the host", ""):
+        table.add_column(column, overflow="fold")
+    for (what, path), count in counts.items():
+        table.add_row(path, MEANING[what], f"{count} files" if count > 1 else "")
+    console.print(table, highlight=False, markup=False)
+
+
+MEANING = {
+    "new": "not there: is written",
+    "differs": "differs: is replaced",
+    "same": "is the same",
+    "kept": "has its own: is left alone",
+}
+
+
+@contextmanager
+def installed_anew(target: Target, host: Host, shown: str) -> Iterator[Target]:
+    """The target, with a host that has another key than the known one: that of the fingerprint `shown`.
+
+    Raises OncallError if it has neither; nothing but an attempt to log in has gone there then.
+    """
+    with tempfile.TemporaryDirectory(prefix="underlay-") as folder:
+        known, config = Path(folder, "known_hosts"), Path(folder, "ssh_config")
+        # The first value that ssh reads for a keyword counts. A shared connection may be one to the old machine.
+        config.write_text(
+            f"Host {host.name}\n    UserKnownHostsFile {known}\n    StrictHostKeyChecking accept-new\n"
+            f"    ControlPath none\nMatch all\n    Include {target.ssh_config}\n"
+        )
+        anew = replace(target, ssh_config=config)
+        connected(anew, host)
+        keys = [fingerprint(line.split()[2]) for line in known.read_text().splitlines()]
+        if keys != [shown]:
+            raise OncallError(f"{host.name} shows the host key {' '.join(keys)}, not {shown}. {ANOTHER_KEY}")
+        # From now on it is this key and no other.
+        config.write_text(config.read_text().replace("accept-new", "yes"))
+        yield anew

@@ -1,0 +1,233 @@
+"""One archive with everything that a colleague needs to help, and without secrets."""
+
+import gzip
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from underlay import checkout, drift, history, nginx, overview
+from underlay.facts import firewall
+from underlay.guard import agent
+from underlay.oncall import collect, status
+from underlay.oncall.errors import OncallError
+from underlay.oncall.redact import redact
+from underlay.operations import sshd
+from underlay.plan import REPO, ROLES, Host
+from underlay.roles import role_file
+from underlay.target import Target
+from underlay.verify.links import Links, UnreachableError
+from underlay.verify.state import authorized_keys
+from underlay.verify.vitals import program
+
+SECONDS = 60
+"""What a host may take for all of it."""
+COMMAND_SECONDS = 15
+MOST = 2_000_000
+"""Bytes of one text that are kept."""
+UNITS = (
+    "systemd-networkd ssh nginx netfilter-persistent underlay-guard-boot underlay-guard-rollback underlay-guard-apply"
+)
+FILES = (
+    *("/etc/os-release", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/apt/sources.list"),
+    *("/etc/apt/sources.list.d/*", "/etc/systemd/network/*", "/etc/systemd/networkd.conf.d/*", "/etc/sysctl.d/*"),
+    *("/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*"),
+)
+"""On every host. Never a folder that has keys beside the configuration."""
+COMMANDS = {
+    "system": "uname -a; uptime; free -b; df -h; df -i; timedatectl 2>/dev/null || date",
+    "links": "ip -d -s link",
+    "addresses": "ip address",
+    "routes": "ip route show table all",
+    "rules": "ip rule",
+    "neighbours": "ip neigh",
+    "sockets": "ss -s; ss -tulpn",
+    # What may be secret of these is the key of TCP fast open and the secrets of IPv6 addresses.
+    "sysctls": "sysctl -a --pattern '^net\\.(ipv4|netfilter|core)' | grep -v -e key -e secret",
+    "units": "systemctl list-units --all --no-pager --plain; systemctl --failed --no-pager",
+    # Only names: a command line may hold a password.
+    "processes": "ps -eo pid,ppid,user,stat,etime,rss,pcpu,comm",
+    "packages": "dpkg-query --show",
+    "journal": f"journalctl --no-pager --since -1h --lines 5000 {UNITS}",
+    "kernel": "journalctl --no-pager -k --since -1h --lines 1000",
+    "host-keys": "for f in /etc/ssh/ssh_host_*.pub; do ssh-keygen -lf $f; done",
+    "guard": f"if [ -e {agent.COPY} ]; then python3 {agent.COPY} status; fi",
+    "history": f"if [ -e {agent.COPY} ]; then "
+    f"for n in $(ls {agent.HISTORY} | sort -n | tail -5); do python3 {agent.COPY} history $n; done; fi",
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What was written: the file, its bytes, and for each host why it is not in it (empty if it is)."""
+
+    file: str
+    bytes: int
+    hosts: dict[str, str]
+
+
+def default_file(target: Target) -> Path:
+    """`lab-site-20261123-043000.tar.gz`, here."""
+    return Path(f"{stem(target)}.tar.gz")
+
+
+def stem(target: Target) -> str:
+    """The site and the time, fit for the name of a file."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", target.plan.site)
+    return f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def write(target: Target, path: Path) -> Bundle:
+    """Gather and write. Hosts that can't be asked are noted in it. Raises OncallError if the file can't be written."""
+    file = open_private(path)
+    with file:
+        hosts = [host for role in ROLES for host in target.plan.hosts_of(role)]
+        texts, missing = gather(target, hosts)
+        folder = path.name.removesuffix(".gz").removesuffix(".tar")
+        with tarfile.open(fileobj=file, mode="w:gz") as archive:
+            for name, text in sorted(texts.items()):
+                content = redact(text).encode()
+                member = tarfile.TarInfo(f"{folder}/{name}")
+                member.size, member.mtime, member.mode = len(content), int(time.time()), 0o644
+                archive.addfile(member, io.BytesIO(content))
+    return Bundle(str(path), path.stat().st_size, missing)
+
+
+def open_private(path: Path) -> io.BufferedWriter:
+    """A new file that only its owner may read. Raises OncallError."""
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    except FileExistsError:
+        raise OncallError(f"{path} is there already: name another file with --output") from None
+    except OSError as error:
+        raise OncallError(f"{path} can't be written: {error.strerror}") from error
+
+
+def gather(target: Target, hosts: list[Host]) -> tuple[dict[str, str], dict[str, str]]:
+    """Name → text of all that belongs into the archive; host → why nothing of it is there, empty if all is."""
+    links = Links(target)
+    links.open(host.name for host in hosts)
+
+    def of_host(host: Host) -> dict[str, str] | UnreachableError:
+        try:
+            return _collect(links, host, target)
+        except UnreachableError as error:
+            return error
+
+    with ThreadPoolExecutor(len(hosts) + 1) as pool:
+        found = dict(zip((host.name for host in hosts), pool.map(of_host, hosts), strict=True))
+    texts = {
+        f"hosts/{name}/{each}": text
+        for name, of_one in found.items()
+        if isinstance(of_one, dict)
+        for each, text in of_one.items()
+    }
+    missing = {name: str(each) if isinstance(each, UnreachableError) else "" for name, each in found.items()}
+    # By now the connections are open, and those that can't be are soon given up again.
+    parts: dict[str, Callable[[], str]] = {
+        "status.txt": lambda: _status(target),
+        "drift.json": lambda: _drift(target, hosts),
+        "history.json": lambda: _history(target, hosts),
+        "plan.txt": lambda: _page(lambda page: overview.show(target.plan, page)),
+        "versions.txt": _versions,
+    }
+    with ThreadPoolExecutor(len(parts)) as pool:
+        texts |= dict(zip(parts, pool.map(lambda part: part(), parts.values()), strict=True))
+    for path in (target.plan.source, role_file(target.plan, "jumphost"), role_file(target.plan, "lb_nginx")):
+        texts[f"plan/{path.name}"] = path.read_text()
+    rows = "".join(f"{name}: {why or 'is in this archive'}\n" for name, why in missing.items())
+    texts["README.txt"] = f"{target}\n{datetime.now(UTC).isoformat(timespec='seconds')}\n\n{rows}\n{NOTE}"
+    return texts, missing
+
+
+NOTE = """\
+hosts/HOST/    what the host said to commands (live state, journals of the last hour, versions), and its files
+status.txt     the site on one screen
+drift.json     what differs from the plan
+history.json   the confirmed changes of each host
+plan/, plan.txt  the plan, and what follows from it
+versions.txt   of what this was made with
+
+Private keys, passwords, tokens and password hashes are left out; public keys are shown as fingerprints.
+"""
+
+
+def _collect(links: Links, host: Host, target: Target) -> dict[str, str]:
+    commands, files = dict(COMMANDS), [*FILES, authorized_keys(target.plan)]
+    match host.role:
+        case "gateway":
+            commands["iptables"] = "iptables-save -c"
+            commands["nftables"] = "nft list ruleset"
+            commands["conntrack"] = (
+                "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max; conntrack -S; "
+                "conntrack -L 2>/dev/null | head -n 5000"
+            )
+            files += [firewall.PERSISTED, firewall.RECORD]
+        case "jumphost":
+            commands["sshd"] = "sshd -T"
+            commands["people"] = "getent group underlay-oncall; last -n 50 2>/dev/null || true"
+            commands["checkout"] = f"ls -la {checkout.FOLDER}; ls -d {checkout.FOLDER}/.venv/lib/*/site-packages/*-info"
+            files.append(sshd.PATH)
+        case "lb_nginx":
+            commands["nginx"] = "nginx -t; nginx -V"
+            files += [nginx.PATH, "/var/log/nginx/error.log"]
+    wanted = {"commands": commands, "files": files, "seconds": COMMAND_SECONDS, "most": MOST}
+    command = program(Path(collect.__file__).read_text(), json.dumps(wanted))
+    done = links.run(host.name, command, seconds=SECONDS)
+    try:
+        texts: dict[str, str] = json.loads(gzip.decompress(done.stdout))
+    except (OSError, EOFError, ValueError):
+        words = done.stderr.decode(errors="replace").strip().splitlines() or [f"no answer within {SECONDS} s"]
+        raise UnreachableError(f"{host.name} was reached, but can't be asked: {words[-1]}") from None
+    return {(f"files{name}" if name.startswith("/") else f"{name}.txt"): text for name, text in texts.items()}
+
+
+def _status(target: Target) -> str:
+    found = status.read(target)
+    return _page(lambda page: page.print(status.page(target.plan, found), highlight=False))
+
+
+def _page(show: Callable[[Console], None]) -> str:
+    text = io.StringIO()
+    show(Console(file=text, width=160, color_system=None))
+    return text.getvalue()
+
+
+def _drift(target: Target, hosts: list[Host]) -> str:
+    found = drift.read(target, hosts)
+    document: dict[str, Any] = {
+        name: {"error": each} if isinstance(each, str) else [asdict(one) for one in each]
+        for name, each in found.items()
+    }
+    return json.dumps(document, indent=2)
+
+
+def _history(target: Target, hosts: list[Host]) -> str:
+    found = history.read(target, hosts)
+    document = {name: {"error": str(each)} if isinstance(each, Exception) else each for name, each in found.items()}
+    return json.dumps(document, indent=2)
+
+
+def _versions() -> str:
+    lines = [f"Python {platform.python_version()} on {platform.platform()}"]
+    for argv in (["ssh", "-V"], ["git", "-C", str(REPO), "log", "-1", "--format=commit %H"]):
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+            lines.append((done.stdout or done.stderr).strip())
+        except (OSError, subprocess.TimeoutExpired) as error:
+            lines.append(f"{argv[0]}: {error}")
+    packages = sorted(f"{each.metadata['Name']} {each.version}" for each in metadata.distributions())
+    return "\n".join([*lines, *packages, ""])

@@ -1,0 +1,407 @@
+"""Publish a host, or end that: the line of the plan that it takes, then the deploy and the proof.
+
+The plan is never edited here: people do that.
+"""
+
+import ast
+import difflib
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from netaddr import IPAddress
+
+from underlay import history as histories
+from underlay import traffic
+from underlay.guard import runner
+from underlay.guard.change import Change
+from underlay.oncall import arp
+from underlay.oncall.errors import OncallError
+from underlay.plan import REPO, ROLES, Host, Interface, Plan, PlanError, load
+from underlay.target import Target, announce
+from underlay.traffic import Flow
+from underlay.verify import exchange
+from underlay.verify.links import Links, UnreachableError
+
+GOOD, WRONG, PLAN_FIRST = 0, 1, 2
+SECONDS = 15
+"""For one command on a host."""
+TRIED = 16
+"""Free addresses of the plan of which the gateway asks whether another machine has them."""
+PATIENCE = 5
+"""Seconds after which an address that is published no longer must be silent."""
+
+
+class PublishError(OncallError):
+    """What a person has to mend before a host can be published, or be published no longer."""
+
+
+# --- the line of the plan -------------------------------------------------------------------------------------------
+
+
+def published_in(text: str, name: str, address: str) -> str:
+    """The text of a plan in which a host that has no `published` gets it, behind its addresses."""
+    source = text.encode()
+    key, value = _item(_entry(source, name), "addresses")
+    end = _end(source, value)
+    new = f'"published": "{address}"'
+    indent = _indent(source, key)
+    rest = re.compile(rb"(,?)([ \t]*(?:#[^\n]*)?)(?=\r?\n)").match(source, end)
+    if indent is None or rest is None:
+        return f"{source[:end].decode()}, {new}{source[end:].decode()}"
+    # A line of its own, and the comma that may be missing before it.
+    return f"{source[:end].decode()},{rest[2].decode()}\n{indent}{new},{source[rest.end() :].decode()}"
+
+
+def unpublished_in(text: str, name: str) -> str:
+    """The text of a plan in which a host has no `published` any more."""
+    source = text.encode()
+    entry = _entry(source, name)
+    key, value = _item(entry, "published")
+    begin, end = _start(source, key), _end(source, value)
+    indent = _indent(source, key)
+    rest = re.compile(rb",?[ \t]*(#[^\n]*)?\r?\n").match(source, end)
+    if indent is not None and rest:
+        begin, end = begin - len(indent), rest.end()
+    elif before := [_end(source, other) for other in entry.values if _end(source, other) < begin]:
+        begin = before[-1]
+    else:
+        end = min(_start(source, other) for other in entry.keys if other and _start(source, other) > end)
+    return source[:begin].decode() + source[end:].decode()
+
+
+def _entry(source: bytes, name: str) -> ast.Dict:
+    """The `{…}` of a host in a plan that was read without an error."""
+    for node in ast.parse(source).body:
+        names = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        if [target.id for target in names if isinstance(target, ast.Name)] == ["hosts"]:
+            assert isinstance(node, ast.Assign | ast.AnnAssign)
+            assert isinstance(node.value, ast.Dict)
+            for key, value in zip(node.value.keys, node.value.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == name and isinstance(value, ast.Dict):
+                    return value
+    raise PublishError(f"the plan has no host {name!r}")
+
+
+def _item(entry: ast.Dict, name: str) -> tuple[ast.expr, ast.expr]:
+    for key, value in zip(entry.keys, entry.values, strict=True):
+        if isinstance(key, ast.Constant) and key.value == name:
+            return key, value
+    raise KeyError(name)
+
+
+def _offset(source: bytes, line: int, column: int) -> int:
+    return sum(map(len, source.splitlines(keepends=True)[: line - 1])) + column
+
+
+def _start(source: bytes, node: ast.expr) -> int:
+    return _offset(source, node.lineno, node.col_offset)
+
+
+def _end(source: bytes, node: ast.expr) -> int:
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
+    return _offset(source, node.end_lineno, node.end_col_offset)
+
+
+def _indent(source: bytes, node: ast.expr) -> str | None:
+    """The blanks before a node that begins its line; None if something else is there."""
+    before = source[_offset(source, node.lineno, 0) : _start(source, node)].decode()
+    return before if not before.strip() else None
+
+
+def _diff(plan: Plan, new: str) -> str:
+    """The change of the plan file as `git apply` takes it. Raises PublishError if the new plan has errors."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / plan.source.name
+        path.write_text(new)
+        try:
+            load(path)
+        except PlanError as error:
+            raise PublishError(str(error).replace(str(path), "the plan with this line")) from None
+    inside = plan.source.is_relative_to(REPO)
+    old, now = (f"{side}/{plan.source.relative_to(REPO)}" if inside else str(plan.source) for side in "ab")
+    lines = difflib.unified_diff(plan.source.read_text().splitlines(True), new.splitlines(True), old, now, n=1)
+    return "".join(lines)
+
+
+def _free(plan: Plan) -> Iterator[IPAddress]:
+    """Addresses of the enterprise network that the plan does not use, those behind its last published one first."""
+    used = {nic.address for host in plan.hosts for nic in host.interfaces} | {host.published for host in plan.published}
+    used |= {plan.enterprise.upstream}
+    first, last = plan.enterprise.cidr.first + 1, plan.enterprise.cidr.last - 1
+    start = max((int(host.published) for host in plan.published if host.published), default=first - 1) + 1
+    for number in (*range(start, last + 1), *range(first, start)):
+        if IPAddress(number) not in used:
+            yield IPAddress(number)
+
+
+def _proposed(target: Target) -> IPAddress:
+    """A free address that no machine answers for, as far as the gateway can be asked."""
+    candidates = list(islice(_free(target.plan), TRIED))
+    if not candidates:
+        raise PublishError(f"network {target.plan.enterprise.name!r} has no free address in the plan")
+    try:
+        taken = _Gateway(target).others(candidates)
+    except UnreachableError as error:
+        _say(f"not checked whether another machine has the address: {error}")
+        taken = {}
+    for address in candidates:
+        if str(address) not in taken:
+            return address
+    raise PublishError(f"{candidates[0]} to {candidates[-1]} are free in the plan, but other machines have them")
+
+
+# --- the gateway ----------------------------------------------------------------------------------------------------
+
+
+class _Gateway:
+    """The gateway of the site. Each method raises UnreachableError if it can't be asked."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.plan = target.plan
+        self.name = target.plan.gateway.name
+        self.links = Links(target)
+        self.links.open([self.name])
+
+    def run(self, command: str, *arguments: str) -> str:
+        """The output of a command that must succeed."""
+        done = self.links.host(self.name).run(f"timeout {SECONDS} {command}", *arguments)
+        if done.rc != 0:
+            raise UnreachableError(f"{self.name}: {(done.stderr or done.stdout).strip() or f'exit code {done.rc}'}")
+        return str(done.stdout)
+
+    def others(self, addresses: Iterable[IPAddress]) -> dict[str, str]:
+        """Address → MAC of those that another machine of the enterprise network has."""
+        found: dict[str, str] = json.loads(self._arp("probe", self.plan.gateway.primary, addresses))
+        return found
+
+    def announce(self, nic: Interface, addresses: Iterable[IPAddress]) -> None:
+        """Tell a network that these addresses are at this NIC of the gateway now."""
+        self._arp("announce", nic, addresses)
+
+    def _arp(self, what: str, nic: Interface, addresses: Iterable[IPAddress]) -> str:
+        words = [Path(arp.__file__).read_text(), what, nic.nic, *map(str, addresses)]
+        return self.run(f"python3 -I -S -c{' %s' * len(words)}", *words)
+
+    def mapped_to(self, host: Host) -> list[str]:
+        """The addresses outside the plan that are translated to a host."""
+        planned = {str(each.published) for each in self.plan.published}
+        inner = {str(nic.address) for nic in host.interfaces}
+        rules = self.run("iptables -t nat -S PREROUTING")
+        found = re.findall(r"-d (\S+)/32 -j DNAT --to-destination (\S+)$", rules, re.MULTILINE)
+        return [outer for outer, to in found if to in inner and outer not in planned]
+
+    def left(self, address: str, host: Host) -> list[str]:
+        """What there still is of an address that was published for a host."""
+        shown = self.run("sh -c 'ip -4 -o address show; iptables-save -t nat; conntrack -L 2>/dev/null'")
+        here = re.compile(rf"(?<![\d.]){re.escape(address)}(?![\d.])")
+        inner = [str(nic.address) for nic in host.interfaces]
+        # A connection that is not translated is somebody who still tries.
+        lines = [line.strip() for line in shown.splitlines() if here.search(line)]
+        return [line for line in lines if "src=" not in line or any(f"={each} " in line for each in inner)]
+
+    def changes(self) -> int:
+        """The number of the last confirmed change; 0 if there is none."""
+        [entries] = histories.read(self.target, [self.plan.gateway]).values()
+        if isinstance(entries, UnreachableError):
+            raise entries
+        return int(entries[0]["number"]) if entries else 0
+
+
+def announce_all(target: Target) -> int:
+    """Tell all networks that the gateway's addresses are there; the exit code. Raises UnreachableError."""
+    gateway, plan = _Gateway(target), target.plan
+    for nic in plan.gateway.interfaces:
+        addresses = [nic.address]
+        if nic.network == plan.enterprise.name:
+            addresses += [host.published for host in plan.published if host.published]
+        gateway.announce(nic, addresses)
+        print(f"{nic.network}: {nic.nic} has {', '.join(map(str, addresses))}")
+    return GOOD
+
+
+def _deploy(*options: str) -> bool:
+    argv = [sys.executable, "-m", "invoke", "deploy", "gateway", *options]
+    return subprocess.run(argv, cwd=REPO, check=False).returncode == 0
+
+
+# --- publish --------------------------------------------------------------------------------------------------------
+
+
+def publish(target: Target, host: Host, address: IPAddress | None, dry: bool) -> int:
+    """Publish a host as its line of the plan says, or show the line that it takes; the exit code.
+
+    Raises PublishError, UnreachableError, HistoryError.
+    """
+    plan = target.plan
+    if host.published is None:
+        address = address or _proposed(target)
+        diff = _diff(plan, published_in(plan.source.read_text(), host.name, str(address)))
+        return _plan_first(f"{host.name} is not published. Change the plan like this, then run this again:", diff)
+    if address not in (None, host.published):
+        where = plan.line("hosts", host.name, "published")
+        raise PublishError(f"{host.name} is published as {host.published}, not {address}: change {where}")
+    announce(target)
+    gateway = _Gateway(target)
+    for taken, mac in gateway.others([host.published]).items():
+        raise PublishError(
+            f"another machine of network {plan.enterprise.name!r} has {taken}: MAC {mac} answers for it. "
+            "Nothing was changed: take the address from it, or choose another"
+        )
+    if dry:
+        return GOOD if _deploy("--dry") else WRONG
+    before = gateway.changes()
+    if not _deploy():
+        return WRONG
+    try:
+        gateway.announce(plan.gateway.primary, [host.published])
+        wrong = _verify(target, gateway, host)
+    except UnreachableError as error:
+        wrong = [str(error)]
+    except KeyboardInterrupt:
+        wrong = ["interrupted"]
+    if not wrong:
+        return GOOD
+    for line in wrong:
+        print(f"WRONG {line}")
+    return _roll_back(gateway, before)
+
+
+def _plan_first(what: str, diff: str) -> int:
+    _say(what)
+    print(diff, end="", flush=True)
+    return PLAN_FIRST
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _roll_back(gateway: _Gateway, before: int) -> int:
+    if gateway.changes() == before:
+        print("nothing to roll back: the deploy had nothing to change")
+        return WRONG
+    change = Change(what=(f"back to the state before change {before + 1}",), restore=before + 1)
+    if runner.run(gateway.name, change, print):
+        print(f"{gateway.name} is as before. The plan still has the line: delete it, or mend what is wrong")
+    else:
+        print(f"NOT rolled back: look at `./inv history {gateway.name}`")
+    return WRONG
+
+
+def _verify(target: Target, gateway: _Gateway, host: Host) -> list[str]:
+    """What is wrong with a published host, from outside and inside; empty if nothing is. Prints what was checked."""
+    flows = _flows(target, host)
+    links = Links(target)
+    links.open({name for flow in flows for name in flow.hosts} | {gateway.name})
+    deployed = {each.name for role in ROLES for each in target.plan.hosts_of(role)}
+    try:
+        links.check(host.name)
+    except UnreachableError as error:
+        if host.name in deployed:
+            return [str(error)]
+        # Nobody's login is needed for a host that has no deploy.
+        return _answers(target, links, host)
+    asked = [flow for flow in flows if not _closed(links, flow.hosts - deployed)]
+    outcomes = exchange.run(asked, links, gateway.name)
+    judged = [exchange.judge(flow, outcome) for flow, outcome in outcomes.items()]
+    wrong = [f"expected {expected}; seen: {seen}" for expected, seen in filter(None, judged)]
+    if not asked:
+        return ["no host can be asked to try it"]
+    if not wrong:
+        sources = ", ".join(dict.fromkeys(flow.source for flow in asked))
+        print(f"good: {len(asked)} connections to and from {host.published}, made by {sources}")
+    return wrong
+
+
+def _flows(target: Target, host: Host) -> list[Flow]:
+    """The flows by which a published host is tried: those to its address, and those that leave with it."""
+    plan = target.plan
+    # There are flows between all pairs of hosts: one of each role will do.
+    some = {next(iter(plan.hosts_of(role))).name for role in {each.role for each in plan.hosts}} | {host.name}
+    sample = plan.model_copy(update={"hosts": tuple(each for each in plan.hosts if each.name in some)})
+    return [
+        flow
+        for flow in traffic.expected(sample, target.outside)
+        if flow.destination == host.published or (flow.source == host.name and flow.seen_as == host.published)
+    ]
+
+
+def _closed(links: Links, names: Iterable[str]) -> bool:
+    for name in names:
+        try:
+            links.check(name)
+        except UnreachableError:
+            return True
+    return False
+
+
+def _answers(target: Target, links: Links, host: Host) -> list[str]:
+    """What is wrong with a published host that nobody can log in to: it must answer a ping, and not the gateway."""
+    address, inner = str(host.published), str(host.primary.address)
+    wrong = []
+    ping = ["ping", "-n", "-c", "2", "-W", "2", address]
+    inside = target.plan.jumphost.name
+    if subprocess.run(ping, capture_output=True, timeout=SECONDS, check=False).returncode:
+        wrong.append(f"{address} does not answer a ping from here")
+    if links.host(inside).run(" ".join(ping)).rc:
+        wrong.append(f"{address} does not answer a ping from {inside}")
+    entries = _Gateway(target).run("sh -c %s", f"conntrack -L -p icmp --orig-dst {address} 2>/dev/null")
+    if not any(f"src={inner} " in line and "UNREPLIED" not in line for line in entries.splitlines()):
+        wrong.append(f"no ping to {address} was translated to {inner} and answered")
+    if not wrong:
+        print(f"good: {host.name} answers a ping to {address}, from here and from {inside} (no login there)")
+    return wrong
+
+
+# --- unpublish ------------------------------------------------------------------------------------------------------
+
+
+def unpublish(target: Target, host: Host, address: IPAddress | None, dry: bool) -> int:
+    """End the publication of a host whose line of the plan says so no more, or show what to delete; the exit code.
+
+    address: one to look for on the gateway even if it translates it no longer
+    Raises UnreachableError, PublishError.
+    """
+    plan = target.plan
+    if host.published is not None:
+        diff = _diff(plan, unpublished_in(plan.source.read_text(), host.name))
+        return _plan_first(f"{host.name} is published. Change the plan like this, then run this again:", diff)
+    if any(each.published == address for each in plan.published):
+        raise PublishError(f"{address} is published in the plan, for another host")
+    announce(target)
+    gateway = _Gateway(target)
+    gone = list(dict.fromkeys([*gateway.mapped_to(host), *([str(address)] if address else [])]))
+    if dry:
+        return GOOD if _deploy("--dry") else WRONG
+    if not gone:
+        print(f"{host.name} is not published, on {gateway.name} neither: nothing to do")
+        return GOOD
+    if not _deploy():
+        return WRONG
+    wrong = [f"{gateway.name} still has: {line}" for each in gone for line in gateway.left(each, host)]
+    end = time.monotonic() + PATIENCE
+    for each in gone:
+        while answers := _pings(each):
+            if time.monotonic() > end:
+                break
+        if answers:
+            wrong.append(f"{each} still answers a ping from here: does another machine have it?")
+    for line in wrong:
+        print(f"WRONG {line}")
+    if not wrong:
+        print(f"good: {', '.join(gone)} is published no longer: no answer, no rule, no connection")
+    return WRONG if wrong else GOOD
+
+
+def _pings(address: str) -> bool:
+    argv = ["ping", "-n", "-c", "1", "-W", "1", address]
+    return subprocess.run(argv, capture_output=True, timeout=SECONDS, check=False).returncode == 0
