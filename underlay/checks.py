@@ -42,7 +42,10 @@ def _in_lab(name: str, suite: str, modules: str, *options: str) -> Stage:
 # The longest first.
 IN_LABS = (
     _in_lab("Debian 13, changes", "trixie", "lab lab_errors deploys guard_agent"),
-    _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
+    _in_lab("Debian 13, proof", "trixie", "mutations verify guard guard_ends"),
+    _in_lab("Debian 13, faults", "trixie", "faults"),
+    _in_lab("Debian 13, runbooks", "trixie", "runbooks"),
+    _in_lab("Debian 13, on call", "trixie", "trace status flows capture bundle backup report publish rotate"),
     _in_lab("Debian 13, runbooks", "trixie", "runbooks publish rotate"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
     _in_lab("the lab itself", "trixie", "lab_lifecycle"),

@@ -31,9 +31,9 @@ FAULTS = [
 ]
 RUNNER = """
 import sys
-from underlay import verify
 from underlay.oncall import doctor
 from underlay.target import current
+from underlay.verify import command as verify
 target = current()
 for line in sys.stdin:
     command, *roles = line.split()

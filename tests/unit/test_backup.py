@@ -187,7 +187,9 @@ def test_other_site(site: Target, tmp_path: Path) -> None:
         backup.load(path, PLAN.model_copy(update={"site": "other"}), PLAN.host("gateway"))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no archive at all", packed({"a": b"b"})])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"no archive at all", packed({"a": b"b"})], ids=["none", "empty", "text", "other"]
+)
 def test_no_backup(tmp_path: Path, content: bytes | None) -> None:
     """A wrong file is one line."""
     path = tmp_path / "b.tar"
