@@ -400,7 +400,7 @@ def flows(lab: LabState) -> Iterator[Flows]:
 
 def tracked(which: str) -> set[str]:
     """The gateway's table of the flows' connections whose lines have a pattern; without what moves by itself."""
-    lines = inside("gateway", "conntrack -L -p tcp 2>/dev/null").splitlines()
+    lines = inside("gateway", "conntrack -L -p tcp -o id 2>/dev/null").splitlines()
     return {
         re.sub(r"^tcp +6 \d+ ", "", line)
         for line in lines
