@@ -472,7 +472,7 @@ def test_open_connections_live_on(flows: Flows, tmp_path: Path) -> None:
         invoke("deploy", "gateway")
         assert tracked(r"192\.168\.0\.54|100\.64\.0\.54 ") == set()
         assert len(all_others) >= 70
-        assert tracked("") == all_others
+        assert tracked("") ^ all_others == set()
         assert differing(before, dump("gateway")) == ""
         flows.go_on("a published host removed")
     finally:
