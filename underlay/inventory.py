@@ -29,7 +29,7 @@ def groups(target: Target, argv: list[str]) -> dict[str, Group]:
             "auth_timeout": CONNECT_SECONDS,
             "channel_timeout": 15,
         },
-        "_timeout": 30,
+        "_timeout": 25,
         "_sudo": True,
     }
     found = {role: [(host.name, dict(data)) for host in target.plan.hosts_of(role)] for role in wanted_roles(argv)}

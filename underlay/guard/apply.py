@@ -175,13 +175,16 @@ class _Guarded:
         # The agents that made the packets before make them anew, unless they are about to end by themselves.
         old = time.monotonic() - begun > probe.DEADLINE / 2
         outcomes = {} if old else exchange.run(passed)
-        wrong = _wrong({flow: outcome for flow, outcome in outcomes.items() if not outcome.unasked})
         unasked = [flow for flow in passed if flow not in outcomes or outcomes[flow].unasked]
+        wrong = _wrong({flow: outcome for flow, outcome in outcomes.items() if not outcome.unasked})
+        if wrong:
+            # Twice: one packet that a busy host lost is no reason to undo a good change.
+            wrong = _wrong(exchange.run(wrong))
         if unasked and not wrong:
             # A change may end the connections to them.
             with closing(_exchange(fresh, unasked)) as anew:
                 wrong = _wrong(anew.run(unasked))
-        return wrong
+        return list(wrong.values())
 
     def _roll_back(self, fresh: Target, begun: float, why: str) -> int:
         for target in (self.target, fresh):
@@ -265,8 +268,8 @@ def _exchange(target: Target, flows: list[Flow]) -> Exchange:
     return Exchange(flows, links, gateway)
 
 
-def _wrong(outcomes: dict[Flow, Outcome]) -> list[tuple[str, str]]:
-    return [judged for flow, outcome in outcomes.items() if (judged := judge(flow, outcome))]
+def _wrong(outcomes: dict[Flow, Outcome]) -> dict[Flow, tuple[str, str]]:
+    return {flow: judged for flow, outcome in outcomes.items() if (judged := judge(flow, outcome))}
 
 
 @contextmanager

@@ -1,0 +1,71 @@
+"""What the operator's side of a guarded change makes of the packets after it, with agents that are made up."""
+
+import time
+from typing import Any
+
+import pytest
+
+from underlay import probe, traffic
+from underlay.guard import apply
+from underlay.guard.change import Change
+from underlay.plan import REPO, load
+from underlay.traffic import Flow
+from underlay.verify.exchange import Outcome
+
+FLOWS = traffic.expected(load(REPO / "group_data" / "all.py"), None)[:3]
+FAILED, UNASKED = Outcome(error="no answer within 3 s"), Outcome(error="it is gone", unasked=True)
+
+
+class Agents:
+    """Give what is made up: for each time that they are asked, flow number → outcome; all others are good."""
+
+    def __init__(self, *times: dict[int, Outcome]) -> None:
+        self.times = list(times)
+        self.asked: list[list[int]] = []
+
+    def run(self, flows: list[Flow]) -> dict[Flow, Outcome]:
+        self.asked.append([FLOWS.index(flow) for flow in flows])
+        bad = self.times.pop(0) if self.times else {}
+        return {flow: bad.get(FLOWS.index(flow), good(flow)) for flow in flows}
+
+    def close(self) -> None:
+        pass
+
+
+def good(flow: Flow) -> Outcome:
+    return Outcome(receiver=flow.receivers[0], seen_as=str(flow.seen_as), tracked=flow.tracked)
+
+
+@pytest.mark.parametrize(
+    ("before", "anew", "old", "asked", "asked_anew", "wrong"),
+    [
+        pytest.param([], [], False, [[0, 1, 2]], [], 0, id="all good"),
+        pytest.param([{1: FAILED}], [], False, [[0, 1, 2], [1]], [], 0, id="one failed once"),
+        pytest.param([{1: FAILED, 2: FAILED}, {2: FAILED}], [], False, [[0, 1, 2], [1, 2]], [], 1, id="failed twice"),
+        pytest.param([{1: UNASKED}], [], False, [[0, 1, 2]], [[1]], 0, id="its connection ended"),
+        pytest.param([{1: UNASKED}], [{1: UNASKED}], False, [[0, 1, 2]], [[1]], 1, id="it is gone"),
+        pytest.param(
+            [{0: FAILED, 1: UNASKED}, {0: FAILED}], [], False, [[0, 1, 2], [0]], [], 1, id="told without the others"
+        ),
+        pytest.param(
+            [{0: FAILED, 1: UNASKED}, {}], [{1: FAILED}], False, [[0, 1, 2], [0]], [[1]], 1, id="only another failed"
+        ),
+        pytest.param([], [{2: FAILED}], True, [], [[0, 1, 2]], 1, id="agents about to end"),
+    ],
+)
+def test_what_passed_before_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+    before: list[dict[int, Outcome]],
+    anew: list[dict[int, Outcome]],
+    old: bool,
+    asked: list[list[int]],
+    asked_anew: list[list[int]],
+    wrong: int,
+) -> None:
+    """Those that answered for sure are asked twice; others over new connections, and only if they decide."""
+    agents, others, target = Agents(*before), Agents(*anew), Any
+    monkeypatch.setattr(apply, "_exchange", lambda *_: others)
+    guarded = apply._Guarded(target, "gateway", Change(what=()))  # type: ignore[arg-type]
+    begun = time.monotonic() - (probe.DEADLINE if old else 0)
+    found = guarded._probe_again(target, agents, FLOWS, begun)  # type: ignore[arg-type]
+    assert (agents.asked, others.asked, len(found)) == (asked, asked_anew, wrong)
