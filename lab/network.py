@@ -77,7 +77,7 @@ def create_switch(networks: Iterable[str]) -> None:
 def plug(machine: Machine, blueprint: Blueprint) -> None:
     """Put a machine's NICs into its namespace, each joined to its network's bridge."""
     lines = []
-    for port, nic in zip(_ports(machine, blueprint), machine.nics, strict=True):
+    for port, nic in zip(ports(machine, blueprint), machine.nics, strict=True):
         lines += [
             f"link add {port} type veth peer name {nic.name} address {nic.mac} netns {PREFIX}{machine.name}",
             f"link set {port} alias {machine.name}:{nic.name} addrgenmode none"
@@ -88,12 +88,13 @@ def plug(machine: Machine, blueprint: Blueprint) -> None:
 
 def unplug(machine: Machine, blueprint: Blueprint) -> None:
     """Take a machine's NICs away, on both ends; those that are gone already are no error."""
-    for port in _ports(machine, blueprint):
+    for port in ports(machine, blueprint):
         with suppress(CommandError):
             _ip(SWITCH, [f"link del {port}"])
 
 
-def _ports(machine: Machine, blueprint: Blueprint) -> list[str]:
+def ports(machine: Machine, blueprint: Blueprint) -> list[str]:
+    """The ports of the switch that a machine's NICs are plugged into, in their order."""
     return [f"p{blueprint.number(machine)}-{index}" for index in range(len(machine.nics))]
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from functools import wraps
+from json import dumps
 from typing import Any
 
 from invoke.collection import Collection
@@ -11,6 +12,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from lab import control, image
+from lab import fault as faults
 from lab.process import LabError
 from underlay import plan as plans
 
@@ -85,4 +87,36 @@ def reboot(_: Context, host: str) -> None:
     control.reboot(host)
 
 
-namespace = Collection("lab", up, down, reset, status, run, shell, reboot)
+@task(
+    positional=["name"],
+    optional=["name"],
+    help={"name": "a fault of lab/faults; without it, all of them", "json": "as JSON, for programs"},
+)
+@_explained
+def fault(_: Context, name: str | None = None, json: bool = False) -> None:
+    """Break the lab on purpose: `./inv doctor` finds it, `./inv lab.heal` takes it back. Without NAME, list the faults.
+
+    One fault at a time: another is refused until it is healed.
+    """
+    if name:
+        print(f"injected {name}: {faults.inject(name, plans.load()).what}")
+        return
+    found = faults.catalogue()
+    if json:
+        print(dumps({each.name: each.model_dump() for each in found.values()}, indent=2))
+        return
+    there = faults.injected()
+    width = max(map(len, found))
+    for each in found.values():
+        print(f"{'*' if each == there else ' '} {each.name:{width}}  {each.what}")
+
+
+@task
+@_explained
+def heal(_: Context) -> None:
+    """Take back the fault that `lab.fault` made, whether the site was mended meanwhile or not."""
+    found = faults.heal(plans.load())
+    print(f"healed {found.name}" if found else "nothing to heal: the lab has no fault that `lab.fault` made")
+
+
+namespace = Collection("lab", up, down, reset, status, run, shell, reboot, fault, heal)
