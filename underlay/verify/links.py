@@ -38,12 +38,22 @@ class Links:
         self._opened: dict[str, Future[str | None]] = {}
 
     def open(self, names: Iterable[str]) -> None:
-        """Begin to connect to hosts, those that others are reached through before these."""
+        """Begin to connect to hosts, those that others are reached through before these; those given up stay so."""
         names = set(names)
         jumps = {self.target.endpoint(name).jump for name in names if not self.is_local(name)} - {""}
         # A host that waits for its jump host holds a thread of the pool: the jump hosts have theirs before.
         for name in (*sorted(jumps), *sorted(names - jumps)):
-            self._opened[name] = self._pool.submit(self._open, name)
+            if name not in self._opened:
+                self._opened[name] = self._pool.submit(self._open, name)
+
+    def give_up(self, name: str, why: str) -> None:
+        """Take a host for one that can't be reached, without trying."""
+        self._opened[name] = Future()
+        self._opened[name].set_result(why)
+
+    def error(self, name: str) -> str | None:
+        """Wait until a host is connected: why it can't be reached, or None."""
+        return self._opened[name].result()
 
     def is_local(self, name: str) -> bool:
         """Whether this process runs on that host."""
@@ -51,8 +61,7 @@ class Links:
 
     def check(self, name: str) -> None:
         """Wait until a host is connected. Raises UnreachableError."""
-        error = self._opened[name].result()
-        if error:
+        if error := self.error(name):
             raise UnreachableError(error)
 
     def _open(self, name: str) -> str | None:
