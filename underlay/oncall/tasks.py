@@ -7,6 +7,7 @@ from invoke import Context, Exit, task
 from underlay import arguments
 from underlay.errors import report_and_exit
 from underlay.oncall import detour
+from underlay.oncall import doctor as doctors
 from underlay.target import current
 
 
@@ -45,3 +46,14 @@ def ssh(_: Context, host: str, command: str | None = None, via: str = "", addres
     else:
         argv = ["ssh", "-F", str(target.ssh_config), *options, name, *([command] if command else [])]
     os.execvp(argv[0], argv)
+
+
+@task(help={"json": "as JSON: findings (id, host, cause, evidence, mend, …), notes, what could not be read"})
+def doctor(_: Context, json: bool = False) -> None:
+    """Find out what is wrong with the site: each cause, its evidence, the command that mends it. Changes nothing.
+
+    Exit code: 0 healthy, 2 findings, 1 could not look. What follows from an earlier cause is not a finding.
+    """
+    with report_and_exit():
+        target = current()
+    raise Exit(code=doctors.run(target, json))

@@ -1,0 +1,170 @@
+"""Does the doctor find each fault of the catalogue, and does the mend that it prints mend it?
+
+    1. break the deployed site with a fault of lab/faults
+    2. the doctor: its first finding is the cause that the fault's file names, and there is no second one
+    3. run the mend that it printed, in a shell, as it was printed
+    4. verify all roles: green
+
+The score is printed at the end. CI has no time for the faults that are marked slow: `invoke test --long` has.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab import control, fault
+from lab.fault import Fault
+from lab.state import LabState
+from tests.lab.commands import CLEAN, invoke
+from underlay.plan import REPO, ROLES, Plan
+
+SECONDS = 30
+"""What the doctor may take here, where the machine is busy with a whole site: on a quiet one it is 12 at most."""
+FAULTS = [
+    pytest.param(each, id=each.name, marks=pytest.mark.long if each.slow else ()) for each in fault.catalogue().values()
+]
+RUNNER = """
+import sys
+from underlay import verify
+from underlay.oncall import doctor
+from underlay.target import current
+target = current()
+for line in sys.stdin:
+    command, *roles = line.split()
+    code = doctor.run(target, json=True) if command == "doctor" else verify.run(target, roles)
+    print("exit code", code, flush=True)
+"""
+
+pytestmark = pytest.mark.usefixtures("deployed")
+
+
+class Runner:
+    """`invoke doctor --json` and `invoke verify` in a process that stays: what they print, without its start."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER],
+            cwd=REPO,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        """The exit code and the output of a command."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(" ".join(words) + "\n")
+        self._process.stdin.flush()
+        output = ""
+        for line in self._process.stdout:
+            if line.startswith("exit code "):
+                return int(line.removeprefix("exit code ")), output
+            output += line
+        raise AssertionError(f"the runner ended:\n{output}")
+
+    def doctor(self) -> tuple[int, dict[str, Any]]:
+        """The exit code and the diagnosis."""
+        code, output = self("doctor")
+        return code, json.loads(output)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def run(deployed: LabState) -> Iterator[Runner]:
+    """A runner for the deployed site."""
+    runner = Runner()
+    yield runner
+    runner.close()
+
+
+@pytest.fixture(scope="module")
+def score(request: pytest.FixtureRequest) -> Iterator[list[tuple[Fault, str]]]:
+    """For each fault what was found, or empty; printed at the end."""
+    scores: list[tuple[Fault, str]] = []
+    yield scores
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n")
+        for each, line in scores:
+            print(f"  {'found and mended' if line else 'FAILED':<17} {each.name:<27} {line}")
+        print(f"\n{sum(bool(line) for _, line in scores)} of {len(scores)} faults found and mended")
+
+
+def test_healthy() -> None:
+    """Nothing is wrong with the deployed site; what is not installed yet is a note."""
+    done = invoke("doctor", "--json")
+    found = json.loads(done.stdout)
+    assert found["findings"] == found["unread"] == []
+    assert found["healthy"]
+    assert any("port 6443 of master-1" in note for note in found["notes"])
+    assert "gateway: ok" in done.stderr
+
+
+@pytest.mark.parametrize("each", FAULTS)
+def test_fault(run: Runner, score: list[tuple[Fault, str]], plan: Plan, each: Fault) -> None:
+    """Injected, found, mended."""
+    score.append((each, ""))
+    begin = time.monotonic()
+    fault.inject(each.name, plan)
+    try:
+        code, diagnosis = run.doctor()
+        found = diagnosis["findings"]
+        assert [(one["id"], one["host"]) for one in found] == [(each.finding, each.on)], json.dumps(found, indent=2)
+        assert code == 2
+        assert diagnosis["seconds"] < SECONDS
+        mend = found[0]["mend"]
+        assert re.fullmatch(each.mend, mend), mend
+        done = subprocess.run(
+            mend, shell=True, cwd=REPO, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
+        )
+        assert done.returncode == 0, f"{mend}\n{done.stdout}\n{done.stderr}"
+        code, output = run("verify", *ROLES)
+        assert code == 0, f"after {mend}:\n{output}"
+    finally:
+        fault.heal(plan)
+    seconds = f"{diagnosis['seconds']:4.1f} s to find it, {time.monotonic() - begin:4.1f} s in all"
+    score[-1] = (each, f"{each.finding:<20} {seconds}")
+
+
+def test_another_way() -> None:
+    """A shell by another way than the plan's, at an address of choice; a way that is none is told."""
+    assert invoke("ssh", "jumphost", "hostname", "--via", "gateway").stdout.strip() == "jumphost"
+    seen = invoke("ssh", "master-1", "echo $SSH_CONNECTION", "--via", "gateway", "--address", "100.64.64.2").stdout
+    assert seen.split()[0::2] == ["100.64.64.1", "100.64.64.2"]
+    done = invoke("ssh", "master-1", "true", "--via", "dev", good=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "master-1 has not an address in a network of dev" in done.stderr
+
+
+def test_one_at_a_time(plan: Plan) -> None:
+    """A second fault is refused until the first is healed; the list marks the one that is there."""
+    invoke("lab.fault", "boot-rules-not-loaded")
+    try:
+        done = invoke("lab.fault", "nginx-stopped", good=False)
+        assert done.returncode == 1
+        assert done.stderr.strip().endswith("the lab has the fault 'boot-rules-not-loaded': `./inv lab.heal` first")
+        assert re.search(r"^\* boot-rules-not-loaded ", invoke("lab.fault").stdout, re.MULTILINE)
+    finally:
+        assert "healed boot-rules-not-loaded" in invoke("lab.heal").stdout
+    assert "nothing to heal" in invoke("lab.heal").stdout
+
+
+def test_a_fault_that_fails(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves no fault behind, and its error is told."""
+    broken = fault.find("nginx-stopped").model_copy(update={"inject": "echo so it is >&2; false", "heal": "true"})
+    monkeypatch.setattr(fault, "find", lambda _: broken)
+    with pytest.raises(Exception, match="so it is"):
+        fault.inject("nginx-stopped", plan)
+    assert fault.injected() is None
+    assert control.run("lb", "systemctl is-active nginx").stdout.strip() == "active"

@@ -1,0 +1,615 @@
+"""The doctor's walk: from what was seen, made up here, to causes and mends. No host is asked."""
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from netaddr import IPAddress
+from rich.console import Console
+
+from underlay import nat, nginx, routing, traffic
+from underlay.facts.firewall import Firewall
+from underlay.oncall import doctor, examination
+from underlay.oncall.diagnosis import diagnose
+from underlay.oncall.examination import Detour, Examination, Failure, Hop, Look, Workstation
+from underlay.oncall.finding import Diagnosis, Finding
+from underlay.oncall.look import OUR_PROBE
+from underlay.operations import sshd
+from underlay.operations.network import network_files
+from underlay.plan import OUTSIDE, REPO, Host, Plan, load
+from underlay.routing import LiveNetwork, PolicyRule, Route
+from underlay.ruleset import from_rules
+from underlay.target import Endpoint, Target
+from underlay.templates import render
+from underlay.traffic import Flow
+from underlay.verify.exchange import Outcome
+from underlay.verify.state import HostState, Unit
+from underlay.verify.vitals import Clock, Conntrack, GuardStatus, Nic, RuleCounter, Upstream
+
+PLAN = load(REPO / "group_data/all.py")
+DEPLOYED = [host for host in PLAN.hosts if host.role not in ("workstation", "images")]
+NO_LISTENER = "Connection refused"
+NAMED = Path("/known_hosts")
+
+
+def mac(host: str, network: str) -> str:
+    return f"{host}-{network}"
+
+
+def target(name: Literal["lab", "ssh"] = "lab", plan: Plan = PLAN) -> Target:
+    ways = {host.name: Endpoint(host.name, host.published or host.primary.address) for host in plan.hosts}
+    for host in plan.hosts_of("master"):
+        ways[host.name] = Endpoint(host.name, host.primary.address, "jumphost")
+    endpoints = (*ways.values(), Endpoint(OUTSIDE, IPAddress("192.168.0.1")))
+    return Target(plan, name, plan.host("dev"), endpoints, NAMED, NAMED, IPAddress("203.0.113.1"))
+
+
+def state(host: Host, **parts: object) -> HostState:
+    """A host as planned, but for some of the parts of its state."""
+    wanted = routing.host_network(PLAN, host)
+    ours = from_rules(nat.gateway_rules(PLAN))
+    files = {nginx.PATH: nginx.configuration(PLAN)} if host.role == "lb_nginx" else {}
+    if host.role == "jumphost":
+        files[sshd.PATH] = render("jumphost/sshd.conf.j2", operator=PLAN.operator.user)
+    found: dict[str, object] = {
+        "network": LiveNetwork(
+            links={nic.nic: True for nic in host.interfaces},
+            addresses=wanted.addresses,
+            routes=wanted.routes,
+            rules=wanted.rules,
+            sysctls=wanted.sysctls,
+            files=network_files(wanted),
+        ),
+        "firewall": Firewall(True, ours, "", ours, ours, ours),
+        "units": {
+            f"{unit}.service": Unit("active", "enabled")
+            for unit in ("systemd-networkd", "netfilter-persistent", "ssh", "nginx")
+        },
+        "files": files,
+        "nics": {
+            nic.nic: Nic(True, True, 1500, mac(host.name, nic.network), 0, 0, 0, 0, 0, 0) for nic in host.interfaces
+        },
+        "guard": GuardStatus(None, None, None),
+        "failed_units": (),
+        "conntrack": Conntrack(10, 1000, {}),
+        "counters": (),
+        "clock": Clock(0.0, 0.01),
+        "upstreams": tuple(Upstream(*each, "", 0.001) for each in UPSTREAMS),
+    }
+    made = HostState(host.name, {})
+    vars(made).update(found | parts)  # they are cached properties: nothing is read any more
+    return made
+
+
+UPSTREAMS = [("kubernetes_api", "100.64.0.2:6443"), ("grafana", "100.64.0.2:3000"), ("prometheus", "100.64.0.2:9090")]
+
+
+def look(host: Host, **parts: Any) -> Look:
+    """What a host of a healthy site sees around it."""
+    arp: dict[str, dict[str, list[str]]] = {}
+    for nic in host.interfaces:
+        near = [(other, its) for other in PLAN.hosts if other != host if (its := other.interface(nic.network))]
+        arp[nic.nic] = {str(its.address): [mac(other.name, its.network)] for other, its in near}
+        arp[nic.nic][str(nic.address)] = []
+    if host == PLAN.gateway:
+        arp["eth0"] |= {"192.168.0.1": ["upstream"], "192.168.0.52": [], "192.168.0.53": []}
+    echo = {} if host == PLAN.gateway else {nic.nic: [1500, 1500] for nic in host.interfaces}
+    return replace(Look(arp=arp, echo=echo), **parts)
+
+
+def good(flow: Flow) -> Outcome:
+    return Outcome(receiver=flow.receivers[0], seen_as=str(flow.seen_as), tracked=flow.tracked)
+
+
+def healthy(name: Literal["lab", "ssh"] = "lab") -> Examination:
+    hosts = [host for host in PLAN.hosts if host.name != "dev"]
+    hops = {str(each.address): Hop("eth0", "", "192.168.0.105") for each in target().endpoints if not each.jump}
+    return Examination(
+        target=target(name),
+        workstation=Workstation("dev", {"eth0": (True, True)}, hops),
+        states={host.name: state(host) for host in hosts},
+        looks={host.name: look(host) for host in DEPLOYED},
+        outcomes={flow: good(flow) for flow in traffic.expected(PLAN, IPAddress("203.0.113.1"))},
+    )
+
+
+def with_state(seen: Examination, name: str, **parts: object) -> Examination:
+    return replace(seen, states=seen.states | {name: state(PLAN.host(name), **parts)})
+
+
+def with_look(seen: Examination, name: str, **parts: Any) -> Examination:
+    return replace(seen, looks=seen.looks | {name: look(PLAN.host(name), **parts)})
+
+
+def failing(seen: Examination, which: Callable[[Flow], bool]) -> Examination:
+    error = Outcome(error="no answer within 3 s")
+    return replace(seen, outcomes={flow: error if which(flow) else each for flow, each in seen.outcomes.items()})
+
+
+def without(seen: Examination, why: Any, *names: str) -> Examination:
+    """Some hosts can't be reached, and what needs them fails."""
+    seen = failing(seen, lambda flow: bool(flow.hosts & set(names)))
+    return replace(
+        seen,
+        failures={name: Failure(why, "no answer") for name in names},
+        states={name: each for name, each in seen.states.items() if name not in names},
+        looks={name: each for name, each in seen.looks.items() if name not in names},
+    )
+
+
+def only(diagnosis: Diagnosis) -> Finding:
+    assert len(diagnosis.findings) == 1, [each.cause for each in diagnosis.findings]
+    return diagnosis.findings[0]
+
+
+def network(name: str, **parts: object) -> LiveNetwork:
+    return replace(state(PLAN.host(name)).network, **parts)  # type: ignore[arg-type]
+
+
+def test_healthy() -> None:
+    """Nothing is found where all is well, and the walk tells each of its steps."""
+    steps: list[str] = []
+    assert diagnose(healthy(), steps.append) == Diagnosis(())
+    assert [step for step in steps if not step.endswith(": ok")] == []
+    assert steps[0].startswith("this machine")
+    assert any(step.startswith("gateway") for step in steps)
+
+
+def test_gateway_dead() -> None:
+    """One finding, not one for each host behind it."""
+    names = [host.name for host in DEPLOYED]
+    seen = without(healthy(), "silent", *names)
+    seen = replace(seen, outcomes={flow: Outcome(error="dead") for flow in seen.outcomes})
+    found = only(diagnose(seen))
+    assert (found.id, found.host) == ("silent", "gateway")
+    assert found.mend == './inv lab.up && ./inv lab.run gateway "ip link set eth0 up" && ./inv deploy gateway'
+    follows = "what follows: jumphost, lb, master-1 can't be reached the plan's way; 53 of 53 connections fail"
+    assert follows in found.evidence
+
+
+def test_gateway_dead_for_real() -> None:
+    """A real machine has a console, and no command switches it on."""
+    seen = without(healthy("ssh"), "no ARP answer", *(host.name for host in DEPLOYED))
+    found = only(diagnose(seen))
+    assert found.mend == "ip link set eth0 up"
+    assert found.at == "at the console of gateway, as root"
+    assert "switch gateway on" in found.advice
+    assert found.advice.endswith("then here: ./inv deploy gateway")
+
+
+def test_gateway_takes_no_connection() -> None:
+    """One that answers ARP is not off."""
+    seen = without(healthy(), "silent", *(host.name for host in DEPLOYED))
+    seen = replace(seen, workstation=replace(seen.workstation, neighbours={"192.168.0.51": "02:00"}))
+    assert only(diagnose(seen)).id == "no-connection"
+
+
+@pytest.mark.parametrize(
+    ("links", "hop", "id", "mend"),
+    [
+        ((False, False), Hop(""), "nic-down", './inv lab.run dev "ip link set eth0 up"'),
+        ((True, False), Hop("eth0"), "no-carrier", "./inv lab.heal"),
+        ((True, True), Hop(""), "route-missing", ""),
+        ((True, True), Hop("eth0", "192.168.0.50"), "route-wrong", './inv lab.run dev "ip route del 192.168.0.51 via'),
+    ],
+)
+def test_this_machine(links: tuple[bool, bool], hop: Hop, id: str, mend: str) -> None:
+    """What is wrong here explains everything: nothing else is told."""
+    seen = without(healthy(), "no route", *(host.name for host in PLAN.hosts if host.name != "dev"))
+    here = Workstation("dev", {"eth0": links}, {"192.168.0.51": hop})
+    found = only(diagnose(replace(seen, workstation=here)))
+    assert (found.id, found.host) == (id, "dev")
+    assert found.mend.startswith(mend)
+
+
+def test_a_nic_explains_its_routes() -> None:
+    """Of a NIC that is down only the NIC is told, not the addresses and routes that went with it."""
+    live = network("master-1", links={"eth0": True, "eth1": False, "eth2": True})
+    live = replace(
+        live,
+        addresses=tuple(each for each in live.addresses if each.nic != "eth1"),
+        routes=tuple(each for each in live.routes if each.nic != "eth1"),
+    )
+    seen = failing(with_state(healthy(), "master-1", network=live), lambda flow: flow.source == "master-1")
+    found = only(diagnose(seen))
+    assert (found.id, found.mend) == ("nic-down", "./inv deploy master")
+
+
+def test_an_address_explains_its_routes() -> None:
+    """The kernel drops the routes that prefer an address together with it."""
+    live = network("master-1")
+    live = replace(
+        live,
+        addresses=tuple(each for each in live.addresses if each.nic != "eth2"),
+        routes=tuple(each for each in live.routes if each.source != "100.64.64.2"),
+    )
+    found = only(diagnose(with_state(healthy(), "master-1", network=live)))
+    assert found.cause == "master-1: address 100.64.64.2/21 on eth2 is missing"
+    assert found.plan.endswith("hosts.master-1.addresses.storage")
+
+
+def test_a_route_elsewhere() -> None:
+    """A wrong next hop is told with the one that is there; the mend takes the way that is left."""
+    live = network("jumphost", routes=(Route(254, "default", "100.64.0.53", "eth0"),))
+    seen = with_state(healthy(), "jumphost", network=live)
+    seen = replace(
+        seen,
+        failures={"jumphost": Failure("silent", "no answer")},
+        detours={"jumphost": Detour("gateway", "100.64.0.52")},
+    )
+    found = only(diagnose(seen))
+    assert found.id == "route-wrong"
+    assert any("via 100.64.0.53" in line for line in found.evidence)
+    way = "./inv ssh jumphost --via gateway "
+    assert found.mend.startswith(f'{way}"sudo ip route replace default via 100.64.0.1 dev eth0')
+    assert found.mend.endswith('" && ./inv deploy jumphost')
+
+
+def test_another_address_of_a_detour() -> None:
+    """A node is reached in another network, and the mend says so."""
+    live = network("master-1", links={"eth0": False, "eth1": True, "eth2": True})
+    seen = with_state(healthy(), "master-1", network=live)
+    seen = replace(
+        seen,
+        failures={"master-1": Failure("silent", "no answer")},
+        detours={"master-1": Detour("gateway", "100.64.32.2")},
+    )
+    assert only(diagnose(seen)).mend.startswith("./inv ssh master-1 --via gateway --address 100.64.32.2 ")
+
+
+@pytest.mark.parametrize(
+    ("change", "id"),
+    [
+        (lambda live: live["nat"].rules["PREROUTING"].pop(0), "rule-missing"),
+        (lambda live: live["nat"].rules["POSTROUTING"].reverse(), "rule-order"),
+        (lambda live: live["raw"].rules["PREROUTING"].clear(), "rule-missing"),
+    ],
+)
+def test_rules(change: Callable[[Any], object], id: str) -> None:
+    """One finding for all rules that are not as planned, with the plan's line of the first."""
+    ours = from_rules(nat.gateway_rules(PLAN))
+    live = from_rules(nat.gateway_rules(PLAN))
+    change(live)
+    seen = with_state(healthy(), "gateway", firewall=Firewall(True, live, "", ours, ours, ours))
+    found = only(diagnose(failing(seen, lambda flow: "lb" in flow.hosts and flow.tracked is True)))
+    assert (found.id, found.host, found.mend) == (id, "gateway", "./inv deploy gateway")
+    assert "group_data/all.py" in found.plan
+
+
+def test_forwarding_explains_all() -> None:
+    """Hosts that can't be reached and connections that fail follow from it."""
+    seen = with_state(healthy(), "gateway", network=network("gateway", sysctls={"net.ipv4.ip_forward": "0"}))
+    seen = replace(seen, failures={name: Failure("silent", "no answer") for name in ("jumphost", "lb", "master-1")})
+    found = only(diagnose(failing(seen, lambda flow: flow.tracked is True)))
+    assert found.cause == "gateway: it does not forward: net.ipv4.ip_forward is 0, not 1"
+
+
+FOREIGN = [
+    ("filter", "FORWARD", '-s 100.64.0.53/32 -p tcp -m comment --comment "by security" -j DROP', "drops packets"),
+    ("nat", "POSTROUTING", "-s 100.64.0.53/32 -j ACCEPT", "is taken before ours"),
+    ("raw", "PREROUTING", "-s 100.64.0.53/32 -j CT --notrack", "is taken before ours"),
+    ("mangle", "FORWARD", "-s 100.64.0.53/32 -m tcp --tcp-flags SYN SYN -j REJECT", "drops packets"),
+]
+
+
+@pytest.mark.parametrize(("table", "chain", "spec", "how"), FOREIGN, ids=[each[0] for each in FOREIGN])
+def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
+    """The rule that all that fails meets, and nothing that works; the mend deletes it, as one argument of a shell."""
+    ours, live = from_rules(nat.gateway_rules(PLAN)), from_rules(nat.gateway_rules(PLAN))
+    live.setdefault(table, type(live["nat"])({chain: "ACCEPT"}, {chain: []})).rules[chain].insert(0, spec)
+    innocent = "-s 192.0.2.0/24 -j DROP"
+    live["filter"].rules["FORWARD"].insert(0, innocent)
+    seen = with_state(
+        healthy(),
+        "gateway",
+        firewall=Firewall(True, live, "", ours, ours, ours),
+        counters=(RuleCounter(table, chain, spec, 17, 900),),
+    )
+    found = only(diagnose(failing(seen, lambda flow: "lb" in flow.hosts and flow.tracked is not None)))
+    assert (found.id, found.host) == ("rule-foreign", "gateway")
+    assert how in found.cause
+    assert "17 packets have met it so far" in found.evidence
+    command = shlex.split(found.mend)
+    assert command[:3] == ["./inv", "ssh", "gateway"]
+    assert command[3] == f"sudo iptables -t {table} -D {chain} {spec}"
+
+
+def test_policy_rule_of_others() -> None:
+    """A rule before ours that selects the address whose connections fail."""
+    live = network("master-1")
+    strange = PolicyRule(90, "100.64.64.2", "", 254)
+    live = replace(live, rules=(PolicyRule(0, "", "", 255), strange, *live.rules, PolicyRule(32766, "", "", 254)))
+    storage = IPAddress("100.64.64.2")
+    seen = with_state(healthy(), "master-1", network=live)
+    assert diagnose(seen).findings == ()
+    found = only(diagnose(failing(seen, lambda flow: flow.destination == storage)))
+    assert found.id == "policy-rule-foreign"
+    assert found.mend == f'./inv ssh master-1 "sudo ip rule del {strange.arguments}"'
+
+
+def test_unexplained() -> None:
+    """What nothing explains is told, with where to look."""
+    found = only(diagnose(failing(healthy(), lambda flow: flow.destination == IPAddress("203.0.113.1"))))
+    assert found.id == "unexplained"
+    assert found.mend.startswith("./inv trace ")
+
+
+def test_silent_host() -> None:
+    """A host that nobody hears is off, for all that can be known; its neighbours are not blamed."""
+    seen = without(healthy(), "silent", "lb")
+    arp = look(PLAN.gateway).arp
+    arp["eth1"]["100.64.0.53"] = []
+    found = only(diagnose(with_look(seen, "gateway", arp=arp)))
+    assert (found.id, found.host) == ("silent", "lb")
+    assert "jumphost" in found.evidence[1]
+
+
+def test_plugged_in_elsewhere() -> None:
+    """A host that the gateway hears in another network has its cable there."""
+    seen = without(healthy(), "silent", "jumphost", "master-1")
+    arp = look(PLAN.gateway).arp
+    arp["eth1"]["100.64.0.52"] = []
+    arp["eth3"]["100.64.0.52"] = ["02:99"]
+    found = only(diagnose(with_look(seen, "gateway", arp=arp)))
+    assert found.cause == "jumphost: eth0 is plugged into storage, not mgmt"
+
+
+def test_nic_in_the_wrong_network() -> None:
+    """A NIC that hears another network only; one that hears its own, too, is the other one's fault."""
+    arp = look(PLAN.gateway).arp
+    arp["eth1"] = {"100.64.64.2": [mac("master-1", "storage")], "100.64.0.52": []}
+    node = look(PLAN.host("master-1")).arp
+    node["eth2"]["100.64.64.1"] = [mac("gateway", "storage"), mac("gateway", "mgmt")]
+    seen = with_look(with_look(healthy(), "gateway", arp=arp), "master-1", arp=node)
+    found = only(diagnose(seen))
+    assert found.cause == "gateway: eth1 is plugged into storage, not mgmt"
+
+
+def test_duplicate_of_a_known_machine() -> None:
+    """A machine that can be asked says itself that it has the address; the mend takes it away there."""
+    live = network("images")
+    live = replace(live, addresses=(*live.addresses, routing.Address("eth0", "192.168.0.53/24")))
+    found = only(diagnose(with_state(healthy(), "images", network=live)))
+    assert (found.id, found.host) == ("address-duplicate", "images")
+    take_away = './inv ssh images "sudo ip address del 192.168.0.53/24 dev eth0"'
+    assert found.mend == f'{take_away} && ./inv lab.run dev "ip neighbour flush to 192.168.0.53"'
+    assert found.plan.endswith("hosts.lb.published")
+
+
+def test_duplicate_of_a_stranger() -> None:
+    """Of others the MAC is known."""
+    arp = look(PLAN.gateway).arp
+    arp["eth0"]["192.168.0.53"] = ["02:66"]
+    found = only(diagnose(with_look(healthy(), "gateway", arp=arp)))
+    assert (found.id, found.mend) == ("address-duplicate", "")
+    assert "02:66" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("why", "id", "mend"),
+    [
+        ("refused", "sshd-down", './inv lab.run jumphost "systemctl start ssh"'),
+        ("key refused", "key-refused", "./inv lab.run jumphost "),
+        ("host key", "host-key", "key=$(./inv lab.run jumphost "),
+    ],
+)
+def test_ssh(why: str, id: str, mend: str) -> None:
+    """Why ssh does not get in, where the host itself is there."""
+    seen = without(healthy(), why, "jumphost", "master-1")
+    seen = replace(seen, failures=seen.failures | {"master-1": Failure("the jump host", "the jump host can't")})
+    found = only(diagnose(seen))
+    assert (found.id, found.host) == (id, "jumphost")
+    assert found.mend.startswith(mend)
+    real = only(diagnose(replace(seen, target=target("ssh"))))
+    assert "lab" not in real.mend
+
+
+def test_upstream() -> None:
+    """The router beyond is not ours."""
+    arp = look(PLAN.gateway).arp
+    arp["eth0"]["192.168.0.1"] = []
+    seen = with_look(healthy(), "gateway", arp=arp)
+    found = only(diagnose(failing(seen, lambda flow: OUTSIDE in flow.hosts)))
+    assert (found.id, found.host) == ("silent", OUTSIDE)
+
+
+def test_mtu() -> None:
+    """A node's own path, all paths of a network, a NIC that differs."""
+    lossy = {"eth0": [1500, 1500], "eth1": [1500, 1500], "eth2": [1500, 1400]}
+    found = only(diagnose(with_look(healthy(), "master-1", echo=lossy)))
+    assert (found.id, found.host) == ("mtu-black-hole", "master-1")
+    assert found.evidence[0] == "master-1 pings 100.64.64.1: 1400 bytes pass, 1500 do not"
+    seen = healthy()
+    for host in DEPLOYED[1:]:
+        seen = with_look(seen, host.name, echo={**look(host).echo, "eth0": [1500, 1400]})
+    assert only(diagnose(seen)).host == "gateway"
+    odd = {**lossy, "eth2": [1400, 1400]}
+    nics = state(PLAN.host("master-1")).nics
+    seen = with_state(with_look(healthy(), "master-1", echo=odd), "master-1", nics=nics)
+    assert only(diagnose(seen)).id == "mtu-differs"
+
+
+def test_no_answer_is_no_mtu() -> None:
+    """Where nobody answers a ping nothing is known."""
+    assert diagnose(with_look(healthy(), "lb", echo={"eth0": [1500, 0]})).findings == ()
+
+
+def test_connection_table() -> None:
+    """Who filled it is named, and loses his entries; else the limit is raised."""
+    full = Conntrack(950, 1000, {"drop": 3, "early_drop": 4})
+    seen = with_state(healthy(), "gateway", conntrack=full)
+    found = only(diagnose(seen))
+    assert found.mend == './inv ssh gateway "sudo sysctl -w net.netfilter.nf_conntrack_max=2000"'
+    found = only(diagnose(with_look(seen, "gateway", talkers=[["192.168.0.50", 0.9]])))
+    assert found.mend == './inv ssh gateway "sudo conntrack -D -s 192.168.0.50"'
+
+
+def servers(*errors: str) -> tuple[Upstream, ...]:
+    return tuple(Upstream(*each, error, None) for each, error in zip(UPSTREAMS, errors, strict=True))
+
+
+def test_what_is_not_installed_yet() -> None:
+    """Nothing listens, and nothing ever ended: a note, no finding."""
+    seen = with_state(healthy(), "lb", upstreams=servers(NO_LISTENER, NO_LISTENER, ""))
+    found = diagnose(with_look(seen, "lb", connect={"100.64.0.2:6443": OUR_PROBE}))
+    assert found.findings == ()
+    assert found.notes == (
+        "kubernetes_api: nothing listens on port 6443 of master-1",
+        "grafana: nothing listens on port 3000 of master-1",
+    )
+
+
+def test_what_has_ended() -> None:
+    """A service of the host has failed: one finding, whatever misses it."""
+    seen = with_state(healthy(), "lb", upstreams=servers("", NO_LISTENER, NO_LISTENER))
+    found = only(diagnose(with_state(seen, "master-1", failed_units=("grafana.service",))))
+    assert found.mend == './inv ssh master-1 "sudo systemctl restart grafana.service"'
+    stopped = only(diagnose(with_look(seen, "master-1", services=["grafana.service"])))
+    assert stopped.cause == "master-1: grafana.service is enabled, and does not run"
+
+
+def test_api_hangs() -> None:
+    """It takes connections and does not answer: what listens there is restarted."""
+    seen = with_look(healthy(), "lb", connect={"100.64.0.2:6443": "takes the connection, and does not answer"})
+    seen = with_look(seen, "master-1", owners={"6443": "api.service"})
+    found = only(diagnose(failing(seen, lambda flow: flow.port == 6443)))
+    assert (found.id, found.mend) == ("api-down", './inv ssh master-1 "sudo systemctl restart api.service"')
+
+
+def test_one_of_several_api_servers(tmp_path: Path) -> None:
+    """One that refuses is down where others answer."""
+    up = tuple(Upstream("kubernetes_api", f"100.64.0.{last}:6443", "", 0.001) for last in (3, 4))
+    down = Upstream("kubernetes_api", "100.64.0.2:6443", NO_LISTENER, None)
+    found = only(diagnose(with_state(healthy(), "lb", upstreams=(down, *up))))
+    assert found.cause == "master-1: its API server (port 6443) does not listen"
+
+
+def test_stale_change() -> None:
+    """A change that is being made is a note; one that nobody undid is a finding."""
+    pending = {"who": "ada@laptop", "since": "03:00", "what": ["a rule"], "left": 12.0, "deadline": "03:01"}
+    pending["token"] = "t1"
+    found = diagnose(with_state(healthy(), "gateway", guard=GuardStatus(pending, None, None)))
+    assert found.findings == ()
+    assert "being made right now, by ada@laptop" in found.notes[0]
+    stale = only(diagnose(with_state(healthy(), "gateway", guard=GuardStatus({**pending, "left": 0.0}, None, None))))
+    assert stale.mend.endswith('agent.py rollback t1 doctor"')
+
+
+def test_services() -> None:
+    """A service that does not run is mended now; one that is just not enabled, before the next boot."""
+    units = state(PLAN.host("lb")).units
+    stopped = {**units, "nginx.service": Unit("inactive", "enabled")}
+    seen = failing(with_state(healthy(), "lb", units=stopped), lambda flow: flow.port == 80)
+    assert only(diagnose(seen)).id == "service-down"
+    disabled = {**units, "nginx.service": Unit("active", "disabled")}
+    found = only(diagnose(with_state(healthy(), "lb", units=disabled)))
+    assert (found.id, found.latent) == ("boot-differs", True)
+
+
+@pytest.mark.parametrize(
+    ("path", "mend"),
+    [
+        ("/var/log/huge.log", "truncate -s 0 /var/log/huge.log"),
+        ("/var/log/journal/x/system.journal", "journalctl --vacuum-size=100M"),
+        ("/var/lib/database", "du -xh /var | sort -h | tail -20"),
+    ],
+)
+def test_full_disk(path: str, mend: str) -> None:
+    """Only what is a log is ever offered to be emptied."""
+    found = only(diagnose(with_look(healthy(), "lb", full={"/var": [[2**20, path]]})))
+    assert found.mend == f'./inv ssh lb "sudo {mend}"'
+
+
+def test_clock() -> None:
+    """A clock that is a day off."""
+    found = only(diagnose(with_state(healthy(), "lb", clock=Clock(-86400.0, 0.01))))
+    assert (found.id, found.latent) == ("clock-off", True)
+    assert "86400 s behind" in found.cause
+
+
+def test_latent_comes_last() -> None:
+    """What works at present is told after what does not, whatever the host."""
+    live = network("gateway", files={})
+    seen = with_state(healthy(), "gateway", network=live)
+    seen = with_state(seen, "lb", units={**state(PLAN.host("lb")).units, "nginx.service": Unit("failed", "enabled")})
+    assert [each.id for each in diagnose(seen).findings] == ["service-down", "boot-differs"]
+
+
+def test_packages() -> None:
+    """The server of the packages is named, and what does not run there."""
+    seen = with_look(healthy(), "gateway", sources={"http://192.168.0.50/debian": NO_LISTENER})
+    seen = with_look(seen, "images", services=["packages.service"])
+    found = only(diagnose(seen))
+    assert (found.id, found.host, found.latent) == ("packages-unreachable", "images", True)
+    assert found.mend == './inv ssh images "sudo systemctl start packages.service"'
+
+
+def test_unread() -> None:
+    """What can't be looked at is no health."""
+    broken = replace(healthy(), states=healthy().states | {"lb": HostState("lb", {})})
+    found = diagnose(broken)
+    assert found.findings == ()
+    assert found.unread
+    assert doctor.code(found) == 1
+
+
+def test_codes_and_document() -> None:
+    """0 healthy, 2 findings; the document has what programs need, and nothing of the walk's own."""
+    assert doctor.code(diagnose(healthy())) == 0
+    found = diagnose(with_state(healthy(), "lb", clock=Clock(90.0, 0.01)))
+    assert doctor.code(found) == 2
+    document = doctor.document(target(), found, 1.23)
+    assert document["seconds"] == 1.2
+    findings = document["findings"]
+    assert isinstance(findings, list)
+    assert list(findings[0]) == ["id", "host", "cause", "evidence", "mend", "at", "advice", "plan", "latent"]
+
+
+def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Cause, evidence, plan, advice, mend, and where to type it; at the end how many there are, or what is missing."""
+    seen = with_state(without(healthy("ssh"), "refused", "jumphost", "master-1"), "lb", clock=Clock(90.0, 0.01))
+    console = Console(highlight=False, soft_wrap=True, color_system=None)
+    doctor.show(diagnose(seen), 3.21, console)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [
+        "1. jumphost: its sshd does not run: nothing listens there",
+        "   evidence  ssh jumphost: no answer",
+    ]
+    at = lines.index("   mend      systemctl start ssh")
+    assert lines[at + 1] == "             (at the console of jumphost, as root)"
+    assert "2. lb: its clock is 90 s ahead" in lines
+    assert lines[-1].startswith("1 to mend now, 1 to mend before it matters; in 3.2 s.")
+    doctor.show(Diagnosis((), ("a note",), ("lb: why",)), 1.0, console)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "note: a note",
+        "not looked at: lb: why",
+        "nothing was found, but not everything was looked at; in 1.0 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("Host key verification failed.", "host key"),
+        ("ops@192.168.0.52: Permission denied (publickey).", "key refused"),
+        ("ssh: connect to host 192.168.0.52 port 22: Connection refused", "refused"),
+        ("ssh: connect to host 192.168.0.52 port 22: Connection timed out", "silent"),
+        ("no answer within 6 s", "silent"),
+        ("Connection closed by UNKNOWN port 65535", "other"),
+    ],
+)
+def test_why_ssh_fails(said: str, why: str) -> None:
+    """From the last words of ssh."""
+    assert examination._failure(said, jump=False).why == why
+    assert examination._failure(said, jump=True).why == "the jump host"
+
+
+def test_every_mend_is_one_line() -> None:
+    """It can be pasted."""
+    seen = without(healthy("ssh"), "key refused", "jumphost", "master-1")
+    for found in diagnose(seen).findings:
+        assert re.fullmatch(r"[^\n]+", found.mend)
