@@ -36,7 +36,7 @@ class Fault(BaseModel):
         variables (see `variables`), and end at the first that fails. `heal` also works after the site was mended
     finding: the cause that the doctor must name first; `on` is the host of which
     mend: what the doctor must print to mend it, as a regular expression that matches all of it
-    slow: CI has no time for it
+    slow: it takes long to inject or to mend
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -133,8 +133,11 @@ def heal(plan: Plan) -> Fault | None:
 
 
 def _require_lab() -> None:
-    if control.status().state != "up":
+    state = load()
+    if state is None or not state.complete:
         raise LabError("the lab is not up: start it with `./inv lab.up`")
+    if state.checkout != control.CHECKOUT:
+        raise LabError(f"the lab on this machine belongs to {state.checkout}: break it from there")
 
 
 def _execute(fault: Fault, script: str, plan: Plan) -> None:

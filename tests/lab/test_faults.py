@@ -5,7 +5,7 @@
     3. run the mend that it printed, in a shell, as it was printed
     4. verify all roles: green
 
-The score is printed at the end. CI has no time for the faults that are marked slow: `invoke test --long` has.
+The score is printed at the end. CI has no time for it: `invoke test --long` has.
 """
 
 import json
@@ -31,9 +31,9 @@ FAULTS = [
 ]
 RUNNER = """
 import sys
+from underlay import verify
 from underlay.oncall import doctor
 from underlay.target import current
-from underlay.verify import command as verify
 target = current()
 for line in sys.stdin:
     command, *roles = line.split()
@@ -135,6 +135,16 @@ def test_fault(run: Runner, score: list[tuple[Fault, str]], plan: Plan, each: Fa
         fault.heal(plan)
     seconds = f"{diagnosis['seconds']:4.1f} s to find it, {time.monotonic() - begin:4.1f} s in all"
     score[-1] = (each, f"{each.finding:<20} {seconds}")
+
+
+def test_another_way() -> None:
+    """A shell by another way than the plan's, at an address of choice; a way that is none is told."""
+    assert invoke("ssh", "jumphost", "hostname", "--via", "gateway").stdout.strip() == "jumphost"
+    seen = invoke("ssh", "master-1", "echo $SSH_CONNECTION", "--via", "gateway", "--address", "100.64.64.2").stdout
+    assert seen.split()[0::2] == ["100.64.64.1", "100.64.64.2"]
+    done = invoke("ssh", "master-1", "true", "--via", "dev", good=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "master-1 has not an address in a network of dev" in done.stderr
 
 
 def test_one_at_a_time(plan: Plan) -> None:

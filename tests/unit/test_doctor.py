@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import pytest
 from netaddr import IPAddress
+from rich.console import Console
 
 from underlay import nat, nginx, routing, traffic
 from underlay.facts.firewall import Firewall
-from underlay.oncall import doctor
+from underlay.oncall import doctor, examination
 from underlay.oncall.diagnosis import diagnose
 from underlay.oncall.examination import Detour, Examination, Failure, Hop, Look, Workstation
 from underlay.oncall.finding import Diagnosis, Finding
@@ -566,6 +567,45 @@ def test_codes_and_document() -> None:
     findings = document["findings"]
     assert isinstance(findings, list)
     assert list(findings[0]) == ["id", "host", "cause", "evidence", "mend", "at", "advice", "plan", "latent"]
+
+
+def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Cause, evidence, plan, advice, mend, and where to type it; at the end how many there are, or what is missing."""
+    seen = with_state(without(healthy("ssh"), "refused", "jumphost", "master-1"), "lb", clock=Clock(90.0, 0.01))
+    console = Console(highlight=False, soft_wrap=True, color_system=None)
+    doctor.show(diagnose(seen), 3.21, console)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [
+        "1. jumphost: its sshd does not run: nothing listens there",
+        "   evidence  ssh jumphost: no answer",
+    ]
+    at = lines.index("   mend      systemctl start ssh")
+    assert lines[at + 1] == "             (at the console of jumphost, as root)"
+    assert "2. lb: its clock is 90 s ahead" in lines
+    assert lines[-1].startswith("1 to mend now, 1 to mend before it matters; in 3.2 s.")
+    doctor.show(Diagnosis((), ("a note",), ("lb: why",)), 1.0, console)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "note: a note",
+        "not looked at: lb: why",
+        "nothing was found, but not everything was looked at; in 1.0 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("Host key verification failed.", "host key"),
+        ("ops@192.168.0.52: Permission denied (publickey).", "key refused"),
+        ("ssh: connect to host 192.168.0.52 port 22: Connection refused", "refused"),
+        ("ssh: connect to host 192.168.0.52 port 22: Connection timed out", "silent"),
+        ("no answer within 6 s", "silent"),
+        ("Connection closed by UNKNOWN port 65535", "other"),
+    ],
+)
+def test_why_ssh_fails(said: str, why: str) -> None:
+    """From the last words of ssh."""
+    assert examination._failure(said, jump=False).why == why
+    assert examination._failure(said, jump=True).why == "the jump host"
 
 
 def test_every_mend_is_one_line() -> None:

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -138,7 +138,21 @@ def _patient(target: Target) -> Iterator[Target]:
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
         # A socket's path is short; the name of a host is, too.
         settings = {"ConnectTimeout": str(CONNECT_SECONDS), "ControlPath": f"{folder}/%n", "ControlPersist": "15"}
-        yield _configured(target, Path(folder), {"*": settings})
+        own = _configured(target, Path(folder), {"*": settings})
+        try:
+            yield own
+        finally:
+            _disconnect(own)
+
+
+def _disconnect(target: Target) -> None:
+    """Close the connections that are still kept open for more."""
+    argv = ["ssh", "-F", str(target.ssh_config), "-O", "exit"]
+    open_to = [path.name for path in target.ssh_config.parent.iterdir() if path.is_socket()]
+    ending = [subprocess.Popen([*argv, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for name in open_to]
+    for process in ending:
+        with suppress(subprocess.TimeoutExpired):  # it ends by itself when it is idle
+            process.wait(2)
 
 
 def _configured(target: Target, folder: Path, blocks: dict[str, dict[str, str]]) -> Target:

@@ -44,7 +44,9 @@ def unreached(case: Case, host: Host) -> Iterator[Finding]:
 def _host_key(case: Case, host: Host, said: str) -> Finding:
     address = case.seen.target.endpoint(host.name).address
     known = case.seen.target.known_hosts
-    names = ",".join([host.name, *map(str, sorted(case.addresses(host)))])
+    # Not the addresses that the gateway has for others: they lead to those.
+    own = [*(nic.address for nic in host.interfaces), *([host.published] if host.published else [])]
+    names = ",".join([host.name, *map(str, own)])
     read = "cat /etc/ssh/ssh_host_ed25519_key.pub"
     forget = f"ssh-keygen -q -f {known} -R {address}"
     there = case.console(host.name, read).command
