@@ -11,7 +11,7 @@ import pytest
 
 from lab import control, host, image, machine, network
 from lab.process import LabError, wait_until
-from lab.state import IMAGES, RUNTIME, VARIABLE, LabState, load
+from lab.state import IMAGES, NAME, RUNTIME, VARIABLE, LabState, load
 from tests.lab.commands import invoke
 from underlay.plan import REPO, Plan
 
@@ -143,7 +143,7 @@ def test_a_further_lab_has_everything_of_its_own(plan: Plan) -> None:
     mine = control.up(plan)
 
     def other(*arguments: str) -> str:
-        return invoke(*arguments, UNDERLAY_LAB="other").stdout
+        return invoke(*arguments, UNDERLAY_LAB=f"{NAME}x").stdout
 
     try:
         other("lab.up")
