@@ -6,13 +6,13 @@ from invoke import Collection
 
 from lab import tasks as lab
 from underlay import tasks as site
-from underlay.command_line import allow_optional_positionals
+from underlay.command_line import mend_positionals
 from underlay.oncall import tasks as oncall
 
 # Progress of the parts belongs before what follows it, also into a pipe.
 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
-allow_optional_positionals()
+mend_positionals()
 namespace = Collection.from_module(site)
 for each in Collection.from_module(oncall).tasks.values():
     namespace.add_task(each)

@@ -20,12 +20,11 @@ from pydantic import BaseModel
 from lab import blueprint, host, image, machine, network
 from lab.blueprint import Blueprint, Machine
 from lab.process import LabError, Progress, wait_until
-from lab.state import IMAGES, NETNS_DIR, RUNTIME, STATE, VARIABLE, LabHost, LabState, load
+from lab.state import IMAGES, NETNS_DIR, RUNTIME, STATE, SUITES, VARIABLE, LabHost, LabState, load
 from underlay.plan import Plan
 
 CHECKOUT = image.REPO
 LOCK = RUNTIME / "lock"
-DEFAULT_SUITE = next(iter(image.SUITES))
 
 T = TypeVar("T")
 
@@ -68,7 +67,7 @@ def up(plan: Plan, suite: str | None = None, say: Progress | None = None) -> Lab
     """
     say = say or Progress()
     machine.check()
-    image.image(suite or DEFAULT_SUITE)
+    image.image(suite or SUITES[0])
     drawn = blueprint.draw(plan)
     with _locked():
         state = _own()
@@ -78,7 +77,7 @@ def up(plan: Plan, suite: str | None = None, say: Progress | None = None) -> Lab
         if _leftovers():
             say("removing what an earlier run left")
             _clear()
-        return _build(plan, drawn, suite or DEFAULT_SUITE, say)
+        return _build(plan, drawn, suite or SUITES[0], say)
 
 
 def down(purge: bool = False, say: Progress | None = None) -> None:
@@ -104,7 +103,7 @@ def reset(plan: Plan, suite: str | None = None, say: Progress | None = None) -> 
     drawn = blueprint.draw(plan)
     with _locked():
         state = _own()
-        suite = suite or (state.suite if state else DEFAULT_SUITE)
+        suite = suite or (state.suite if state else SUITES[0])
         image.image(suite)  # before anything goes
         _clear()
         return _build(plan, drawn, suite, say)

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from lab import machine
 from lab.process import LabError, Progress, run
-from lab.state import IMAGES, NAME
+from lab.state import IMAGES, NAME, SUITES
 
 REPO = Path(__file__).resolve().parent.parent
 REQUIREMENTS = REPO / "requirements.txt"
-SUITES = {"trixie": "3.13", "bookworm": "3.11"}
-"""The Debian releases the lab knows, the default first, with their Python."""
+PYTHON = dict(zip(SUITES, ("3.13", "3.11"), strict=True))
+"""What the releases have."""
 
 BASE = [
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "python3"),
@@ -127,8 +127,8 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
     run(machine.in_cgroup(".build", [*argv, suite, str(root)]), timeout=1200)
     shutil.rmtree(debs / "partial", ignore_errors=True)
     (debs / "lock").unlink(missing_ok=True)
-    if not (root / f"usr/bin/python{SUITES[suite]}").exists():
-        raise LabError(f"the Python of Debian {suite} is not {SUITES[suite]}: mend SUITES in {__file__}")
+    if not (root / f"usr/bin/python{PYTHON[suite]}").exists():
+        raise LabError(f"the Python of Debian {suite} is not {PYTHON[suite]}: mend PYTHON in {__file__}")
     for index in ("packages", "release"):
         (debs / index.capitalize()).write_text(run(["apt-ftparchive", index, "."], cwd=debs))
     say("the base and its packages are there")
@@ -141,7 +141,7 @@ def _python(suite: str, new: Path, say: Progress) -> None:
     platforms = [f"manylinux{version}_{platform.machine()}" for version in ("1", "2010", "2014")]
     platforms += [f"manylinux_2_{minor}_{platform.machine()}" for minor in range(5, 37)]
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    argv += ["--python-version", SUITES[suite], *(f"--platform={name}" for name in platforms)]
+    argv += ["--python-version", PYTHON[suite], *(f"--platform={name}" for name in platforms)]
     argv += ["--requirement", str(REQUIREMENTS), "--dest", str(wheels)]
     run(machine.in_cgroup(".build", argv), timeout=600)
     say("the Python packages are there")

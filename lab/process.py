@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from underlay.errors import OperatorError
 
-class LabError(Exception):
+
+class LabError(OperatorError):
     """What a person can mend; `str()` is one clear line (what, where, how to mend), more only for a log's end."""
 
 

@@ -15,6 +15,7 @@ RUNTIME = Path(f"/run/underlay-lab{SUFFIX}")
 STATE = RUNTIME / "state.json"
 VARIABLE = Path(f"/var/lib/underlay-lab{SUFFIX}")
 IMAGES = Path("/var/lib/underlay-lab/images")  # every lab's
+SUITES = ("trixie", "bookworm")  # Debian releases, the default first
 NETNS_DIR = Path("/run/netns")
 OUTSIDE = "203.0.113.1"  # of TEST-NET-3 (RFC 5737): the internet, as the lab's hosts see it
 

@@ -1,110 +1,109 @@
-"""The tasks `lab.*`. Thin: `lab.control` does the work."""
+"""The tasks `lab.*`. Thin: `lab.control` does the work, imported by the task that needs it."""
 
 import sys
-from collections.abc import Callable
-from functools import wraps
 from json import dumps
-from typing import Any
 
 from invoke.collection import Collection
 from invoke.context import Context
-from invoke.exceptions import Exit
 from invoke.tasks import task
 
-from lab import control, image
-from lab import fault as faults
-from lab.process import LabError
+from lab.state import SUITES
 from underlay import plan as plans
+from underlay.errors import report_and_exit
 
 SUITE_HELP = (
-    f"Debian release of the hosts: {' or '.join(image.SUITES)} "
-    f"(default: that of the lab that is up, else {control.DEFAULT_SUITE})"
+    f"Debian release of the hosts: {' or '.join(SUITES)} (default: that of the lab that is up, else {SUITES[0]})"
 )
 
 
-def _explained(body: Callable[..., None]) -> Callable[..., None]:
-    """Show a person's error as its own text and exit 1; anything else is a bug and keeps its traceback."""
-
-    @wraps(body)
-    def explained(*args: Any, **kwargs: Any) -> None:
-        try:
-            body(*args, **kwargs)
-        except (LabError, plans.PlanError) as error:
-            raise Exit(str(error), code=1) from None
-        except KeyboardInterrupt:
-            raise Exit("interrupted", code=130) from None
-
-    return explained
-
-
 @task(help={"suite": SUITE_HELP})
-@_explained
+@report_and_exit()
 def up(_: Context, suite: str | None = None) -> None:
     """Bring the lab up: every host of the plan, as it is after its installation. Leaves a lab that is up as it is."""
+    from lab import control
+
     control.up(plans.load(), suite)
 
 
 @task(help={"purge": "remove the cached images too: the next `lab.up` builds them again"})
-@_explained
+@report_and_exit()
 def down(_: Context, purge: bool = False) -> None:
     """Take the lab down; nothing of it stays on the machine but the cached images."""
+    from lab import control
+
     control.down(purge)
 
 
 @task(help={"suite": SUITE_HELP})
-@_explained
+@report_and_exit()
 def reset(_: Context, suite: str | None = None) -> None:
     """Bring the lab up with fresh disks and the plan as it is now."""
+    from lab import control
+
     control.reset(plans.load(), suite)
 
 
 @task(help={"json": "as JSON, for programs"})
-@_explained
+@report_and_exit()
 def status(_: Context, json: bool = False) -> None:
     """Show the lab's hosts and their state."""
+    from lab import control
+
     found = control.status()
     print(found.model_dump_json(indent=2) if json else found.table())
 
 
 @task(help={"host": "name of a host of the lab", "command": "a command line for its shell"})
-@_explained
+@report_and_exit()
 def run(_: Context, host: str, command: str) -> None:
     """Run a command as root inside a host; its output and exit code are the command's."""
+    from lab import control
+
     sys.exit(control.run(host, command, capture=False).returncode)
 
 
 @task(help={"host": "name of a host of the lab"})
-@_explained
+@report_and_exit()
 def shell(_: Context, host: str = "dev") -> None:
     """Open a shell as root inside a host."""
+    from lab import control
+
     sys.exit(control.shell(host))
 
 
 @task(help={"host": "name of a host of the lab"})
-@_explained
+@report_and_exit()
 def reboot(_: Context, host: str) -> None:
     """Cut a host's power and boot it from disk: what was only set in its running kernel is gone."""
+    from lab import control
+
     control.reboot(host)
 
 
 @task
-@_explained
+@report_and_exit()
 def add(_: Context) -> None:
     """Install and boot the hosts of the plan that the lab does not have yet."""
+    from lab import control
+
     control.add(plans.load())
 
 
 @task(help={"host": "name of a host of the lab"})
-@_explained
+@report_and_exit()
 def remove(_: Context, host: str) -> None:
     """Take a host out of the lab, with its disk; `lab.add` would install it anew."""
+    from lab import control
+
     control.remove(host)
 
 
 @task(help={"host": "name of a host of the lab"})
-@_explained
+@report_and_exit()
 def replace(_: Context, host: str) -> None:
     """Put a new machine in the place of a host: as an installer leaves it; other MACs, a new, known, host key."""
+    from lab import control
+
     control.replace(host)
 
 
@@ -113,12 +112,14 @@ def replace(_: Context, host: str) -> None:
     optional=["name"],
     help={"name": "a fault of lab/faults; without it, all of them", "json": "as JSON, for programs"},
 )
-@_explained
+@report_and_exit()
 def fault(_: Context, name: str | None = None, json: bool = False) -> None:
     """Break the lab on purpose: `./inv doctor` finds it, `./inv lab.heal` takes it back. Without NAME, list the faults.
 
     One fault at a time: another is refused until it is healed.
     """
+    from lab import fault as faults
+
     if name:
         print(f"injected {name}: {faults.inject(name, plans.load()).what}")
         return
@@ -133,9 +134,11 @@ def fault(_: Context, name: str | None = None, json: bool = False) -> None:
 
 
 @task
-@_explained
+@report_and_exit()
 def heal(_: Context) -> None:
     """Take back the fault that `lab.fault` made, whether the site was mended meanwhile or not."""
+    from lab import fault as faults
+
     found = faults.heal(plans.load())
     print(f"healed {found.name}" if found else "nothing to heal: the lab has no fault that `lab.fault` made")
 

@@ -4,30 +4,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lab.process import LabError
-from underlay.history import HistoryError
-from underlay.oncall.errors import OncallError
-from underlay.oncall.trace_plan import TraceError
-from underlay.plan import PlanError
-from underlay.target import TargetError
-from underlay.verify.links import UnreachableError
-from underlay.verify.state import UnreadableError
+
+class OperatorError(Exception):
+    """What a person can mend; `str()` says what, where and how, in one line unless its class says otherwise."""
 
 
 @contextmanager
 def report_and_exit() -> Iterator[None]:
-    """Turn the errors that are a person's to mend into their text and exit code 1."""
+    """Turn an OperatorError into its text and exit code 1; Ctrl-C into exit code 130."""
     try:
         yield
-    except (
-        PlanError,
-        TargetError,
-        LabError,
-        HistoryError,
-        UnreachableError,
-        UnreadableError,
-        TraceError,
-        OncallError,
-    ) as error:
+    except OperatorError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from underlay.errors import OperatorError
 from underlay.guard import agent
 from underlay.plan import Host
 from underlay.target import Target
@@ -14,7 +15,7 @@ SECONDS = 15
 """A host has so long to tell its history."""
 
 
-class HistoryError(Exception):
+class HistoryError(OperatorError):
     """What was asked for is not in the history; `str()` is for a person."""
 
 

@@ -17,6 +17,7 @@ from netaddr import AddrFormatError, IPAddress, IPNetwork
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationError
 
 from underlay import literals
+from underlay.errors import OperatorError
 from underlay.literals import Keys, Literals, Problem, dotted, shown
 
 REPO = Path(__file__).resolve().parent.parent
@@ -29,7 +30,7 @@ OUTSIDE = "internet"
 """What the lab calls its host for the upstream router and the outside world; no host of a plan has that name."""
 
 
-class PlanError(Exception):
+class PlanError(OperatorError):
     """A data file that can't be used; `str()` is the whole report, ready for a person."""
 
 

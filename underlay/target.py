@@ -20,6 +20,7 @@ from netaddr import IPAddress
 
 from lab import state
 from underlay import access
+from underlay.errors import OperatorError
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
 
 CLONE_NEWNET = 0x40000000
@@ -32,7 +33,7 @@ workstation knows that key beforehand, so no further key must be made, carried o
 MACHINE_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
-class TargetError(Exception):
+class TargetError(OperatorError):
     """The target can't be used; `str()` is one line for a person."""
 
 

@@ -1,4 +1,4 @@
-"""The invoke tasks about the site. Thin: other modules do the work."""
+"""The invoke tasks about the site. Thin: other modules do the work, each imported by the task that needs it."""
 
 import os
 import subprocess
@@ -10,12 +10,10 @@ from pathlib import Path
 
 from invoke import Context, Exit, task
 
-from lab import control, machine
-from underlay import arguments, checks, diagram, diagram_text, overview
-from underlay import history as histories
+from lab.state import SUITES
+from underlay import arguments
 from underlay.errors import report_and_exit
-from underlay.guard import apply, runner
-from underlay.guard.change import Change
+from underlay.guard.change import SECONDS, SECONDS_VARIABLE, Change
 from underlay.plan import REPO, ROLES, load
 from underlay.target import announce, current
 
@@ -23,17 +21,19 @@ from underlay.target import announce, current
 @task
 def plan(_: Context) -> None:
     """Show the plan: networks, hosts, published addresses, and each gateway rule with the plan line it comes from."""
+    from underlay import overview
+
     with report_and_exit():
         overview.show(load())
 
 
-PICTURES = {"svg": diagram.svg, "mermaid": diagram_text.mermaid, "plantuml": diagram_text.plantuml}
-
-
-@task(help={"format": f"one of {', '.join(PICTURES)}; default svg. The other two are text, for documents of your own"})
+@task(help={"format": "one of svg, mermaid, plantuml; default svg. The other two are text, for documents of your own"})
 def topology(_: Context, format: str = "svg") -> None:
     """Print the picture of the site, drawn from the plan: `./inv topology > docs/site.svg`; contacts no host."""
-    draw = PICTURES[arguments.one_of("format", format, PICTURES)]
+    from underlay import diagram, diagram_text
+
+    pictures = {"svg": diagram.svg, "mermaid": diagram_text.mermaid, "plantuml": diagram_text.plantuml}
+    draw = pictures[arguments.one_of("format", format, pictures)]
     with report_and_exit():
         print(draw(load()), end="")
 
@@ -45,7 +45,7 @@ def topology(_: Context, format: str = "svg") -> None:
         "role": arguments.ROLE_HELP,
         "dry": "show what would change, and change nothing",
         "json": "with --dry: as JSON, role → pyinfra's own",
-        "rollback_after": f"seconds until a host undoes a change that was not confirmed; default {apply.SECONDS}",
+        "rollback_after": f"seconds until a host undoes a change that was not confirmed; default {SECONDS}",
     },
 )
 def deploy(
@@ -59,7 +59,7 @@ def deploy(
         # Here too, not in pyinfra alone: a bad plan stops before the first role.
         target = current()
     if rollback_after:
-        os.environ[apply.SECONDS_VARIABLE] = str(arguments.whole(rollback_after))
+        os.environ[SECONDS_VARIABLE] = str(arguments.whole(rollback_after))
     options = ["--dry"] if dry else ["-y"]
     options += ["--json"] if json else []
     found: dict[str, object] = {}
@@ -88,11 +88,11 @@ def verify(_: Context, role: str | None = None, junit: str = "") -> None:
 
     Exit code: 0 all good, 1 something is wrong, 2 nothing was checked.
     """
+    from underlay.verify import command
+
     roles = arguments.roles(role)
     with report_and_exit():
         target = current()
-    from underlay.verify import command  # pytest: only this task should wait for its import
-
     raise Exit(code=command.run(target, roles, Path(junit) if junit else None))
 
 
@@ -109,7 +109,8 @@ def drift(_: Context, role: str | None = None, json: bool = False) -> None:
 
     Exit code: 0 nothing, 2 drift, 1 a host could not be read. What others put there is shown, and is no drift.
     """
-    from underlay import drift as drifts  # pyinfra: only this task should wait for its import
+    from underlay import drift as drifts
+    from underlay import overview
 
     roles = arguments.roles(role)
     with report_and_exit():
@@ -141,6 +142,9 @@ def drift(_: Context, role: str | None = None, json: bool = False) -> None:
 )
 def history(_: Context, host: str | None = None, number: str | None = None, json: bool = False) -> None:
     """Show the confirmed changes of the hosts: number, time, who, from which commit, and what changed."""
+    from underlay import history as histories
+    from underlay import overview
+
     with report_and_exit():
         target = current()
         hosts = (
@@ -175,6 +179,9 @@ def rollback(_: Context, host: str, steps: str | None = None) -> None:
 
     Rules, addresses, routes, policy rules, sysctls and files. The plan stays: a later deploy brings it back.
     """
+    from underlay import history as histories
+    from underlay.guard import runner
+
     with report_and_exit():
         target = current()
         announce(target)
@@ -189,8 +196,10 @@ def rollback(_: Context, host: str, steps: str | None = None) -> None:
 
 
 @task(help={"suite": "Debian release of the lab's hosts"})
-def demo(_: Context, suite: str = control.DEFAULT_SUITE) -> None:
+def demo(_: Context, suite: str = SUITES[0]) -> None:
     """See it work: install what the lab needs, bring the lab up, deploy every role, verify the site."""
+    from lab import machine
+
     begin = time.monotonic()
     with report_and_exit():
         machine.install_requirements()
@@ -212,6 +221,9 @@ def demo(_: Context, suite: str = control.DEFAULT_SUITE) -> None:
 @task(help={"long": "also the long tests: open connections, a thousand published hosts, …"})
 def test(_: Context, long: bool = False) -> None:  # noqa: PT028 (a task of invoke)
     """Run everything that CI runs: lint, types, unit and golden tests, the lab on Debian 13 and 12, mutations."""
+    from lab import machine
+    from underlay import checks
+
     with report_and_exit():
         machine.install_requirements(machine.REQUIRED | machine.FOR_TESTS)
     raise Exit(code=checks.run(long))

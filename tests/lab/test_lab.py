@@ -24,7 +24,7 @@ from netaddr import IPAddress
 
 from lab import control, host, image, network
 from lab.process import CommandError, LabError, run, wait_until
-from lab.state import STATE, LabState
+from lab.state import STATE, SUITES, LabState
 from underlay.plan import Plan
 
 pytestmark = pytest.mark.usefixtures("lab")
@@ -253,7 +253,7 @@ def test_an_unknown_host_is_named_with_those_that_exist() -> None:
 
 def test_another_suite_or_plan_is_refused_and_nothing_changes(lab: LabState, plan: Plan) -> None:
     before = STATE.read_text()
-    other = next(suite for suite in image.SUITES if suite != lab.suite)
+    other = next(suite for suite in SUITES if suite != lab.suite)
     with pytest.raises(LabError, match=rf"is up with Debian {lab.suite}, not {other}: `./inv lab.reset --suite"):
         control.up(plan, other)
     with pytest.raises(LabError, match="no suite 'potato': the lab knows trixie, bookworm"):

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from tests.unit.test_verify import target
+from underlay.errors import OperatorError
 from underlay.oncall import backup, replace
-from underlay.oncall.errors import OncallError
 from underlay.plan import REPO, load
 from underlay.target import Target
 from underlay.verify.links import Links, UnreachableError
@@ -173,9 +173,9 @@ def test_archive(site: Target, tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     with tarfile.open(fileobj=io.BytesIO(backup.load(path, PLAN, PLAN.host("master-1")))) as archive:
         assert archive.getnames() == ["/etc/ssh/ssh_host_ed25519_key"]
-    with pytest.raises(OncallError, match="nothing of lb: lb can't be reached"):
+    with pytest.raises(OperatorError, match="nothing of lb: lb can't be reached"):
         backup.load(path, PLAN, PLAN.host("lb"))
-    with pytest.raises(OncallError, match="nothing of dev: it has gateway, jumphost"):
+    with pytest.raises(OperatorError, match="nothing of dev: it has gateway, jumphost"):
         backup.load(path, PLAN, PLAN.host("dev"))
 
 
@@ -183,7 +183,7 @@ def test_other_site(site: Target, tmp_path: Path) -> None:
     """The backup of another site is refused: its hosts may have the same names."""
     path = tmp_path / "b.tar"
     backup.write(site, path)
-    with pytest.raises(OncallError, match="of the site 'lab-site', and the plan's is 'other'"):
+    with pytest.raises(OperatorError, match="of the site 'lab-site', and the plan's is 'other'"):
         backup.load(path, PLAN.model_copy(update={"site": "other"}), PLAN.host("gateway"))
 
 
@@ -195,7 +195,7 @@ def test_no_backup(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "b.tar"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(OncallError, match=r"can't be read: No such file|is no backup of"):
+    with pytest.raises(OperatorError, match=r"can't be read: No such file|is no backup of"):
         backup.load(path, PLAN, PLAN.host("gateway"))
 
 

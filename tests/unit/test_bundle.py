@@ -12,8 +12,8 @@ import pytest
 
 from tests.unit.conftest import Planned
 from tests.unit.test_verify import target
+from underlay.errors import OperatorError
 from underlay.oncall import bundle, collect
-from underlay.oncall.errors import OncallError
 from underlay.oncall.redact import LEFT_OUT, redact
 from underlay.plan import Host
 from underlay.target import Target
@@ -155,10 +155,10 @@ def test_never_overwrites(site: Target, tmp_path: Path) -> None:
     """A file that is there stays as it is."""
     path = tmp_path / "b.tar.gz"
     path.write_text("mine")
-    with pytest.raises(OncallError, match="is there already"):
+    with pytest.raises(OperatorError, match="is there already"):
         bundle.write(site, path)
     assert path.read_text() == "mine"
-    with pytest.raises(OncallError, match="can't be written: No such file"):
+    with pytest.raises(OperatorError, match="can't be written: No such file"):
         bundle.write(site, tmp_path / "no" / "such")
 
 

@@ -25,16 +25,13 @@ from typing import Any
 from underlay import probe, traffic
 from underlay.errors import report_and_exit
 from underlay.guard import agent
-from underlay.guard.change import Change, File
+from underlay.guard.change import SECONDS, SECONDS_VARIABLE, Change, File
 from underlay.plan import REPO
 from underlay.target import Target, current
 from underlay.traffic import Flow
 from underlay.verify.exchange import Exchange, Outcome, judge
 from underlay.verify.links import Links, UnreachableError
 
-SECONDS = 30
-"""After so long without a confirmation the host rolls back by itself."""
-SECONDS_VARIABLE = "UNDERLAY_ROLLBACK_SECONDS"
 PROBES = 60
 """Flows at most that are tried before and after a change."""
 SAMPLE = 8

@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+SECONDS = 30
+"""After so long without a confirmation a host rolls back by itself."""
+SECONDS_VARIABLE = "UNDERLAY_ROLLBACK_SECONDS"
+
 
 @dataclass(frozen=True)
 class File:

@@ -21,11 +21,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from underlay.errors import OperatorError
 from underlay.facts import firewall
 from underlay.guard import agent
 from underlay.oncall import replace as replacing
 from underlay.oncall.bundle import open_private, stem
-from underlay.oncall.errors import OncallError
 from underlay.oncall.redact import fingerprint
 from underlay.plan import ROLES, Host, Plan
 from underlay.target import Target
@@ -75,7 +75,7 @@ def default_file(target: Target) -> Path:
 def write(target: Target, path: Path) -> Backup:
     """Read all hosts that are deployed, at the same time, and write the archive; it has private keys.
 
-    Raises OncallError if it can't be written. Hosts that can't be asked are noted in it.
+    Raises OperatorError if it can't be written. Hosts that can't be asked are noted in it.
     """
     hosts = [host for role in ROLES for host in target.plan.hosts_of(role)]
     with open_private(path) as file, tarfile.open(fileobj=file, mode="w") as archive:
@@ -120,21 +120,21 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def load(path: Path, plan: Plan, host: Host) -> bytes:
-    """A host's part of an archive. Raises OncallError if there is none, or it is of another site."""
+    """A host's part of an archive. Raises OperatorError if there is none, or it is of another site."""
     try:
         with tarfile.open(path, mode="r:") as archive:
             manifest = json.loads(_member(archive, MANIFEST))
             if manifest["site"] != plan.site:
-                raise OncallError(f"{path} is of the site {manifest['site']!r}, and the plan's is {plan.site!r}")
+                raise OperatorError(f"{path} is of the site {manifest['site']!r}, and the plan's is {plan.site!r}")
             counts = manifest["hosts"]
             if not isinstance(counts.get(host.name), int):
                 why = counts.get(host.name, f"it has {', '.join(counts)}")
-                raise OncallError(f"{path} has nothing of {host.name}: {why}")
+                raise OperatorError(f"{path} has nothing of {host.name}: {why}")
             return _member(archive, f"{host.name}.tar.gz")
     except OSError as error:
-        raise OncallError(f"{path} can't be read: {error.strerror or error}") from error
+        raise OperatorError(f"{path} can't be read: {error.strerror or error}") from error
     except (tarfile.TarError, KeyError, ValueError) as error:
-        raise OncallError(f"{path} is no backup of `./inv backup`: {error}") from error
+        raise OperatorError(f"{path} is no backup of `./inv backup`: {error}") from error
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
@@ -145,7 +145,7 @@ def _member(archive: tarfile.TarFile, name: str) -> bytes:
 
 
 def connected(target: Target, host: Host) -> Links:
-    """The way to a host. Raises UnreachableError; OncallError, with the mend, if it has another key than the known."""
+    """The way to a host. Raises UnreachableError; OperatorError if it has another key than the known one."""
     links = Links(target)
     links.open([host.name])
     try:
@@ -153,7 +153,7 @@ def connected(target: Target, host: Host) -> Links:
     except UnreachableError as error:
         if "Host key verification failed" not in str(error):
             raise
-        raise OncallError(f"{host.name} shows another host key than the known one. {ANOTHER_KEY}") from error
+        raise OperatorError(f"{host.name} shows another host key than the known one. {ANOTHER_KEY}") from error
     return links
 
 
@@ -166,7 +166,7 @@ ANOTHER_KEY = (
 def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) -> dict[str, str]:
     """Bring a host's files back: path → `new`, `differs`, `same` or `kept` (see `replace`). `dry` changes nothing.
 
-    sshd uses the host keys from then on. Raises UnreachableError, OncallError.
+    sshd uses the host keys from then on. Raises UnreachableError, OperatorError.
     """
     wanted = {
         "write": not dry,
@@ -179,7 +179,7 @@ def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) 
     done = links.run(host.name, command, seconds=SECONDS, stdin=content)
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines() or ["it gave no reason"]
-        raise OncallError(f"{host.name}: not restored: {words[-1]}")
+        raise OperatorError(f"{host.name}: not restored: {words[-1]}")
     return dict(json.loads(done.stdout))
 
 
@@ -209,7 +209,7 @@ MEANING = {
 def installed_anew(target: Target, host: Host, shown: str) -> Iterator[Target]:
     """The target, with a host that has another key than the known one: that of the fingerprint `shown`.
 
-    Raises OncallError if it has neither; nothing but an attempt to log in has gone there then.
+    Raises OperatorError if it has neither; nothing but an attempt to log in has gone there then.
     """
     with tempfile.TemporaryDirectory(prefix="underlay-") as folder:
         known, config = Path(folder, "known_hosts"), Path(folder, "ssh_config")
@@ -222,7 +222,7 @@ def installed_anew(target: Target, host: Host, shown: str) -> Iterator[Target]:
         connected(anew, host)
         keys = [fingerprint(line.split()[2]) for line in known.read_text().splitlines()]
         if keys != [shown]:
-            raise OncallError(f"{host.name} shows the host key {' '.join(keys)}, not {shown}. {ANOTHER_KEY}")
+            raise OperatorError(f"{host.name} shows the host key {' '.join(keys)}, not {shown}. {ANOTHER_KEY}")
         # From now on it is this key and no other.
         config.write_text(config.read_text().replace("accept-new", "yes"))
         yield anew

@@ -20,10 +20,10 @@ from typing import Any
 from rich.console import Console
 
 from underlay import checkout, drift, history, nginx, overview
+from underlay.errors import OperatorError
 from underlay.facts import firewall
 from underlay.guard import agent
 from underlay.oncall import collect, status
-from underlay.oncall.errors import OncallError
 from underlay.oncall.redact import redact
 from underlay.operations import sshd
 from underlay.plan import REPO, ROLES, Host
@@ -91,7 +91,7 @@ def stem(target: Target) -> str:
 
 
 def write(target: Target, path: Path) -> Bundle:
-    """Gather and write. Hosts that can't be asked are noted in it. Raises OncallError if the file can't be written."""
+    """Gather and write. Hosts that can't be asked are noted. Raises OperatorError if the file can't be written."""
     file = open_private(path)
     with file:
         hosts = [host for role in ROLES for host in target.plan.hosts_of(role)]
@@ -107,13 +107,13 @@ def write(target: Target, path: Path) -> Bundle:
 
 
 def open_private(path: Path) -> io.BufferedWriter:
-    """A new file that only its owner may read. Raises OncallError."""
+    """A new file that only its owner may read. Raises OperatorError."""
     try:
         return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
     except FileExistsError:
-        raise OncallError(f"{path} is there already: name another file with --output") from None
+        raise OperatorError(f"{path} is there already: name another file with --output") from None
     except OSError as error:
-        raise OncallError(f"{path} can't be written: {error.strerror}") from error
+        raise OperatorError(f"{path} can't be written: {error.strerror}") from error
 
 
 def gather(target: Target, hosts: list[Host]) -> tuple[dict[str, str], dict[str, str]]:

@@ -20,12 +20,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from underlay.oncall.errors import OncallError
+from underlay.errors import OperatorError
 from underlay.oncall.packets import Stream, Summary
 from underlay.target import CONNECT_SECONDS, Target
 from underlay.verify.links import Links
 
-SECONDS = 10
 CTRL_C = "Ctrl-C"
 CHATTER = ("listening on", "data link type", "verbose output suppressed", "WARNING")
 """What tcpdump says on stderr although nothing is wrong."""
@@ -53,7 +52,7 @@ exit $code
 """
 
 
-class CaptureError(OncallError):
+class CaptureError(OperatorError):
     """A capture that could not be made; `str()` is one line for a person."""
 
 

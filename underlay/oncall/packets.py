@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 
-from underlay.oncall.errors import OncallError
+from underlay.errors import OperatorError
 
 HEADER = 24
 RECORD = 16
@@ -21,7 +21,7 @@ MOST = 50_000
 """Conversations that are kept apart; what comes after so many is counted as one."""
 
 
-class NotPcapError(OncallError):
+class NotPcapError(OperatorError):
     """A stream that is no pcap."""
 
 

@@ -19,10 +19,10 @@ from netaddr import IPAddress
 
 from underlay import history as histories
 from underlay import traffic
+from underlay.errors import OperatorError
 from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.oncall import arp
-from underlay.oncall.errors import OncallError
 from underlay.plan import REPO, ROLES, Host, Interface, Plan, PlanError, load
 from underlay.target import Target, announce
 from underlay.traffic import Flow
@@ -38,7 +38,7 @@ PATIENCE = 5
 """Seconds after which an address that is published no longer must be silent."""
 
 
-class PublishError(OncallError):
+class PublishError(OperatorError):
     """What a person has to mend before a host can be published, or be published no longer."""
 
 

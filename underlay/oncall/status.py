@@ -19,8 +19,6 @@ from underlay.verify.state import DRIFT, HostState, UnreadableError
 from underlay.verify.vitals import VITALS, Conntrack, Tally, Upstream, outer_addresses
 
 WELL, DOWN, ATTENTION = 0, 1, 2
-EVERY = 5
-"""Seconds from one look to the next with `--watch`."""
 SECTIONS = DRIFT | VITALS - {"counters", "neighbours"}
 FULL = 0.8
 """How much of a connection table, or of an address's ports, may be in use before somebody should look."""
@@ -239,15 +237,15 @@ def _of_upstreams(upstreams: Iterable[Upstream]) -> Iterator[str]:
             yield f"proxy: no connection to {each.address} for {each.name}: {each.error}"
 
 
-def watch(target: Target, console: Console) -> None:
-    """Show the status anew every few seconds until Ctrl-C."""
+def watch(target: Target, console: Console, every: float) -> None:
+    """Show the status anew every so many seconds until Ctrl-C."""
     while True:
         begin = time.monotonic()
         found = page(target.plan, read(target))
         # Not rich's Live: that cuts off the end where a screen is too small, and the end is what matters.
         console.clear()
         console.print(found, highlight=False)
-        time.sleep(max(0.0, EVERY - (time.monotonic() - begin)))
+        time.sleep(max(0.0, every - (time.monotonic() - begin)))
 
 
 def show(plan: Plan, status: Status) -> None:

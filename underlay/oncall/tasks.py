@@ -1,4 +1,4 @@
-"""The invoke tasks of the person on call. Thin: other modules do the work."""
+"""The invoke tasks of the person on call. Thin: other modules do the work, each imported by the task that needs it."""
 
 import os
 import sys
@@ -7,23 +7,20 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke import Context, Exit, task
-from rich.console import Console
 
-from underlay import arguments, overview
+from underlay import arguments
 from underlay.errors import report_and_exit
-from underlay.oncall import backup as backups
-from underlay.oncall import bundle as bundles
-from underlay.oncall import capture as captures
-from underlay.oncall import detour, rotate
-from underlay.oncall import doctor as doctors
-from underlay.oncall import flows as flow_tables
-from underlay.oncall import publish as publishing
-from underlay.oncall import status as statuses
-from underlay.oncall import trace as traces
 from underlay.target import announce, current
-from underlay.verify.links import Links
+
+if TYPE_CHECKING:
+    from underlay.oncall.flows import Gateway
+
+EVERY = 5
+"""Seconds from one look of `status --watch` to the next."""
+CAPTURE_SECONDS = 10
 
 
 @task(
@@ -41,6 +38,8 @@ def ssh(_: Context, host: str, command: str | None = None, via: str = "", addres
 
     With a command, its output and exit code are those of this task: `./inv ssh gateway "ip route"`.
     """
+    from underlay.oncall import detour
+
     with report_and_exit():
         target = current()
     planned = arguments.host(target.plan, host)
@@ -75,7 +74,7 @@ def report(_: Context, output: str = "", json: bool = False) -> None:
     It needs no network to be read, and hosts that are down are shown as such. Exit code: 0 written, whatever it
     says; 1 it could not be written.
     """
-    from underlay.oncall import page  # pyinfra: only this task should wait for its import
+    from underlay.oncall import page
     from underlay.oncall import report as reports
 
     with report_and_exit():
@@ -109,6 +108,8 @@ def publish(_: Context, host: str, address: str = "", dry: bool = False) -> None
     The plan is never edited: `./inv publish web | git apply` does that. What fails its verification is rolled back.
     Exit code: 0 published, and verified from outside and inside; 2 the plan has no such line yet; 1 anything else.
     """
+    from underlay.oncall import publish as publishing
+
     with report_and_exit():
         target = current()
         planned = arguments.host(target.plan, host)
@@ -129,6 +130,8 @@ def unpublish(_: Context, host: str, address: str = "", dry: bool = False) -> No
 
     Exit code: 0 the address is silent and nothing of it is left; 2 the plan still publishes the host; 1 anything else.
     """
+    from underlay.oncall import publish as publishing
+
     with report_and_exit():
         target = current()
         planned = arguments.host(target.plan, host)
@@ -149,6 +152,8 @@ def rotate_key(_: Context, new: str = "", without: Sequence[str] = ()) -> None:
     The new key takes the old one's place (operator.key of the plan), the old one gets the ending .old.
     Exit code: 0 done; 1 nothing was changed, or it says which hosts still take the old key.
     """
+    from underlay.oncall import rotate
+
     with report_and_exit():
         target = current()
         for name in without:
@@ -164,6 +169,8 @@ def announce_addresses(_: Context) -> None:
 
     Exit code: 0 done, 1 the gateway can't be reached.
     """
+    from underlay.oncall import publish as publishing
+
     with report_and_exit():
         target = current()
         announce(target)
@@ -188,14 +195,14 @@ def trace(_: Context, source: str, destination: str, port: str = "", proto: str 
     Nothing is changed on the hosts, and no other traffic is looked at.
     Exit code: 0 as planned, 2 something differs, 1 it could not be traced (a host on its way is down).
     """
+    from underlay.oncall import trace as traces
+
     with report_and_exit():
         target = current()
         announce(target)
         number = arguments.whole(port) if port else None
-        try:
-            raise Exit(code=traces.run(target, source, destination, proto, number, json))
-        except KeyboardInterrupt:
-            raise Exit("interrupted", code=130) from None
+        code = traces.run(target, source, destination, proto, number, json)
+    raise Exit(code=code)
 
 
 @task(help={"json": "as JSON: findings (id, host, cause, evidence, mend, …), notes, what could not be read"})
@@ -204,6 +211,8 @@ def doctor(_: Context, json: bool = False) -> None:
 
     Exit code: 0 healthy, 2 findings, 1 could not look. What follows from an earlier cause is not a finding.
     """
+    from underlay.oncall import doctor as doctors
+
     with report_and_exit():
         target = current()
     raise Exit(code=doctors.run(target, json))
@@ -211,7 +220,7 @@ def doctor(_: Context, json: bool = False) -> None:
 
 @task(
     help={
-        "watch": f"look again every {statuses.EVERY} seconds, until Ctrl-C",
+        "watch": f"look again every {EVERY} seconds, until Ctrl-C",
         "json": "as JSON: hosts, connection table, upstreams, what is down, what needs attention",
     }
 )
@@ -220,6 +229,10 @@ def status(_: Context, watch: bool = False, json: bool = False) -> None:
 
     Exit code: 0 all well, 1 a host is down or could not be read, 2 something needs attention. With --watch: 0.
     """
+    from rich.console import Console
+
+    from underlay.oncall import status as statuses
+
     if watch and (json or not sys.stdout.isatty()):
         raise Exit("error: --watch needs a terminal: leave it out for a program", code=1)
     with report_and_exit():
@@ -227,7 +240,7 @@ def status(_: Context, watch: bool = False, json: bool = False) -> None:
         announce(target)
         if watch:
             with suppress(KeyboardInterrupt):
-                statuses.watch(target, Console())
+                statuses.watch(target, Console(), EVERY)
             return
         found = statuses.read(target)
     if json:
@@ -261,6 +274,9 @@ def flows(
     A TCP connection that was killed is picked up anew by its next packet, with the translation that holds now; one
     whose translation is gone ends. Exit code: 0 done, 1 the gateway can't be asked, or there is no such connection.
     """
+    from underlay import overview
+    from underlay.oncall import flows as flow_tables
+
     if sum(map(bool, (host, published, kill))) > 1:
         raise Exit("error: --host, --published and --kill exclude each other: give one of them", code=1)
     number = arguments.whole(limit)
@@ -283,7 +299,12 @@ def flows(
     print(f"{found.matching} of the {found.entries} entries of the table{hidden}")
 
 
-def _kill(gateway: flow_tables.Gateway, which: str, yes: bool, json: bool) -> None:
+def _kill(gateway: "Gateway", which: str, yes: bool, json: bool) -> None:
+    from rich.console import Console
+
+    from underlay import overview
+    from underlay.oncall import flows as flow_tables
+
     name = " ".join(which.replace("->", " ").split())
     if not name.isdecimal() and name.count(" ") != 2:
         raise Exit(f"error: {which!r} is neither an id nor 'PROTOCOL SOURCE DESTINATION': see `./inv flows`", code=1)
@@ -314,7 +335,7 @@ def _confirm(question: str) -> None:
         "host": "a host of the plan",
         "nic": "a NIC of it, like eth1; default: all of them",
         "filter": "what to capture, as tcpdump takes it, like 'host 192.0.2.1 and tcp port 443'",
-        "seconds": f"for how long; default {captures.SECONDS}",
+        "seconds": f"for how long; default {CAPTURE_SECONDS}",
         "output": "the file here; default: the host's name and the time; - is stdout, for `| wireshark -k -i -`",
         "json": "the summary as JSON",
     },
@@ -324,7 +345,7 @@ def capture(
     host: str,
     nic: str = "any",
     filter: str = "",
-    seconds: str = str(captures.SECONDS),
+    seconds: str = str(CAPTURE_SECONDS),
     output: str = "",
     json: bool = False,
 ) -> None:
@@ -333,6 +354,11 @@ def capture(
     The packets of the ssh connection that carries it are left out, whatever the filter. Ctrl-C ends it early and keeps
     what came. Exit code: 0 captured, 1 the host can't be reached, the filter is wrong, or the connection broke.
     """
+    from rich.console import Console
+
+    from underlay import overview
+    from underlay.oncall import capture as captures
+
     if json and output == "-":
         raise Exit("error: --json and --output - both need stdout: name a file", code=1)
     with report_and_exit():
@@ -362,6 +388,8 @@ def bundle(_: Context, output: str = "", json: bool = False) -> None:
     Plan, drift, history, and of each host its configuration, live state, versions and the last hour's logs. Exit code:
     0 written, 2 written without hosts that can't be asked (they are noted in it), 1 not written.
     """
+    from underlay.oncall import bundle as bundles
+
     with report_and_exit():
         target = current()
         announce(target)
@@ -389,6 +417,8 @@ def backup(_: Context, output: str = "", json: bool = False) -> None:
     The archive has private keys: only its owner may read it; keep it like them. Exit code: 0 written, 2 written without
     hosts that can't be asked (they are named), 1 not written.
     """
+    from underlay.oncall import backup as backups
+
     with report_and_exit():
         target = current()
         announce(target)
@@ -422,6 +452,10 @@ def restore(
     A host that has a history of its own keeps that. Deploy the host's role afterwards: the plan is in the repo, not in
     the backup. Exit code: 0 done, 1 not done, or the host can't be logged in to with its own key afterwards.
     """
+    from underlay import overview
+    from underlay.oncall import backup as backups
+    from underlay.verify.links import Links
+
     with report_and_exit(), ExitStack() as stack:
         target = current()
         one = arguments.host(target.plan, host)

@@ -12,6 +12,7 @@ from typing import Literal
 from netaddr import IPAddress, IPNetwork
 
 from underlay import nat, nginx, routing
+from underlay.errors import OperatorError
 from underlay.plan import OUTSIDE, ROLES, Host, Interface, MistakeError, Network, Plan, ipv4
 from underlay.routing import MAIN, PolicyRule, Route
 from underlay.ruleset import Rule
@@ -29,7 +30,7 @@ NOTHING = "nothing"
 _KERNELS_OWN = PolicyRule(32766, "", "", MAIN)
 
 
-class TraceError(Exception):
+class TraceError(OperatorError):
     """A trace that can't be made; `str()` is one line for a person."""
 
 

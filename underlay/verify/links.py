@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from underlay import probe
+from underlay.errors import OperatorError
 from underlay.target import CONNECT_SECONDS, Target
 
 INTERPRETER = ["python3", "-I", "-S", "-c", probe.BOOTSTRAP]
@@ -22,7 +23,7 @@ AT_ONCE = 24
 """Connections that are opened at the same time: sshd, and the jump host in between, refuse too many newcomers."""
 
 
-class UnreachableError(Exception):
+class UnreachableError(OperatorError):
     """A host that can't be asked; `str()` says why in one line."""
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from underlay import checkout, nat, nginx, roles, routing, ruleset
+from underlay.errors import OperatorError
 from underlay.facts import files, firewall, network
 from underlay.facts.firewall import Firewall
 from underlay.operations import sshd
@@ -50,7 +51,7 @@ ALL = CHECKS | VITALS
 T = TypeVar("T")
 
 
-class UnreadableError(Exception):
+class UnreadableError(OperatorError):
     """A part of a host's state that could not be read; `str()` says which and why."""
 
 
