@@ -162,7 +162,7 @@ def variables(plan: Plan, drawn: Blueprint) -> dict[str, str]:
     """What the commands of faults know of the plan, as variables of the shell; in names, `-` is `_`.
 
     HOST_NETWORK: its address there; HOST_NETWORK_nic, HOST_NETWORK_port: its NIC, and its port of the switch;
-    HOST_published; NETWORK_cidr, NETWORK_length, NETWORK_bridge; outside; known_hosts
+    HOST_published; NETWORK_cidr, NETWORK_length, NETWORK_bridge; outside; known_hosts; namespaces (begin with it)
     """
     return dict(_variables(plan, drawn))
 
@@ -181,6 +181,7 @@ def _variables(plan: Plan, drawn: Blueprint) -> Iterator[tuple[str, str]]:
         yield _name(each.name, "cidr"), str(each.cidr)
         yield _name(each.name, "length"), str(each.cidr.prefixlen)
         yield _name(each.name, "bridge"), f"br{index}"
+    yield "namespaces", network.PREFIX
     if state := load():
         yield "outside", state.outside
         yield "known_hosts", str(state.known_hosts)

@@ -31,8 +31,8 @@ FAULTS = [
 ]
 RUNNER = """
 import sys
-from underlay import verify
 from underlay.oncall import doctor
+from underlay.verify import command as verify
 from underlay.target import current
 target = current()
 for line in sys.stdin:
@@ -53,7 +53,6 @@ class Runner:
             cwd=REPO,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
             text=True,
         )
 
