@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -31,6 +31,41 @@ def show(plan: Plan, page: Console | None = None) -> None:
             table.add_row(*row)
         page.print()
         page.print(table, highlight=False, markup=False)
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """What `show` prints, for programs."""
+    return {
+        "site": plan.site,
+        "plan": str(plan.source),
+        "target": plan.target,
+        "networks": [
+            {
+                "name": network.name,
+                "cidr": str(network.cidr),
+                "router": str(plan.gateway_address(network.name)),
+                "plan": plan.line("networks", network.name),
+            }
+            for network in plan.networks
+        ],
+        "hosts": [
+            {
+                "name": host.name,
+                "role": host.role,
+                "published": str(host.published) if host.published else None,
+                "default_network": host.default_network,
+                "interfaces": [
+                    {"network": nic.network, "nic": nic.nic, "address": nic.with_prefix} for nic in host.interfaces
+                ],
+                "plan": plan.line("hosts", host.name),
+            }
+            for host in plan.hosts
+        ],
+        "rules": [
+            {"table": rule.table, "chain": rule.chain, "spec": rule.spec, "plan": rule.origin}
+            for rule in nat.gateway_rules(plan)
+        ],
+    }
 
 
 def console() -> Console:

@@ -18,13 +18,17 @@ from underlay.plan import REPO, ROLES, load
 from underlay.target import announce, current
 
 
-@task
-def plan(_: Context) -> None:
+@task(help={"json": "as JSON"})
+def plan(_: Context, json: bool = False) -> None:
     """Show the plan: networks, hosts, published addresses, and each gateway rule with the plan line it comes from."""
     from underlay import overview
 
     with report_and_exit():
-        overview.show(load())
+        found = load()
+    if json:
+        print(dumps(overview.document(found), indent=2))
+    else:
+        overview.show(found)
 
 
 @task(help={"format": "one of svg, mermaid, plantuml; default svg. The other two are text, for documents of your own"})

@@ -1,5 +1,6 @@
 """The tasks as a person calls them."""
 
+import json
 import subprocess
 import sys
 
@@ -28,3 +29,16 @@ def test_a_positional_argument_that_is_missing() -> None:
     done = invoke("ssh")
     assert done.returncode == 1
     assert "'ssh' did not receive required positional arguments: 'host'" in done.stderr
+
+
+def test_plan_as_json() -> None:
+    """Networks, hosts and rules, each with its line of the plan."""
+    found = json.loads(invoke("plan", "--json").stdout)
+    assert [each["name"] for each in found["networks"]] == ["enterprise", "mgmt", "traffic", "storage"]
+    [lb] = [each for each in found["hosts"] if each["name"] == "lb"]
+    assert (lb["published"], lb["interfaces"]) == (
+        "192.168.0.53",
+        [{"network": "mgmt", "nic": "eth0", "address": "100.64.0.53/21"}],
+    )
+    assert len(found["rules"]) == 22
+    assert found["rules"][-1]["plan"].startswith("group_data/all.py:")
