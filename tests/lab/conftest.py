@@ -7,6 +7,7 @@ chooses its Debian release.
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -17,6 +18,9 @@ from lab.state import LabState
 from tests.lab.commands import pyinfra
 from underlay import plan as plans
 from underlay.plan import REPO, ROLES, Plan
+
+# What runs in the background may have been told to ignore Ctrl-C; what the tests start must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SUITE = os.environ.get("UNDERLAY_SUITE")
 

@@ -119,8 +119,7 @@ def test_a_killed_up_is_mended(moment: str, how: str, plan: Plan) -> None:
 
 
 def test_an_interrupted_up_cleans_up_itself() -> None:
-    # A process that was started in the background may have been told to ignore it.
-    process = start(f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {UP}")
+    process = start(UP)
     assert wait_until(lambda: len(network.namespaces()) > 4, seconds=60)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
