@@ -75,6 +75,7 @@ if deploying.runs_for("jumphost"):
         name="Deploy machine: the pinned Python packages",
         packages=checkout.pinned_packages(),
         virtualenv=f"{checkout.FOLDER}/.venv",
+        extra_install_args="--no-compile",  # half of the time; what is used is compiled with its first use
         _timeout=deploying.INSTALL,
     )
     files.put(

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from underlay import nat
-from underlay.history import Entries
 from underlay.plan import Plan
 from underlay.ruleset import TABLES
-from underlay.verify.links import UnreachableError
 
 if TYPE_CHECKING:
     from underlay.drift import Difference
+    from underlay.history import Entries
+    from underlay.verify.links import UnreachableError
 
 
 def show(plan: Plan, page: Console | None = None) -> None:
@@ -145,7 +145,7 @@ def show_history(found: Mapping[str, Entries | UnreachableError]) -> None:
     for column in ("host", "change", "time", "who", "commit", "what"):
         table.add_column(column, overflow="fold")
     for host, entries in found.items():
-        if isinstance(entries, UnreachableError):
+        if isinstance(entries, Exception):
             continue
         for entry in entries:
             what = [line for line in entry["what"] if line.strip()]

@@ -100,7 +100,9 @@ MOMENTS: dict[str, tuple[str, Callable[[], bool]]] = {
 
 
 @pytest.mark.parametrize("how", ["up", "down"])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment", [pytest.param(each, marks=pytest.mark.long if each.startswith("image") else ()) for each in MOMENTS]
+)
 def test_a_killed_up_is_mended(moment: str, how: str, plan: Plan) -> None:
     """1. kill -9 in the middle; 2. `up` works, or `down` leaves nothing; 3. `down` leaves nothing."""
     program, reached = MOMENTS[moment]
@@ -138,6 +140,7 @@ def test_an_up_that_fails_names_the_host_and_cleans_up(plan: Plan, monkeypatch: 
 # --- two labs -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_further_lab_has_everything_of_its_own(plan: Plan) -> None:
     """1. two labs are up; 2. one is cut off and taken down; 3. the other has not noticed."""
     mine = control.up(plan)
