@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from lab import blueprint, host, image, machine, network
 from lab.blueprint import Blueprint, Machine
-from lab.process import LabError, Progress, wait_until
+from lab.process import LOCKS, LabError, Progress, wait_until
 from lab.state import IMAGES, NETNS_DIR, RUNTIME, STATE, SUITES, VARIABLE, LabHost, LabState, load
 from underlay.plan import Plan
 
@@ -366,9 +366,11 @@ def _locked(patience: float = 0.5) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        LOCKS.add(lock.fileno())
         try:
             yield
         finally:
+            LOCKS.clear()
             if list(RUNTIME.iterdir()) == [LOCK]:
                 shutil.rmtree(RUNTIME)
 

@@ -124,7 +124,8 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
     argv = ["mmdebstrap", "--quiet", "--mode=root", "--variant=minbase", f"--include={','.join(BASE)}"]
     argv += [f"--dpkgopt={option}" for option in DPKG]
     argv += [f"--customize-hook={hook}" for hook in hooks]
-    run(machine.in_cgroup(".build", [*argv, suite, str(root)]), timeout=1200)
+    # Not the lock: who ends this by its control group needs that first.
+    run(machine.in_cgroup(".build", [*argv, suite, str(root)]), timeout=1200, inherit=False)
     shutil.rmtree(debs / "partial", ignore_errors=True)
     (debs / "lock").unlink(missing_ok=True)
     if not (root / f"usr/bin/python{PYTHON[suite]}").exists():
@@ -143,5 +144,5 @@ def _python(suite: str, new: Path, say: Progress) -> None:
     argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     argv += ["--python-version", PYTHON[suite], *(f"--platform={name}" for name in platforms)]
     argv += ["--requirement", str(REQUIREMENTS), "--dest", str(wheels)]
-    run(machine.in_cgroup(".build", argv), timeout=600)
+    run(machine.in_cgroup(".build", argv), timeout=600, inherit=False)
     say("the Python packages are there")

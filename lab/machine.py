@@ -122,14 +122,23 @@ def cgroup_populated(name: str = "") -> bool:
 def kill_cgroup(name: str = "") -> None:
     """End all that runs in the lab's control group of that name (default: in all of them), and remove it."""
     group = cgroup_root() / name
-    with suppress(FileNotFoundError):
-        (group / "cgroup.kill").write_text("1")
-    if not wait_until(lambda: not cgroup_populated(name), seconds=15):
-        raise LabError(f"processes of the lab do not end: systemd-cgls {group}")
     # systemd-nspawn makes the same folders where systemd's cgroup v1 is mounted, too.
-    for hierarchy in (group, *(where / ROOT / name for where in _mounted("cgroup"))):
-        for folder, _, _ in os.walk(hierarchy, topdown=False):
-            os.rmdir(folder)
+    hierarchies = [group, *(where / ROOT / name for where in _mounted("cgroup"))]
+
+    def ended() -> bool:
+        with suppress(FileNotFoundError):
+            (group / "cgroup.kill").write_text("1")
+        try:
+            for hierarchy in hierarchies:
+                for folder, _, _ in os.walk(hierarchy, topdown=False):
+                    os.rmdir(folder)
+        except OSError:
+            return False
+        return True
+
+    # Again and again: a process that was just started moves into its group itself.
+    if not wait_until(ended, seconds=15):
+        raise LabError(f"processes of the lab do not end: systemd-cgls {group}")
 
 
 def _mounted(kind: str) -> list[Path]:

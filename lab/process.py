@@ -10,6 +10,9 @@ from pathlib import Path
 
 from underlay.errors import OperatorError
 
+LOCKS: set[int] = set()
+"""Open files with a lock that programs inherit: a run that is killed keeps it until what it started has ended, too."""
+
 
 class LabError(OperatorError):
     """What a person can mend; `str()` is one clear line (what, where, how to mend), more only for a log's end."""
@@ -31,14 +34,24 @@ def run(
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
     timeout: float = 60,
+    inherit: bool = True,
 ) -> str:
     """Run a program to its end and return its output. CommandError if it fails, LabError if it can't be run.
 
-    `env`: variables beside those of this process.
+    `env`: variables beside those of this process. `inherit`: it gets the LOCKS.
     """
     env = os.environ | {"PATH": search_path()} | (env or {})
     try:
-        done = subprocess.run(argv, input=stdin, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            cwd=cwd,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            pass_fds=tuple(LOCKS) if inherit else (),
+        )
     except subprocess.TimeoutExpired as error:
         raise CommandError(argv, None, "") from error
     except OSError as error:
