@@ -6,10 +6,14 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from lab import image, machine
+from lab.process import LabError, Progress
+from lab.state import SUITES
 from underlay.plan import REPO
 
 
@@ -60,12 +64,32 @@ def run(long: bool) -> int:
     long: also the tests that CI has no time for: `LONG`, and those that are marked so
     """
     begin = time.monotonic()
-    passed = all(_run(stage) for stage in QUICK) and (
-        _run_in_labs((*IN_LABS, *LONG), ()) if long else _run_in_labs(IN_LABS, ("-m", "not long"))
-    )
+    with _images_meanwhile():
+        passed = all(_run(stage) for stage in QUICK)
+    passed = passed and (_run_in_labs((*IN_LABS, *LONG), ()) if long else _run_in_labs(IN_LABS, ("-m", "not long")))
     if passed:
         print(f"\nall passed in {time.monotonic() - begin:.0f} s")
     return 0 if passed else 1
+
+
+@contextmanager
+def _images_meanwhile() -> Iterator[None]:
+    """Build the labs' images beside the quick parts, if there are none: that is mostly waiting for downloads."""
+
+    def build() -> None:
+        with suppress(LabError):  # the tests in labs will tell
+            machine.check()
+            for suite in SUITES:
+                image.ensure(suite, Progress())
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(build)
+        try:
+            yield
+        except BaseException:
+            with suppress(LabError):
+                machine.kill_cgroup(".build")
+            raise
 
 
 def _run_in_labs(stages: Sequence[Stage], selected: Sequence[str]) -> bool:
