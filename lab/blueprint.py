@@ -42,7 +42,7 @@ class Machine(Frozen):
     address: str
     router: str | None
     names: tuple[str, ...]  # all that ssh may ever know it by
-    serves_packages: bool = False
+    serves_packages: bool = False  # and DNS
     loopback: str | None = None
 
 
@@ -52,7 +52,7 @@ class Blueprint(Frozen):
     networks: tuple[str, ...]
     machines: tuple[Machine, ...]
     user: str
-    packages_at: str | None  # the address of the host that serves packages
+    packages_at: str | None  # the address of the host that serves packages, and DNS
 
     def machine(self, name: str) -> Machine:
         """The machine of that name. LabError if there is none."""

@@ -29,6 +29,16 @@ ExecStart=/usr/bin/python3 -m http.server 80 --directory /srv
 [Install]
 WantedBy=multi-user.target
 """
+DNS_SERVICE = """\
+[Unit]
+Description=DNS of the enterprise
+
+[Service]
+ExecStart=/usr/sbin/dnsmasq --keep-in-foreground --user=root --conf-file=/dev/null --no-resolv --no-hosts {records}
+
+[Install]
+WantedBy=multi-user.target
+"""
 CLEAN_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -65,7 +75,7 @@ def make_disk(host: Machine, blueprint: Blueprint, image: Path, key: Path) -> No
         _write(merged / path, mode, content)
     _authorize(merged, blueprint.user, key)
     if host.serves_packages:
-        run(["systemctl", "--quiet", "--root", str(merged), "enable", "packages.service"])
+        run(["systemctl", "--quiet", "--root", str(merged), "enable", "packages.service", "dns.service"])
 
 
 def remove_disk(name: str) -> None:
@@ -79,7 +89,7 @@ def remove_disk(name: str) -> None:
 def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]]:
     yield "etc/hostname", 0o644, f"{host.name}\n"
     yield "etc/hosts", 0o644, f"127.0.0.1 localhost {host.name}\n"
-    yield "etc/resolv.conf", 0o644, ""
+    yield "etc/resolv.conf", 0o644, f"nameserver {blueprint.packages_at}\n" if blueprint.packages_at else ""
     # With none, systemd takes the boot for the first one and applies its presets.
     yield "etc/machine-id", 0o444, f"{uuid.uuid4().hex}\n"
     yield f"etc/sudoers.d/{blueprint.user}", 0o440, f"{blueprint.user} ALL=(ALL:ALL) NOPASSWD: ALL\n"
@@ -96,6 +106,8 @@ def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]
         yield "etc/systemd/network/50-loopback.network", 0o644, _lines(loopback)
     if host.serves_packages:
         yield "etc/systemd/system/packages.service", 0o644, PACKAGES_SERVICE
+        records = (f"--host-record={each.name},{each.address.partition('/')[0]}" for each in blueprint.machines)
+        yield "etc/systemd/system/dns.service", 0o644, DNS_SERVICE.format(records=" ".join(records))
 
 
 def _installer_network(host: Machine) -> str:

@@ -25,6 +25,7 @@ PYTHON = dict(zip(SUITES, ("3.13", "3.11"), strict=True))
 BASE = [
     *("systemd", "systemd-sysv", "dbus", "openssh-server", "sudo", "python3"),
     *("iproute2", "iputils-ping", "procps", "ca-certificates"),
+    "dnsmasq-base",  # the DNS of the enterprise, which the host `images` serves
 ]
 FOR_ROLES = [
     *("iptables", "iptables-persistent", "netfilter-persistent", "conntrack", "tcpdump"),

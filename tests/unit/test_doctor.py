@@ -548,6 +548,21 @@ def test_packages() -> None:
     assert found.mend == './inv ssh images "sudo systemctl start packages.service"'
 
 
+def test_names() -> None:
+    """The server of the names is named, and what does not run there; one of somebody else's has no mend from here."""
+    seen = with_look(healthy(), "gateway", names={"192.168.0.50": "no answer within 1.5 s"})
+    found = only(diagnose(with_look(seen, "images", services=["dns.service"])))
+    assert (found.id, found.host, found.latent) == ("dns-silent", "images", False)
+    assert found.evidence == ("gateway asks name server 192.168.0.50: no answer within 1.5 s",)
+    assert found.mend == './inv ssh images "sudo systemctl start dns.service"'
+    # What is on the same host follows, or is found when that is mended.
+    seen = with_look(seen, "lb", sources={"http://192.168.0.50/debian": NO_LISTENER})
+    assert only(diagnose(seen)).id == "dns-silent"
+    seen = with_look(healthy(), "lb", names={"192.0.2.53": "Connection refused", "192.168.0.50": ""})
+    found = only(diagnose(seen))
+    assert (found.host, found.mend, found.advice) == ("192.0.2.53", "", "look at the name server 192.0.2.53")
+
+
 def test_unread() -> None:
     """What can't be looked at is no health."""
     broken = replace(healthy(), states=healthy().states | {"lb": HostState("lb", {})})

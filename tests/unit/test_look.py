@@ -1,15 +1,18 @@
 """What the doctor sends to a host, tried in a network of its own."""
 
+import ast
 import base64
 import json
 import socket
 import struct
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.unit.namespaces import namespace
 from underlay.oncall import look
+from underlay.plan import REPO
 
 PAIR = """\
 link add left type veth peer name right address 02:00:00:00:00:02
@@ -91,3 +94,37 @@ def test_question() -> None:
     assert frame[:6] == b"\xff" * 6
     assert frame[28:32] == bytes(4)
     assert frame[38:42] == socket.inet_aton("192.0.2.7")
+
+
+SERVER = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+    server.bind(("127.0.0.2", 53))
+    print("ready", flush=True)
+    question, client = server.recvfrom(512)
+    server.sendto(question[:2] + bytes([0x81, 0x85]) + question[4:], client)
+"""
+
+
+def test_name_servers() -> None:
+    """An answer is one, whatever it says; no answer and no listener are told, each server by itself."""
+    script = f"""
+import subprocess, sys
+sys.path.insert(0, {str(REPO)!r})
+from underlay.oncall import look
+server = subprocess.Popen([sys.executable, "-c", {SERVER!r}], stdout=subprocess.PIPE)
+server.stdout.readline()
+print([look.silence(address) for address in ("127.0.0.2", "127.0.0.3", "192.0.2.1")])
+"""
+    with namespace("ip", "python3") as inside:
+        inside("ip", "link", "set", "lo", "up")
+        inside("ip", "-batch", "-", text=PAIR)
+        for command in (
+            "address add 192.0.2.2/24 dev left",
+            "link set left up",
+            "link set right up",
+            "neighbour add 192.0.2.1 lladdr 02:00:00:00:00:02 dev left",
+        ):
+            inside("ip", *command.split())
+        found = ast.literal_eval(inside(sys.executable, "-c", script))
+    assert found == ["", "Connection refused", f"no answer within {look.PATIENCE} s"]

@@ -47,6 +47,7 @@ def diagnose(seen: Examination, say: Say = lambda _: None) -> Diagnosis:
         step("large packets", paths.large_packets(case))
         step("behind the load balancer", behind.services(case))
         step(f"{len(seen.outcomes)} connections", paths.connections(case))
+        step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
     live = [each for each in case.found if not each.latent]

@@ -88,6 +88,7 @@ class Look:
     echo: dict[str, list[int]] = field(default_factory=dict)
     connect: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     services: list[str] = field(default_factory=list)
     owners: dict[str, str] = field(default_factory=dict)
     full: dict[str, list[list[Any]]] = field(default_factory=dict)
@@ -361,7 +362,7 @@ class _Examiner:
         if host not in self.deployed:
             return {"services": True}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
-        found: dict[str, object] = {"arp": neighbours, "sources": True, "full": FULL}
+        found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL}
         if host == self.plan.gateway:
             primary = host.primary.nic
             neighbours += [[primary, str(each.published), False] for each in self.plan.published]

@@ -10,6 +10,7 @@ Keys of the request, and of the answer:
 - `echo`: [[NIC, SOURCE, DESTINATION], …] → NIC → [its MTU, the largest unfragmented packet that is answered; 0: none]
 - `connect`: [[ADDRESS, PORT, TLS], …] → `ADDRESS:PORT` → error, empty for none
 - `sources`: true → the URIs of the host's package sources → error, empty for none
+- `names`: true → the name servers that the host asks → error, empty for none
 - `services`: true → the services that are enabled and do not run
 - `owners`: [PORT, …] → PORT → the systemd unit that listens there, or the program's name
 - `talkers`: SHARE → if the connection table is fuller: [[ADDRESS, SHARE], …], who opened most of its
@@ -233,6 +234,38 @@ def sources(_: bool) -> dict[str, str]:
     return dict(zip(found, errors, strict=True))
 
 
+def names(_: bool) -> dict[str, str]:
+    """See the module."""
+    found: list[str] = []
+    # Where systemd-resolved runs, the second has only its own address, and the first the servers that it asks.
+    for path in (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf")):
+        with suppress(OSError):
+            found = re.findall(r"^nameserver\s+(\d+(?:\.\d+){3})\s*$", path.read_text(), re.MULTILINE)
+            break
+    errors = at_once(lambda server: silence(*server), [[server] for server in found], late=LATE)
+    return dict(zip(found, errors, strict=True))
+
+
+def silence(server: str) -> str:
+    """Why a name server does not answer; empty if it does, whatever its answer."""
+    number = os.urandom(2)
+    # Who serves the root? One question, recursion wanted: name "", type NS, class IN.
+    question = number + struct.pack("!HHHHH", 0x0100, 1, 0, 0, 0) + b"\0" + struct.pack("!HH", 2, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(PATIENCE / 2)
+        for _ in range(2):
+            try:
+                asking.connect((server, 53))
+                asking.send(question)
+                if asking.recv(4096)[:2] == number:
+                    return ""
+            except TimeoutError:
+                pass
+            except OSError as error:
+                return error.strerror or str(error)
+    return f"no answer within {PATIENCE} s"
+
+
 # --- services and disks ---------------------------------------------------------------------------------------------
 
 
@@ -346,7 +379,7 @@ def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        each.__name__: each for each in (arp, echo, connect, sources, services, owners, full, talkers)
+        each.__name__: each for each in (arp, echo, connect, sources, names, services, owners, full, talkers)
     }
     keys = list(request)
     answers = at_once(lambda key: known[key[0]](request[key[0]]), [[key] for key in keys], seconds=WHOLE)

@@ -1,9 +1,10 @@
-"""What the site depends on beside the network: the systems behind the load balancer, failed units, package sources."""
+"""What the site depends on beside the network: systems behind the load balancer, failed units, DNS, package sources."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from underlay.oncall.case import Case, first
+from underlay.oncall.case import Case, Mend, first
+from underlay.oncall.examination import Look
 from underlay.oncall.finding import Finding
 from underlay.oncall.look import OUR_PROBE
 from underlay.plan import OUTSIDE, Host
@@ -111,32 +112,64 @@ def _server(case: Case, name: str, host: Host | None, where: str, port: str, evi
     )
 
 
+def names(case: Case) -> Iterator[Finding]:
+    """Name servers that do not answer a host with a way out: `dns-silent`."""
+    for server, evidence in _silent(case, lambda look: look.names, "asks name server"):
+        home, mend = _server_at(case, server)
+        yield Finding(
+            id="dns-silent",
+            host=home.name if home else server,
+            cause=f"{home.name if home else server}: it answers no DNS query",
+            evidence=first(evidence),
+            mend=mend.command,
+            at=mend.at,
+            advice=mend.advice or f"look at the name server {home.name if home else server}",
+            plan=case.line(home) if home else "",
+            hosts=frozenset({home.name if home else server}),
+        )
+
+
 def packages(case: Case) -> Iterator[Finding]:
     """Package sources that a host with a way out does not reach: `packages-unreachable`."""
-    blamed = {name for each in case.found for name in each.hosts}
-    bad: dict[str, list[str]] = {}
-    for host in case.deployed:
-        for uri, error in case.look(host).sources.items():
-            if error and host.name not in blamed and OUTSIDE not in blamed:
-                server = uri.partition("://")[2].partition("/")[0]
-                bad.setdefault(server, []).append(f"{host.name} connects to {server}: {error}")
-    for server, evidence in bad.items():
-        home = next((each for each in case.plan.hosts if str(each.primary.address) == server.partition(":")[0]), None)
-        heard = case.look(case.gateway).arp.get(case.gateway.primary.nic, {})
-        unit = next((each for each in _dead_units(case) if home and each.host == home.name), None)
-        mend, at, advice = "", "", f"look at the web server of {home.name if home else server}"
-        if home and not heard.get(str(home.primary.address), ["not asked"]):
-            mend, at, advice = case.switch_on(home)
-        elif unit:
-            mend, advice = case.ssh(unit.host, f"systemctl start {unit.name}"), f"{unit.name} does not run there"
+    for server, evidence in _silent(case, lambda look: look.sources, "connects to"):
+        home, mend = _server_at(case, server.partition(":")[0])
         yield Finding(
             id="packages-unreachable",
             host=home.name if home else server,
             cause=f"{home.name if home else server}: no packages from there: a deploy that needs one fails",
             evidence=first(evidence),
-            mend=mend,
-            at=at,
-            advice=advice,
+            mend=mend.command,
+            at=mend.at,
+            advice=mend.advice or f"look at the web server of {home.name if home else server}",
             plan=case.line(home) if home else "",
             latent=True,
         )
+
+
+def _silent(case: Case, errors: Callable[[Look], dict[str, str]], verb: str) -> Iterator[tuple[str, list[str]]]:
+    """Servers that do not answer the hosts, with the evidence; what an earlier cause explains is left out."""
+    blamed = {name for each in case.found for name in each.hosts}
+    bad: dict[str, list[str]] = {}
+    for host in case.deployed:
+        for uri, error in errors(case.look(host)).items():
+            if error and host.name not in blamed and OUTSIDE not in blamed:
+                server = uri.partition("://")[2].partition("/")[0] or uri
+                bad.setdefault(server, []).append(f"{host.name} {verb} {server}: {error}")
+    for server, evidence in bad.items():
+        home, _ = _server_at(case, server.partition(":")[0])
+        if home is None or home.name not in blamed:
+            yield server, evidence
+
+
+def _server_at(case: Case, address: str) -> tuple[Host | None, Mend]:
+    """The host of the plan that serves at an address, and what brings its service back, as far as that is seen."""
+    home = next((each for each in case.plan.hosts if str(each.primary.address) == address), None)
+    if home is None:
+        return None, Mend("")
+    heard = case.look(case.gateway).arp.get(case.gateway.primary.nic, {})
+    if not heard.get(address, ["not asked"]):
+        return home, case.switch_on(home)
+    unit = next((each for each in _dead_units(case) if each.host == home.name), None)
+    if unit is None:
+        return home, Mend("")
+    return home, Mend(case.ssh(unit.host, f"systemctl start {unit.name}"), "", f"{unit.name} does not run there")
