@@ -10,18 +10,22 @@ The score is printed at the end. CI has no time for it: `invoke test --long` has
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lab import control, fault
 from lab.fault import Fault
+from lab.process import LabError
 from lab.state import LabState
-from tests.lab.commands import CLEAN, invoke
+from tests.lab.commands import CLEAN, inside, invoke
 from underlay.plan import REPO, ROLES, Plan
 
 SECONDS = 30
@@ -134,6 +138,47 @@ def test_fault(run: Runner, score: list[tuple[Fault, str]], plan: Plan, each: Fa
         fault.heal(plan)
     seconds = f"{diagnosis['seconds']:4.1f} s to find it, {time.monotonic() - begin:4.1f} s in all"
     score[-1] = (each, f"{each.finding:<20} {seconds}")
+
+
+API = (
+    "cd /run && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=api "
+    "-keyout api.key -out api.crt 2>/dev/null && "
+    "systemd-run -q --unit=api openssl s_server -accept 6443 -cert /run/api.crt -key /run/api.key -quiet"
+)
+
+
+@pytest.mark.long
+def test_one_of_several_api_servers(plan: Plan, tmp_path: Path) -> None:
+    """A second node: 1. its API server is not there, 2. hangs, 3. answers."""
+    shutil.copytree(REPO / "group_data", tmp_path, dirs_exist_ok=True)
+    data = tmp_path / "all.py"
+    line = '    "master-1": {'
+    addresses = {"mgmt": "100.64.0.3", "traffic": "100.64.32.3", "storage": "100.64.64.3"}
+    second = {"role": "master", "addresses": addresses, "default_route": "traffic"}
+    assert data.read_text().count(line) == 1
+    data.write_text(data.read_text().replace(line, f'    "master-2": {second},\n{line}'))
+
+    def found() -> tuple[int, list[tuple[str, str, str]]]:
+        done = invoke("doctor", "--json", good=False, UNDERLAY_PLAN=str(data))
+        return done.returncode, [(one["id"], one["cause"], one["mend"]) for one in json.loads(done.stdout)["findings"]]
+
+    try:
+        invoke("lab.add", UNDERLAY_PLAN=str(data))
+        invoke("deploy", UNDERLAY_PLAN=str(data))
+        inside("master-1", API)
+        code, [(cause, what, _)] = found()
+        assert (code, cause) == (2, "api-down")
+        assert what == "master-2: its API server (port 6443) does not listen"
+        inside("master-2", f"{API} && sleep 1 && systemctl kill --signal=STOP api")
+        restart = './inv ssh master-2 "sudo systemctl restart api.service"'
+        assert found() == (2, [("api-down", "master-2: its API server (port 6443) does not answer", restart)])
+        inside("master-2", "systemctl restart api")
+        assert found() == (0, [])
+    finally:
+        control.run("master-1", "systemctl stop api; systemctl reset-failed api")
+        with suppress(LabError):  # it was not added
+            control.remove("master-2")
+        invoke("deploy")
 
 
 def test_another_way() -> None:
