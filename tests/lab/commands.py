@@ -1,8 +1,10 @@
 """The repo's commands as a person runs them: as processes of their own, because they move into the lab's network."""
 
+import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 from lab import control
 from underlay.plan import REPO
@@ -43,3 +45,51 @@ def inside(host: str, command: str) -> str:
     done = control.run(host, command, timeout=60)
     assert done.returncode == 0, f"{host}: {command}: exits with {done.returncode}: {done.stderr}"
     return done.stdout
+
+
+RUNNER = """
+import sys
+from underlay.oncall import doctor
+from underlay.verify import command as verify
+from underlay.target import current
+target = current()
+for line in sys.stdin:
+    command, *roles = line.split()
+    code = doctor.run(target, json=True) if command == "doctor" else verify.run(target, roles)
+    print("exit code", code, flush=True)
+"""
+
+
+class Runner:
+    """`invoke doctor --json` and `invoke verify` in a process that stays: what they print, without its start."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", RUNNER],
+            cwd=REPO,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *words: str) -> tuple[int, str]:
+        """The exit code and the output of a command."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(" ".join(words) + "\n")
+        self._process.stdin.flush()
+        output = ""
+        for line in self._process.stdout:
+            if line.startswith("exit code "):
+                return int(line.removeprefix("exit code ")), output
+            output += line
+        raise AssertionError(f"the runner ended:\n{output}")
+
+    def doctor(self) -> tuple[int, dict[str, Any]]:
+        """The exit code and the diagnosis."""
+        code, output = self("doctor")
+        return code, json.loads(output)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()

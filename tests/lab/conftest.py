@@ -15,7 +15,7 @@ import pytest
 from lab import control, machine
 from lab.process import LabError, run
 from lab.state import LabState
-from tests.lab.commands import pyinfra
+from tests.lab.commands import Runner, pyinfra
 from underlay import plan as plans
 from underlay.plan import REPO, ROLES, Plan
 
@@ -82,6 +82,14 @@ def deployed(lab: LabState) -> LabState:
     for role in ROLES:
         pyinfra(f"deploys/{role}.py", "-y")
     return lab
+
+
+@pytest.fixture(scope="module")
+def runner(deployed: LabState) -> Iterator[Runner]:
+    """A runner for the deployed site."""
+    process = Runner()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="module")

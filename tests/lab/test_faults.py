@@ -12,20 +12,17 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lab import control, fault
 from lab.fault import Fault
 from lab.process import LabError
-from lab.state import LabState
-from tests.lab.commands import CLEAN, inside, invoke
+from tests.lab.commands import CLEAN, Runner, inside, invoke
 from underlay.plan import REPO, ROLES, Plan
 
 SECONDS = 30
@@ -33,62 +30,7 @@ SECONDS = 30
 FAULTS = [
     pytest.param(each, id=each.name, marks=pytest.mark.long if each.slow else ()) for each in fault.catalogue().values()
 ]
-RUNNER = """
-import sys
-from underlay.oncall import doctor
-from underlay.verify import command as verify
-from underlay.target import current
-target = current()
-for line in sys.stdin:
-    command, *roles = line.split()
-    code = doctor.run(target, json=True) if command == "doctor" else verify.run(target, roles)
-    print("exit code", code, flush=True)
-"""
-
 pytestmark = pytest.mark.usefixtures("deployed")
-
-
-class Runner:
-    """`invoke doctor --json` and `invoke verify` in a process that stays: what they print, without its start."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER],
-            cwd=REPO,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, *words: str) -> tuple[int, str]:
-        """The exit code and the output of a command."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(" ".join(words) + "\n")
-        self._process.stdin.flush()
-        output = ""
-        for line in self._process.stdout:
-            if line.startswith("exit code "):
-                return int(line.removeprefix("exit code ")), output
-            output += line
-        raise AssertionError(f"the runner ended:\n{output}")
-
-    def doctor(self) -> tuple[int, dict[str, Any]]:
-        """The exit code and the diagnosis."""
-        code, output = self("doctor")
-        return code, json.loads(output)
-
-    def close(self) -> None:
-        """End it."""
-        self._process.communicate()
-
-
-@pytest.fixture(scope="module")
-def run(deployed: LabState) -> Iterator[Runner]:
-    """A runner for the deployed site."""
-    runner = Runner()
-    yield runner
-    runner.close()
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +57,13 @@ def test_healthy() -> None:
 
 
 @pytest.mark.parametrize("each", FAULTS)
-def test_fault(run: Runner, score: list[tuple[Fault, str]], plan: Plan, each: Fault) -> None:
+def test_fault(runner: Runner, score: list[tuple[Fault, str]], plan: Plan, each: Fault) -> None:
     """Injected, found, mended."""
     score.append((each, ""))
     begin = time.monotonic()
     fault.inject(each.name, plan)
     try:
-        code, diagnosis = run.doctor()
+        code, diagnosis = runner.doctor()
         found = diagnosis["findings"]
         assert [(one["id"], one["host"]) for one in found] == [(each.finding, each.on)], json.dumps(found, indent=2)
         assert code == 2
@@ -132,7 +74,7 @@ def test_fault(run: Runner, score: list[tuple[Fault, str]], plan: Plan, each: Fa
             mend, shell=True, cwd=REPO, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
         )
         assert done.returncode == 0, f"{mend}\n{done.stdout}\n{done.stderr}"
-        code, output = run("verify", *ROLES)
+        code, output = runner("verify", *ROLES)
         assert code == 0, f"after {mend}:\n{output}"
     finally:
         fault.heal(plan)

@@ -9,29 +9,16 @@ Packets that a broken thing stops are counted against the role that they are for
 """
 
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from lab import control
-from lab.state import LabState
-from tests.lab.commands import pyinfra
+from tests.lab.commands import Runner, pyinfra
 from underlay import nat
 from underlay.plan import REPO, ROLES, load
 from underlay.ruleset import Rule
-
-VERIFIER = """
-import sys
-from underlay.verify import command
-from underlay.target import current
-target = current()
-for line in sys.stdin:
-    print("exit code", command.run(target, line.split()), flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -86,59 +73,16 @@ MUTATIONS = [
 ]
 LONG = ("a rule deleted in nat", "another default route", "an address removed", "no rule that lets a CNI win")
 """Much like others."""
-
-
-class Verifier:
-    """`invoke verify` in a process that stays: what it prints, without its start each time."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", VERIFIER], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def __call__(self, *roles: str) -> tuple[int, str]:
-        """Verify these roles: the exit code and the output."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(" ".join(roles) + "\n")
-        self._process.stdin.flush()
-        output = ""
-        for line in self._process.stdout:
-            if line.startswith("exit code "):
-                return int(line.removeprefix("exit code ")), output
-            output += line
-        raise AssertionError(f"the verifier ended:\n{output}")
-
-    def close(self) -> None:
-        """End it."""
-        self._process.communicate()
-
-
-@pytest.fixture(scope="module")
-def verify(deployed: LabState) -> Iterator[Verifier]:
-    """A verifier for the deployed site."""
-    verifier = Verifier()
-    yield verifier
-    verifier.close()
-
-
-@pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[list[str]]:
-    """A line for each mutation, printed at the end."""
-    lines: list[str] = []
-    yield lines
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print(f"\n\n{len(lines)} ways to break the site, each found and mended:\n", *lines, sep="\n")
+TABLE = "ways to break the site, each found and mended:"
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.table} {rule.chain} {rule.spec}")
-def test_every_rule_is_missed(verify: Verifier, rule: Rule) -> None:
+def test_every_rule_is_missed(runner: Runner, rule: Rule) -> None:
     """Each of the gateway's rules, deleted by itself, is what verify then names. The test puts it back."""
     saved = control.run("gateway", "iptables-save").stdout
     assert control.run("gateway", f"iptables -t {rule.table} -D {rule.chain} {rule.spec}").returncode == 0
     try:
-        code, output = verify("gateway")
+        code, output = runner("verify", "gateway")
     finally:
         assert control.run("gateway", "iptables-restore", stdin=saved).returncode == 0
     assert code == 1
@@ -149,13 +93,13 @@ def test_every_rule_is_missed(verify: Verifier, rule: Rule) -> None:
     "mutation",
     [pytest.param(each, id=each.name, marks=pytest.mark.long if each.name in LONG else ()) for each in MUTATIONS],
 )
-def test_found_and_mended(verify: Verifier, table: list[str], mutation: Mutation) -> None:
+def test_found_and_mended(runner: Runner, table: list[str], mutation: Mutation) -> None:
     """Verify turns red for the role of what was broken, and green after its deploy."""
     started = time.monotonic()
     done = control.run(mutation.host, mutation.command)
     assert done.returncode == 0, f"the mutation itself failed: {done.stdout}{done.stderr}"
     try:
-        code, output = verify(*ROLES)
+        code, output = runner("verify", *ROLES)
     finally:
         pyinfra(f"deploys/{mutation.role}.py", "-y")
     aside = ["traffic: ", "what needs "]
@@ -166,7 +110,7 @@ def test_found_and_mended(verify: Verifier, table: list[str], mutation: Mutation
     assert code == 1, output
     assert {role for role, _ in wrong} == {mutation.role}, output
     # Of the gateway's rules everybody's packets tell.
-    code, output = verify(*(ROLES if mutation.role == "gateway" else [mutation.role]))
+    code, output = runner("verify", *(ROLES if mutation.role == "gateway" else [mutation.role]))
     assert code == 0, output
     check = wrong[0][1].partition(": ")[2]
     table.append(f"  {mutation.role:<9} {mutation.name} ({check}) {time.monotonic() - started:.1f} s")
