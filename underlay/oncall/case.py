@@ -205,6 +205,9 @@ class Case:
     def mend_network(self, host: Host, state: HostState) -> str:
         """The deploy of a host; after what makes the way to it, where there is none."""
         commands = [change.command for change in routing.changes(routing.host_network(self.plan, host), state.network)]
+        if any(command.startswith("ip link set") for command in commands):
+            # networkd of Debian 12 takes the policy rules away with a NIC, and brings them back with it.
+            commands = [command for command in commands if not command.startswith("ip rule add")]
         if host.name not in self.seen.detours or not commands:
             return self.deploy(host)
         return f"{self.ssh(host.name, ' && sudo '.join(commands))} && {self.deploy(host)}"
