@@ -2,9 +2,10 @@
 
 import sys
 
+from targets import current
+from underlay.access.target import announce
 from underlay.errors import report_and_exit
-from underlay.inventory import groups
-from underlay.target import announce, current
+from underlay.operations.inventory import groups
 
 with report_and_exit():
     _target = current()

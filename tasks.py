@@ -4,16 +4,25 @@ import sys
 
 from invoke import Collection
 
-from lab import tasks as lab
-from underlay import tasks as site
-from underlay.command_line import mend_positionals
-from underlay.oncall import tasks as oncall
+import targets  # noqa: F401 (the commands find the lab by it)
+from underlay.commands import oncall, site
+from underlay.commands.positionals import allow_optional_positionals
+from underlay.plan import REPO
 
 # Progress of the parts belongs before what follows it, also into a pipe.
 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
-mend_positionals()
+allow_optional_positionals()
 namespace = Collection.from_module(site)
 for each in Collection.from_module(oncall).tasks.values():
     namespace.add_task(each)
-namespace.add_collection(lab.namespace)
+# The deploy machine's copy of the repo has neither.
+if (REPO / "lab").is_dir():
+    from lab import tasks as lab
+
+    namespace.add_collection(lab.namespace)
+    namespace.add_task(lab.demo)
+if (REPO / "tests/tasks.py").is_file():
+    from tests import tasks as tests
+
+    namespace.add_task(tests.test)

@@ -21,11 +21,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from underlay import nat, ruleset
+from targets import current
+from underlay.access.target import Target
+from underlay.desired import nat, ruleset
 from underlay.facts import firewall as fact
 from underlay.operations.firewall import canonical, firewall_change
 from underlay.plan import REPO, Plan, load
-from underlay.target import Target, current
 
 HOSTS = 1000
 PLAN = (REPO / "group_data" / "all.py").read_text()

@@ -2,8 +2,8 @@
 
 from pyinfra.operations import systemd
 
-from underlay import deploying, nat
-from underlay.operations import firewall
+from underlay.desired import nat
+from underlay.operations import deploying, firewall
 
 if deploying.runs_for("gateway"):
     target, _ = deploying.planned()

@@ -6,10 +6,12 @@ from pyinfra import host
 from pyinfra.facts.server import Groups, Users
 from pyinfra.operations import files, pip, server, systemd
 
-from underlay import access, checkout, deploying, roles
-from underlay.operations import config_file, sshd, tree
-from underlay.target import MACHINE_KNOWN_HOSTS
-from underlay.templates import render
+from underlay.access import hostkeys
+from underlay.access.target import MACHINE_KNOWN_HOSTS
+from underlay.desired import checkout
+from underlay.desired.templates import render
+from underlay.operations import config_file, deploying, sshd, tree
+from underlay.plan import roles
 
 ON_CALL = "underlay-oncall"
 
@@ -80,7 +82,7 @@ if deploying.runs_for("jumphost"):
     )
     files.put(
         name="Deploy machine: the hosts' keys",
-        src=StringIO(access.known_hosts(target)),
+        src=StringIO(hostkeys.known_hosts(target.plan, target.known_hosts)),
         dest=str(MACHINE_KNOWN_HOSTS),
         mode="644",
     )

@@ -2,8 +2,8 @@
 
 from pyinfra.operations import systemd
 
-from underlay import deploying, nginx
-from underlay.operations import config_file
+from underlay.desired import nginx
+from underlay.operations import config_file, deploying
 
 if deploying.runs_for("lb_nginx"):
     target, _ = deploying.planned()

@@ -1,6 +1,6 @@
 """A control-plane node: a NIC in every network, answers from the address that was asked."""
 
-from underlay import deploying
+from underlay.operations import deploying
 
 if deploying.runs_for("master"):
     deploying.require_supported_system()

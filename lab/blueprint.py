@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.process import LabError
-from lab.state import OUTSIDE, RUNTIME
+from lab.state import OUTSIDE_ADDRESS, RUNTIME
 from underlay.plan import Host, Interface, Plan
 
 FILE = RUNTIME / "blueprint.json"
@@ -133,8 +133,8 @@ def draw(plan: Plan) -> Blueprint:
         nics=(Nic(name="eth0", network=plan.enterprise.name, mac=_mac(INTERNET, "eth0")),),
         address=f"{upstream}/{plan.enterprise.cidr.prefixlen}",
         router=None,
-        names=(INTERNET, str(upstream), OUTSIDE),
-        loopback=f"{OUTSIDE}/32",
+        names=(INTERNET, str(upstream), OUTSIDE_ADDRESS),
+        loopback=f"{OUTSIDE_ADDRESS}/32",
     )
     return Blueprint(
         networks=tuple(network.name for network in plan.networks),

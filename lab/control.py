@@ -2,7 +2,7 @@
 
 There is one lab to a machine (or to a name, see `lab.state`), whichever checkout it belongs to. What changes it holds a
 lock of the kernel's meanwhile, so a run that was killed blocks nobody. What runs is found by looking, not by the
-record alone: whatever state a killed run left behind, the next `up` or `down` mends it.
+record alone: whatever state a killed run left behind, the next `up` or `down` fixes it.
 """
 
 import fcntl
@@ -49,8 +49,8 @@ class LabStatus(BaseModel):
     def table(self) -> str:
         """For people."""
         if self.suite is None:
-            mend = {"down": "`./inv lab.up` starts it", "broken": "`./inv lab.up` mends it"}
-            return f"the lab is {self.state}: {mend.get(self.state, 'wait for it')}"
+            fix = {"down": "`./inv lab.up` starts it", "broken": "`./inv lab.up` fixes it"}
+            return f"the lab is {self.state}: {fix.get(self.state, 'wait for it')}"
         lines = [f"the lab is {self.state}: Debian {self.suite}, of {self.plan}, owned by {self.checkout}"]
         width = max(len(each.name) for each in self.hosts)
         return "\n".join([*lines, *(f"  {each.name:{width}}  {each.state:9} {each.address}" for each in self.hosts)])

@@ -33,10 +33,10 @@ class Fault(BaseModel):
     what: one line for people
     where: the host whose root runs the commands; or "switch", for cables; or "operator"
     power_off: the fault is that the host is off; else `inject` and `heal` are shell commands. They find the plan in
-        variables (see `variables`), and end at the first that fails. `heal` also works after the site was mended
+        variables (see `variables`), and end at the first that fails. `heal` also works after the site was fixed
     finding: the cause that the doctor must name first; `on` is the host of which
-    mend: what the doctor must print to mend it, as a regular expression that matches all of it
-    slow: it takes long to inject or to mend
+    fix: what the doctor must print to fix it, as a regular expression that matches all of it
+    slow: it takes long to inject or to fix
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -49,7 +49,7 @@ class Fault(BaseModel):
     heal: str = ""
     finding: _Text
     on: _Text
-    mend: _Text
+    fix: _Text
     slow: bool = False
 
     @model_validator(mode="after")
@@ -119,7 +119,7 @@ def inject(name: str, plan: Plan) -> Fault:
 
 
 def heal(plan: Plan) -> Fault | None:
-    """Take the fault back, whether the site was mended meanwhile or not; the fault, or None if there is none."""
+    """Take the fault back, whether the site was fixed meanwhile or not; the fault, or None if there is none."""
     _require_lab()
     fault = injected()
     if fault is None:

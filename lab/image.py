@@ -130,7 +130,7 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
     shutil.rmtree(debs / "partial", ignore_errors=True)
     (debs / "lock").unlink(missing_ok=True)
     if not (root / f"usr/bin/python{PYTHON[suite]}").exists():
-        raise LabError(f"the Python of Debian {suite} is not {PYTHON[suite]}: mend PYTHON in {__file__}")
+        raise LabError(f"the Python of Debian {suite} is not {PYTHON[suite]}: fix PYTHON in {__file__}")
     for index in ("packages", "release"):
         (debs / index.capitalize()).write_text(run(["apt-ftparchive", index, "."], cwd=debs))
     say("the base and its packages are there")

@@ -39,7 +39,7 @@ def missing(required: Mapping[str, str] = REQUIRED) -> list[str]:
 
 
 def check() -> None:
-    """LabError with the mend if this machine can't run the lab."""
+    """LabError with the fix if this machine can't run the lab."""
     if platform.system() != "Linux":
         raise LabError(f"the lab needs Linux, this is {platform.system()}: run it in a Debian or Ubuntu machine")
     check_root()

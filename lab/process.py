@@ -15,7 +15,7 @@ LOCKS: set[int] = set()
 
 
 class LabError(OperatorError):
-    """What a person can mend; `str()` is one clear line (what, where, how to mend), more only for a log's end."""
+    """What a person can fix; `str()` is one clear line (what, where, how to fix), more only for a log's end."""
 
 
 class CommandError(LabError):

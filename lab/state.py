@@ -17,7 +17,7 @@ VARIABLE = Path(f"/var/lib/underlay-lab{SUFFIX}")
 IMAGES = Path("/var/lib/underlay-lab/images")  # every lab's
 SUITES = ("trixie", "bookworm")  # Debian releases, the default first
 NETNS_DIR = Path("/run/netns")
-OUTSIDE = "203.0.113.1"  # of TEST-NET-3 (RFC 5737): the internet, as the lab's hosts see it
+OUTSIDE_ADDRESS = "203.0.113.1"  # of TEST-NET-3 (RFC 5737): the internet, as the lab's hosts see it
 
 
 class LabHost(BaseModel):
@@ -41,7 +41,7 @@ class LabState(BaseModel):
     key: Path  # the operator's private key
     known_hosts: Path
     hosts: dict[str, LabHost]  # those of the plan, and "internet"
-    outside: str = OUTSIDE
+    outside: str = OUTSIDE_ADDRESS
     plan: Path  # the file that it was built of
     image: Path
 

@@ -1,8 +1,11 @@
 """The tasks `lab.*`. Thin: `lab.control` does the work, imported by the task that needs it."""
 
+import subprocess
 import sys
+import time
 from json import dumps
 
+from invoke import Exit
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
@@ -136,11 +139,34 @@ def fault(_: Context, name: str | None = None, json: bool = False) -> None:
 @task
 @report_and_exit()
 def heal(_: Context) -> None:
-    """Take back the fault that `lab.fault` made, whether the site was mended meanwhile or not."""
+    """Take back the fault that `lab.fault` made, whether the site was fixed meanwhile or not."""
     from lab import fault as faults
 
     found = faults.heal(plans.load())
     print(f"healed {found.name}" if found else "nothing to heal: the lab has no fault that `lab.fault` made")
+
+
+@task(help={"suite": "Debian release of the lab's hosts"})
+def demo(_: Context, suite: str = SUITES[0]) -> None:
+    """See it work: install what the lab needs, bring the lab up, deploy every role, verify the site."""
+    from lab import machine
+
+    begin = time.monotonic()
+    with report_and_exit():
+        machine.install_requirements()
+    invoke = [sys.executable, "-m", "invoke"]
+    # Processes of their own: a command with target lab moves into the lab's network and stays there.
+    for step in (["lab.up", "--suite", suite], ["deploy"], ["verify"]):
+        print(f"\n### invoke {' '.join(step)}", flush=True)
+        done = subprocess.run([*invoke, *step], cwd=plans.REPO, check=False)
+        if done.returncode != 0:
+            raise Exit(f"error: the demo stopped at `invoke {' '.join(step)}`: see above", code=1)
+    print(f"\nThe site works, after {time.monotonic() - begin:.0f} s. Look around:")
+    print("  ./inv plan                     what was planned, rule by rule")
+    print("  ./inv drift                    what differs from the plan on the hosts")
+    print("  ./inv lab.shell                a shell on the workstation of the site")
+    print("  ./inv lab.run gateway 'iptables-save'")
+    print("  ./inv lab.down                 take it all away")
 
 
 namespace = Collection("lab", up, down, reset, status, run, shell, reboot, add, remove, replace, fault, heal)

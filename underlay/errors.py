@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class OperatorError(Exception):
-    """What a person can mend; `str()` says what, where and how, in one line unless its class says otherwise."""
+    """What a person can fix; `str()` says what, where and how, in one line unless its class says otherwise."""
 
 
 @contextmanager

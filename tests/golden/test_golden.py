@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from netaddr import IPAddress
 
-from underlay import diagram_text, nat, nginx, routing, target, traffic
+from underlay.access.endpoints import endpoints_from
+from underlay.access.ssh_config import ssh_config
+from underlay.desired import nat, nginx, routing, traffic
 from underlay.operations.network import network_files
 from underlay.plan import REPO, ROLES, Plan, PlanError, load
+from underlay.report import diagram_text
 
 HERE = Path(__file__).parent
 SITE = REPO / "group_data" / "all.py"
@@ -62,8 +65,8 @@ def _files(plan: Plan) -> Iterator[str]:
 
 
 def _ssh(plan: Plan) -> Iterator[str]:
-    endpoints = [*target._endpoints(plan, None)]
-    yield target.ssh_config(plan, endpoints, Path("KEY"), [Path("KNOWN_HOSTS")], Path("SOCKETS"))
+    endpoints = [*endpoints_from(plan, None)]
+    yield ssh_config(plan, endpoints, Path("KEY"), [Path("KNOWN_HOSTS")], Path("SOCKETS"))
 
 
 def _nginx(plan: Plan) -> Iterator[str]:

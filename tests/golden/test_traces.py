@@ -9,9 +9,9 @@ from pathlib import Path as File
 
 from netaddr import IPAddress
 
-from underlay import traffic
-from underlay.oncall.trace_plan import PROTOCOLS, Packet, Path, ends, path
+from underlay.desired import traffic
 from underlay.plan import REPO, Plan, load
+from underlay.trace.planned import PROTOCOLS, Packet, Path, ends, path
 
 EXPECTED = File(__file__).with_name("traces.expected")
 OUTSIDE = IPAddress("203.0.113.1")
@@ -51,7 +51,7 @@ def test_traces() -> None:
             for step in found.steps
         ]
         lines += [f"end      {found.end}"] if found.end else []
-        lines += [f"answer   is {found.foreign_answer}"] if found.foreign_answer else []
+        lines += [f"answer   is {found.translated_answer}"] if found.translated_answer else []
         lines.append("")
     text = "\n".join(lines)
     if os.environ.get("UPDATE_GOLDEN"):

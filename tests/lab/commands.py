@@ -49,9 +49,9 @@ def inside(host: str, command: str) -> str:
 
 RUNNER = """
 import sys
-from underlay.oncall import doctor
-from underlay.verify import command as verify
-from underlay.target import current
+from underlay.doctor import run as doctor
+from underlay.verify import run as verify
+from targets import current
 target = current()
 for line in sys.stdin:
     command, *roles = line.split()

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SECTIONS = ("Symptom", "First look", "Cause", "Mend", "Check", "Undo")
+SECTIONS = ("Symptom", "First look", "Cause", "Fix", "Check", "Undo")
 """What a page has, in this order; each may be left out but the first and `Check`."""
 ELLIPSIS = "…"
 _COMMENT = re.compile(r"<!-- *(\w+): *(.*?) *-->")

@@ -13,7 +13,7 @@ from lab.image import image
 from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import inside, invoke
-from underlay.guard import agent
+from underlay.remote import guard as agent
 
 pytestmark = pytest.mark.usefixtures("deployed")
 HOST = "master-1"

@@ -11,7 +11,7 @@ import pytest
 
 from lab.process import wait_until
 from tests.lab.commands import CLEAN, inside, invoke
-from underlay.oncall.packets import Packet, Stream
+from underlay.oncall.pcap import Frame, Stream
 from underlay.plan import REPO
 
 pytestmark = pytest.mark.usefixtures("deployed")
@@ -38,7 +38,7 @@ def capturing(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def read(path: Path) -> list[Packet]:
+def read(path: Path) -> list[Frame]:
     return list(Stream().feed(path.read_bytes()))
 
 

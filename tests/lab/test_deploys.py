@@ -218,9 +218,9 @@ def test_people_on_call_come_and_go(site: Callable[..., str], person: str, tmp_p
     assert inside("dev", f"{login} sudo -n id -u").strip() == "0"
     inside("dev", f"{login} sleep 300 >/dev/null 2>&1 &")
     # Its own key only: one that was added by hand goes.
-    inside("jumphost", "echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFoo foreign' >> ~ada/.ssh/authorized_keys")
+    inside("jumphost", "echo 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFoo unmanaged' >> ~ada/.ssh/authorized_keys")
     pyinfra("deploys/jumphost.py", "-y", UNDERLAY_PLAN=listed)
-    assert "foreign" not in inside("jumphost", "cat ~ada/.ssh/authorized_keys")
+    assert "unmanaged" not in inside("jumphost", "cat ~ada/.ssh/authorized_keys")
     pyinfra("deploys/jumphost.py", "-y")
     assert control.run("dev", f"{login} true").returncode == 255
     assert control.run("jumphost", "id ada || pgrep -u ada").returncode != 0

@@ -1,8 +1,8 @@
-"""Does the doctor find each fault of the catalogue, and does the mend that it prints mend it?
+"""Does the doctor find each fault of the catalogue, and does the fix that it prints fix it?
 
     1. break the deployed site with a fault of lab/faults
     2. the doctor: its first finding is the cause that the fault's file names, and there is no second one
-    3. run the mend that it printed, in a shell, as it was printed
+    3. run the fix that it printed, in a shell, as it was printed
     4. verify all roles: green
 
 The score is printed at the end. CI has no time for it: `invoke test --long` has.
@@ -42,8 +42,8 @@ def score(request: pytest.FixtureRequest) -> Iterator[list[tuple[Fault, str]]]:
     with capture.global_and_fixture_disabled():
         print("\n")
         for each, line in scores:
-            print(f"  {'found and mended' if line else 'FAILED':<17} {each.name:<27} {line}")
-        print(f"\n{sum(bool(line) for _, line in scores)} of {len(scores)} faults found and mended")
+            print(f"  {'found and fixed' if line else 'FAILED':<17} {each.name:<27} {line}")
+        print(f"\n{sum(bool(line) for _, line in scores)} of {len(scores)} faults found and fixed")
 
 
 def test_healthy() -> None:
@@ -58,7 +58,7 @@ def test_healthy() -> None:
 
 @pytest.mark.parametrize("each", FAULTS)
 def test_fault(runner: Runner, score: list[tuple[Fault, str]], plan: Plan, each: Fault) -> None:
-    """Injected, found, mended."""
+    """Injected, found, fixed."""
     score.append((each, ""))
     begin = time.monotonic()
     fault.inject(each.name, plan)
@@ -68,14 +68,14 @@ def test_fault(runner: Runner, score: list[tuple[Fault, str]], plan: Plan, each:
         assert [(one["id"], one["host"]) for one in found] == [(each.finding, each.on)], json.dumps(found, indent=2)
         assert code == 2
         assert diagnosis["seconds"] < SECONDS
-        mend = found[0]["mend"]
-        assert re.fullmatch(each.mend, mend), mend
+        fix = found[0]["fix"]
+        assert re.fullmatch(each.fix, fix), fix
         done = subprocess.run(
-            mend, shell=True, cwd=REPO, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
+            fix, shell=True, cwd=REPO, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
         )
-        assert done.returncode == 0, f"{mend}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"{fix}\n{done.stdout}\n{done.stderr}"
         code, output = runner("verify", *ROLES)
-        assert code == 0, f"after {mend}:\n{output}"
+        assert code == 0, f"after {fix}:\n{output}"
     finally:
         fault.heal(plan)
     seconds = f"{diagnosis['seconds']:4.1f} s to find it, {time.monotonic() - begin:4.1f} s in all"
@@ -102,7 +102,7 @@ def test_one_of_several_api_servers(plan: Plan, tmp_path: Path) -> None:
 
     def found() -> tuple[int, list[tuple[str, str, str]]]:
         done = invoke("doctor", "--json", good=False, UNDERLAY_PLAN=str(data))
-        return done.returncode, [(one["id"], one["cause"], one["mend"]) for one in json.loads(done.stdout)["findings"]]
+        return done.returncode, [(one["id"], one["cause"], one["fix"]) for one in json.loads(done.stdout)["findings"]]
 
     try:
         invoke("lab.add", UNDERLAY_PLAN=str(data))

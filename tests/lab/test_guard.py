@@ -24,10 +24,10 @@ from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import CLEAN, inside, invoke
 from tests.lab.test_guard_agent import DUMP, differing
-from underlay import probe
-from underlay.guard import agent
 from underlay.guard.change import Change, File
 from underlay.plan import REPO
+from underlay.remote import guard as agent
+from underlay.remote import probe
 
 PLAN = (REPO / "group_data" / "all.py").read_text()
 LB_LINE = next(line for line in PLAN.splitlines() if '"lb"' in line)
@@ -504,17 +504,17 @@ def test_drift_and_dry_run_tell_what_differs() -> None:
     """
     1. as deployed: nothing, exit code 0; only somebody else's: shown, still 0;
     2. missing, ours from an earlier plan, out of order: each named, exit code 2; nothing was changed;
-    3. a dry run shows lines of every host, and the deploy then the same ones, in the same order, and mends it all;
+    3. a dry run shows lines of every host, and the deploy then the same ones, in the same order, and fixes it all;
     4. a host that is off: exit code 1, the others still told.
     """
     code, told, errors = drift()
     assert (code, errors, {host for host, each in told.items() if each}) == (0, {}, set()), told
-    foreign = "INPUT -s 203.0.113.9/32 -j DROP"
+    unmanaged = "INPUT -s 203.0.113.9/32 -j DROP"
     extra = "FORWARD -s 100.64.9.9/32 -j ACCEPT"
     try:
-        inside("gateway", f"iptables -A {foreign}")
+        inside("gateway", f"iptables -A {unmanaged}")
         code, told, _ = drift("gateway")
-        assert (code, told["gateway"]) == (0, [("foreign", "live", f"rule -t filter -A {foreign}")])
+        assert (code, told["gateway"]) == (0, [("unmanaged", "live", f"rule -t filter -A {unmanaged}")])
         rules = inside("gateway", "iptables -t nat -S POSTROUTING | sed -n 's/^-A POSTROUTING //p'").splitlines()
         inside(
             "gateway",
@@ -531,7 +531,7 @@ def test_drift_and_dry_run_tell_what_differs() -> None:
         assert [dump(host) for host in hosts] == before
         assert (code, errors) == (2, {})
         gateway = told["gateway"]
-        assert ("foreign", "live", f"rule -t filter -A {foreign}") in gateway
+        assert ("unmanaged", "live", f"rule -t filter -A {unmanaged}") in gateway
         assert ("extra", "live", f"rule -t filter -A {extra}") in gateway
         assert ("missing", "live", f"rule -t nat -A POSTROUTING {rules[-1]}") in gateway
         assert [kind for kind, _, what in gateway if what.endswith((rules[0], rules[1]))] == ["out of order"]
@@ -550,14 +550,14 @@ def test_drift_and_dry_run_tell_what_differs() -> None:
         assert code == 1
         assert "lb can't be reached" in errors["lb"]
         assert told == {
-            "gateway": [("foreign", "live", f"rule -t filter -A {foreign}")],
+            "gateway": [("unmanaged", "live", f"rule -t filter -A {unmanaged}")],
             "jumphost": [],
             "master-1": [],
         }
     finally:
         control.power_on("lb")
         invoke("deploy")
-        inside("gateway", f"iptables -D {foreign}")
+        inside("gateway", f"iptables -D {unmanaged}")
 
 
 @pytest.mark.long

@@ -25,7 +25,7 @@ from lab import control
 from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import inside
-from underlay.guard import agent
+from underlay.remote import guard as agent
 
 TABLE = "changes that hurt, and ends at every moment:"
 SOURCE = Path(agent.__file__).read_text()

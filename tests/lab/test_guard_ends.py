@@ -22,7 +22,7 @@ from lab.state import LabState
 from tests.lab.commands import invoke
 from tests.lab.test_guard import MORE, SLACK, dump, finish, idle, kill, start, write_plan
 from tests.lab.test_guard_agent import Guard, differing
-from underlay.guard import agent
+from underlay.remote import guard as agent
 
 TABLE = "the operator's command killed, and the gateway's power cut:"
 HOST = "gateway"

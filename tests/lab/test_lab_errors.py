@@ -1,4 +1,4 @@
-"""What a person is told whose machine or plan does not do: one line each, with the mend. Needs no lab."""
+"""What a person is told whose machine or plan does not do: one line each, with the fix. Needs no lab."""
 
 import shlex
 from collections.abc import Callable

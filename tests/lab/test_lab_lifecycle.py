@@ -103,7 +103,7 @@ MOMENTS: dict[str, tuple[str, Callable[[], bool]]] = {
 @pytest.mark.parametrize(
     "moment", [pytest.param(each, marks=pytest.mark.long if each.startswith("image") else ()) for each in MOMENTS]
 )
-def test_a_killed_up_is_mended(moment: str, how: str, plan: Plan) -> None:
+def test_a_killed_up_is_fixed(moment: str, how: str, plan: Plan) -> None:
     """1. kill -9 in the middle; 2. `up` works, or `down` leaves nothing; 3. `down` leaves nothing."""
     program, reached = MOMENTS[moment]
     process = start(program)

@@ -16,14 +16,14 @@ import pytest
 
 from lab import control
 from tests.lab.commands import Runner, pyinfra
-from underlay import nat
+from underlay.desired import nat
+from underlay.desired.ruleset import Rule
 from underlay.plan import REPO, ROLES, load
-from underlay.ruleset import Rule
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """One way to break the site: what a person would call it, on which host, the command, whose it is to mend."""
+    """One way to break the site: what a person would call it, on which host, the command, whose it is to fix."""
 
     name: str
     host: str
@@ -50,7 +50,7 @@ JUMPHOST = {
     "passwords accepted": "sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' "
     "/etc/ssh/sshd_config.d/05-underlay.conf && systemctl reload ssh",
     "an account that is not on the list": "useradd --create-home --groups underlay-oncall mallory",
-    "this repo changed": "echo >> /opt/underlay/underlay/plan.py",
+    "this repo changed": "echo >> /opt/underlay/underlay/plan/model.py",
 }
 LB = {
     "nginx stopped": "systemctl stop nginx",
@@ -73,7 +73,7 @@ MUTATIONS = [
 ]
 LONG = ("a rule deleted in nat", "another default route", "an address removed", "no rule that lets a CNI win")
 """Much like others."""
-TABLE = "ways to break the site, each found and mended:"
+TABLE = "ways to break the site, each found and fixed:"
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.table} {rule.chain} {rule.spec}")
@@ -93,7 +93,7 @@ def test_every_rule_is_missed(runner: Runner, rule: Rule) -> None:
     "mutation",
     [pytest.param(each, id=each.name, marks=pytest.mark.long if each.name in LONG else ()) for each in MUTATIONS],
 )
-def test_found_and_mended(runner: Runner, table: list[str], mutation: Mutation) -> None:
+def test_found_and_fixed(runner: Runner, table: list[str], mutation: Mutation) -> None:
     """Verify turns red for the role of what was broken, and green after its deploy."""
     started = time.monotonic()
     done = control.run(mutation.host, mutation.command)

@@ -80,7 +80,7 @@ def test_what_goes_wrong_changes_nothing(before: str, tmp_path: Path) -> None:
 def test_a_host_without_a_login(before: str, tmp_path: Path) -> None:
     """
     1. published, although a neighbour remembers another machine; 2. again: nothing to change;
-    3. published no longer, but another machine answers: told; 4. nobody answers: good.
+    3. no longer published, but another machine answers: told; 4. nobody answers: good.
     """
     path = write_plan(tmp_path, WITH_SERVER.replace(SERVER_LINE, WEB_LINE))
     inside("lb", "ip address add 100.64.0.54/21 dev eth0")
@@ -99,7 +99,7 @@ def test_a_host_without_a_login(before: str, tmp_path: Path) -> None:
         assert answered.returncode == 1, answered
         assert "WRONG 192.168.0.54 still answers a ping from here" in answered.stdout
         done = invoke("unpublish", "web", "--address", "192.168.0.54", UNDERLAY_PLAN=path)
-        assert "good: 192.168.0.54 is published no longer" in done.stdout
+        assert "good: 192.168.0.54 is no longer published" in done.stdout
     finally:
         control.run("lb", "ip address del 100.64.0.54/21 dev eth0")
         for host in ("gateway", "jumphost"):  # another machine may have it next

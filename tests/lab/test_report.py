@@ -65,7 +65,7 @@ def test_with_a_host_down_and_a_rule_missing(tmp_path: Path) -> None:
     assert hosts["lb"]["state"] == "bad"
     missing = [rule["spec"] for rule in facts["rules"] if rule["state"] == "bad"]
     assert missing == [RULE]
-    assert any(each["kind"] == "foreign" and "<script>" in each["what"] for each in hosts["gateway"]["differences"])
+    assert any(each["kind"] == "unmanaged" and "<script>" in each["what"] for each in hosts["gateway"]["differences"])
     assert [nic["word"] for nic in hosts["gateway"]["nics"]] == ["", "", "", "switched off"]
     assert {flow["verdict"] for flow in facts["flows"] if "lb" in (flow["source"], *flow["receivers"])} == {"unknown"}
     wrong = [flow for flow in facts["flows"] if flow["verdict"] == "bad"]

@@ -24,7 +24,7 @@ from lab.blueprint import SWITCH
 from lab.process import run
 from lab.state import LabState
 from tests.lab.commands import inside, invoke
-from underlay import traffic
+from underlay.desired import traffic
 from underlay.plan import REPO, Plan
 
 Documents = list[dict[str, Any]]
@@ -36,9 +36,9 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from underlay.oncall import trace
-from underlay.target import current
-from underlay.verify.links import Links, UnreachableError
+from underlay.trace import run as trace
+from targets import current
+from underlay.access.sessions import Links, UnreachableError
 target = current()
 def one(call):
     try:
@@ -130,28 +130,28 @@ def rule(name: str, spec: str, call: Call, where: tuple[str, str, str], seen: st
 LB_TO_STORAGE: Call = ("lb", "master-1:storage", "", None)
 BREAKAGES = [
     rule(
-        "a foreign DROP in FORWARD",
+        "an unmanaged DROP in FORWARD",
         "filter FORWARD -s 100.64.0.53/32 -d 100.64.64.2/32 -m comment --comment x -j DROP",
         LB_TO_STORAGE,
         ("gateway", "request", "filter FORWARD"),
         r"DROPPED by -s 100\.64\.0\.53/32 -d 100\.64\.64\.2/32 .*-j DROP \(not in the plan\)",
     ),
     rule(
-        "a foreign REJECT of the answer",
+        "an unmanaged REJECT of the answer",
         "filter FORWARD -s 100.64.64.2/32 -p tcp -j REJECT",
         LB_TO_STORAGE,
         ("gateway", "answer", "filter FORWARD"),
         r"DROPPED by -s 100\.64\.64\.2/32 -p tcp -j REJECT .*\(not in the plan\)",
     ),
     rule(
-        "a foreign DROP in INPUT",
+        "an unmanaged DROP in INPUT",
         "filter INPUT -p udp -s 192.168.0.105/32 -j DROP",
         ("dev", "gateway", "udp", None),
         ("gateway", "request", "filter INPUT"),
         r"DROPPED by -s 192\.168\.0\.105/32 -p udp -j DROP \(not in the plan\)",
     ),
     rule(
-        "a foreign DNAT ahead of ours",
+        "an unmanaged DNAT ahead of ours",
         "nat PREROUTING -d 192.168.0.53/32 -p tcp --dport 81 -j DNAT --to-destination 100.64.0.52:22",
         ("dev", "lb", "", 81),
         ("gateway", "request", "nat PREROUTING"),
@@ -284,7 +284,7 @@ IN_GATEWAY = ["nsenter", f"--net={network.netns('gateway')}", sys.executable, "-
 OUR_TABLES = """
 import sys
 import time
-from underlay.oncall.trace_agent import *
+from underlay.remote.trace import *
 netlink = Netlink()
 netlink.socket.settimeout(5)
 netlink.socket.send(message(10 << 8 | 1, REQUEST | DUMP, 0))  # GETTABLE
@@ -297,7 +297,7 @@ while True:
 """
 LISTENER = """
 import json, sys, time
-from underlay.oncall.trace_agent import *
+from underlay.remote.trace import *
 netlink = Netlink()
 netlink.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
 netlink.socket.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, NFNLGRP_NFTRACE)

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from targets import current
+from underlay.access.sessions import UnreachableError
+from underlay.desired.traffic import Flow
+from underlay.observe.evidence import Evidence
+from underlay.observe.state import HostState, UnreadableError
 from underlay.plan import Host, Plan
-from underlay.target import current
-from underlay.traffic import Flow
 from underlay.verify import plugin
 from underlay.verify.checks import WrongError
-from underlay.verify.evidence import Evidence
-from underlay.verify.links import UnreachableError
-from underlay.verify.state import HostState, UnreadableError
 
 
 def pytest_configure(config: pytest.Config) -> None:

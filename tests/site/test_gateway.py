@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-from underlay import nat, ruleset
+from underlay.desired import nat, ruleset
+from underlay.desired.ruleset import Rule, Ruleset
 from underlay.facts.firewall import PERSISTED, RECORD
+from underlay.observe.state import HostState
 from underlay.operations.firewall import canonical
 from underlay.plan import Host, Plan
-from underlay.ruleset import Rule, Ruleset
 from underlay.verify.checks import EveryHost, each, expect, expect_packages, wrong
-from underlay.verify.state import HostState
 
 
 def numbers(plan: Plan, _: Host) -> Iterable[int]:

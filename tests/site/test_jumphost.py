@@ -3,10 +3,10 @@
 import hashlib
 from collections.abc import Iterable
 
-from underlay import checkout, roles
-from underlay.plan import Host, Plan
+from underlay.desired import checkout
+from underlay.observe.state import HostState, normalised
+from underlay.plan import Host, Plan, roles
 from underlay.verify.checks import EveryHost, each, expect, expect_packages, expect_unit, wrong
-from underlay.verify.state import HostState, normalised
 
 SSHD = {
     "passwordauthentication": "no",

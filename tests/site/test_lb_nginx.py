@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from underlay import nginx, roles
-from underlay.plan import Host, Plan
+from underlay.desired import nginx
+from underlay.observe.state import NO_SUCH_NAME, HostState
+from underlay.plan import Host, Plan, roles
 from underlay.verify.checks import EveryHost, each, expect, expect_listening, expect_packages, expect_unit, wrong
-from underlay.verify.state import NO_SUCH_NAME, HostState
 
 
 def web_services(plan: Plan, _: Host) -> Iterable[str]:

@@ -1,8 +1,8 @@
 """The control-plane nodes: a NIC in every network, answers from the address that was asked."""
 
+from underlay.observe.state import HostState
 from underlay.plan import Host
 from underlay.verify.checks import EveryHost, expect_packages
-from underlay.verify.state import HostState
 
 
 class TestMaster(EveryHost):

@@ -2,11 +2,11 @@
 
 import pytest
 
+from underlay.desired.traffic import Flow, why
+from underlay.observe.evidence import Evidence
+from underlay.observe.exchange import judge
 from underlay.plan import Plan
-from underlay.traffic import Flow, why
 from underlay.verify.checks import wrong
-from underlay.verify.evidence import Evidence
-from underlay.verify.exchange import judge
 
 
 def test_flow(plan: Plan, evidence: Evidence, flow: Flow) -> None:

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 
-from underlay import nat, nginx, routing, ruleset
+from underlay.desired import nat, nginx, routing, ruleset
+from underlay.desired.routing import LiveNetwork
+from underlay.desired.templates import render
 from underlay.facts.firewall import Firewall
+from underlay.observe.health import Nic, RuleCounter
+from underlay.observe.state import UNITS, HostState, Unit
 from underlay.operations import sshd
 from underlay.operations.network import network_files
 from underlay.plan import Host, Plan
-from underlay.routing import LiveNetwork
-from underlay.templates import render
-from underlay.verify.state import UNITS, HostState, Unit
-from underlay.verify.vitals import Nic, RuleCounter
 
 
 def state(plan: Plan, host: Host, **changed: object) -> HostState:

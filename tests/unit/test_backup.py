@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from tests.unit.test_verify import target
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
 from underlay.errors import OperatorError
-from underlay.oncall import backup, replace
+from underlay.oncall import backup
 from underlay.plan import REPO, load
-from underlay.target import Target
-from underlay.verify.links import Links, UnreachableError
+from underlay.remote import restore
 
 PLAN = load(REPO / "group_data/all.py")
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -55,7 +56,7 @@ def on_host(tmp_path: Path) -> Replace:
             "state": f"{tmp_path}/state",
             "own": [f"{tmp_path}/state/history", f"{tmp_path}/state/record"],
         }
-        argv = [sys.executable, "-I", "-S", "-c", Path(replace.__file__).read_text(), json.dumps(wanted)]
+        argv = [sys.executable, "-I", "-S", "-c", Path(restore.__file__).read_text(), json.dumps(wanted)]
         return subprocess.run(argv, input=content, capture_output=True, check=False)
 
     return run

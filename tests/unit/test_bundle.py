@@ -12,12 +12,13 @@ import pytest
 
 from tests.unit.conftest import Planned
 from tests.unit.test_verify import target
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
 from underlay.errors import OperatorError
-from underlay.oncall import bundle, collect
+from underlay.oncall import bundle
 from underlay.oncall.redact import LEFT_OUT, redact
 from underlay.plan import Host
-from underlay.target import Target
-from underlay.verify.links import Links, UnreachableError
+from underlay.remote import collect
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\nQyNTUxOQAAACA\n-----END OPENSSH PRIVATE KEY-----"
 PUBLIC = "AAAAC3NzaC1lZDI1NTE5AAAAIEyn7nLGCYUaJ3jNdPMY2aaDRuzHxBJMI2yeBiBvSQAx"

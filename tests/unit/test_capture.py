@@ -13,7 +13,7 @@ from rich.console import Console
 
 from underlay.oncall import capture
 from underlay.oncall.capture import Capture, CaptureError
-from underlay.oncall.packets import NotPcapError, Packet, Stream, Summary, decode
+from underlay.oncall.pcap import Frame, NotPcapError, Stream, Summary, decode
 
 ETHERNET, COOKED, COOKED_2, RAW = 1, 113, 276, 101
 A, B = "192.0.2.1", "192.0.2.2"
@@ -53,7 +53,7 @@ ARP = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + bytes(6) + socket.inet_aton(A)
 )
 def test_decode(link: int, frame: bytes, packet: tuple[str, str, str]) -> None:
     """Every way in which a NIC of Linux hands over packets; what is cut short is never an error."""
-    assert decode(link, frame, 1500) == Packet(*packet, length=1500)
+    assert decode(link, frame, 1500) == Frame(*packet, length=1500)
 
 
 def pcap(*frames: bytes, order: str = "<") -> bytes:
@@ -79,12 +79,12 @@ def test_no_pcap() -> None:
 
 def test_conversations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways are one; the largest first; there is an end to how many are kept."""
-    monkeypatch.setattr("underlay.oncall.packets.MOST", 2)
+    monkeypatch.setattr("underlay.oncall.pcap.MOST", 2)
     summary = Summary()
-    for packet in (Packet("tcp", "a", "b", 10), Packet("tcp", "b", "a", 20), Packet("udp", "a", "b", 100)):
+    for packet in (Frame("tcp", "a", "b", 10), Frame("tcp", "b", "a", 20), Frame("udp", "a", "b", 100)):
         summary.add(packet)
     for number in range(3):
-        summary.add(Packet("tcp", f"c{number}", "d", 1))
+        summary.add(Frame("tcp", f"c{number}", "d", 1))
     assert (summary.packets, summary.bytes) == (6, 133)
     assert summary.top(3) == [(("udp", "a", "b"), 1, 100), (("tcp", "a", "b"), 2, 30), (("others", "", ""), 3, 3)]
 
@@ -223,7 +223,7 @@ def test_connection_that_breaks() -> None:
 def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """What was captured, how fast, with whom, what was dropped, and where it is."""
     found = Capture("gateway", "any", "x.pcap", seconds=2.0, dropped=3)
-    found.summary.add(Packet("tcp", f"{A}:40000", f"{B}:443", 200))
+    found.summary.add(Frame("tcp", f"{A}:40000", f"{B}:443", 200))
     capture.show(found, Console(width=120))
     output = capsys.readouterr().out
     assert "1 packets, 200 bytes in 2.0 s; 0 packets/s, 100 bytes/s; 3 packets dropped by the kernel" in output

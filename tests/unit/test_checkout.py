@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.unit.conftest import Planned
-from underlay.checkout import files, pinned_packages
+from underlay.desired.checkout import files, pinned_packages
 from underlay.plan import REPO, load
 
 
 def test_it_is_complete_and_has_nothing_else(planned: Planned) -> None:
     found = files(planned())
     assert {path.split("/")[0] for path in found} == {
-        *("README.md", "config.py", "inv", "inventory.py", "pyproject.toml", "requirements.txt", "tasks.py"),
-        *("deploys", "docs", "group_data", "lab", "templates", "tests", "underlay"),
+        *("README.md", "config.py", "inv", "inventory.py", "pyproject.toml", "requirements.txt", "targets.py"),
+        "tasks.py",
+        *("deploys", "docs", "group_data", "templates", "tests", "underlay"),
     }
     assert not [path for path in found if "__pycache__" in path or path.startswith(("tests/unit", "tests/lab"))]
     for path in ("deploys/gateway.py", "underlay/verify/checks.py", "templates/network/link.network.j2"):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from underlay import conntrack
-from underlay.conntrack import Connection, parse
+from underlay.remote import conntrack
+from underlay.remote.conntrack import Connection, parse
 
 SSH = (
     "tcp      6 431999 ESTABLISHED src=192.168.0.105 dst=192.168.0.52 sport=42190 dport=22 packets=6 bytes=400 "

@@ -7,8 +7,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from underlay import diagram
 from underlay.plan import REPO, Plan, load
+from underlay.report import diagram
 
 SITE = REPO / "group_data" / "all.py"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.unit.conftest import Planned
-from underlay import diagram_text
 from underlay.plan import Plan
+from underlay.report import diagram_text
 
 DRAWN = [diagram_text.mermaid, diagram_text.plantuml]
 

@@ -1,4 +1,4 @@
-"""The doctor's walk: from what was seen, made up here, to causes and mends. No host is asked."""
+"""The doctor's walk: from what was seen, made up here, to causes and fixes. No host is asked."""
 
 import re
 import shlex
@@ -11,24 +11,26 @@ import pytest
 from netaddr import IPAddress
 from rich.console import Console
 
-from underlay import nat, nginx, routing, traffic
+from underlay.access.endpoints import Endpoint
+from underlay.access.target import Target
+from underlay.desired import nat, nginx, routing, traffic
+from underlay.desired.routing import LiveNetwork, PolicyRule, Route
+from underlay.desired.ruleset import from_rules
+from underlay.desired.templates import render
+from underlay.desired.traffic import Flow
+from underlay.doctor import run as doctor
+from underlay.doctor import survey as examination
+from underlay.doctor.diagnosis import Cause, Diagnosis
+from underlay.doctor.survey import Detour, Failure, Hop, HostSurvey, Survey, Workstation
+from underlay.doctor.walk import diagnose
 from underlay.facts.firewall import Firewall
-from underlay.oncall import doctor, examination
-from underlay.oncall.diagnosis import diagnose
-from underlay.oncall.examination import Detour, Examination, Failure, Hop, Look, Workstation
-from underlay.oncall.finding import Diagnosis, Finding
-from underlay.oncall.look import OUR_PROBE
+from underlay.observe.exchange import Outcome
+from underlay.observe.health import Clock, Conntrack, GuardStatus, Nic, RuleCounter, Upstream
+from underlay.observe.state import HostState, Unit
 from underlay.operations import sshd
 from underlay.operations.network import network_files
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
-from underlay.routing import LiveNetwork, PolicyRule, Route
-from underlay.ruleset import from_rules
-from underlay.target import Endpoint, Target
-from underlay.templates import render
-from underlay.traffic import Flow
-from underlay.verify.exchange import Outcome
-from underlay.verify.state import HostState, Unit
-from underlay.verify.vitals import Clock, Conntrack, GuardStatus, Nic, RuleCounter, Upstream
+from underlay.remote.survey import OUR_PROBE
 
 PLAN = load(REPO / "group_data/all.py")
 DEPLOYED = [host for host in PLAN.hosts if host.role not in ("workstation", "images")]
@@ -88,7 +90,7 @@ def state(host: Host, **parts: object) -> HostState:
 UPSTREAMS = [("kubernetes_api", "100.64.0.2:6443"), ("grafana", "100.64.0.2:3000"), ("prometheus", "100.64.0.2:9090")]
 
 
-def look(host: Host, **parts: Any) -> Look:
+def look(host: Host, **parts: Any) -> HostSurvey:
     """What a host of a healthy site sees around it."""
     arp: dict[str, dict[str, list[str]]] = {}
     for nic in host.interfaces:
@@ -98,17 +100,17 @@ def look(host: Host, **parts: Any) -> Look:
     if host == PLAN.gateway:
         arp["eth0"] |= {"192.168.0.1": ["upstream"], "192.168.0.52": [], "192.168.0.53": []}
     echo = {} if host == PLAN.gateway else {nic.nic: [1500, 1500] for nic in host.interfaces}
-    return replace(Look(arp=arp, echo=echo), **parts)
+    return replace(HostSurvey(arp=arp, echo=echo), **parts)
 
 
 def good(flow: Flow) -> Outcome:
     return Outcome(receiver=flow.receivers[0], seen_as=str(flow.seen_as), tracked=flow.tracked)
 
 
-def healthy(name: Literal["lab", "ssh"] = "lab") -> Examination:
+def healthy(name: Literal["lab", "ssh"] = "lab") -> Survey:
     hosts = [host for host in PLAN.hosts if host.name != "dev"]
     hops = {str(each.address): Hop("eth0", "", "192.168.0.105") for each in target().endpoints if not each.jump}
-    return Examination(
+    return Survey(
         target=target(name),
         workstation=Workstation("dev", {"eth0": (True, True)}, hops),
         states={host.name: state(host) for host in hosts},
@@ -117,20 +119,20 @@ def healthy(name: Literal["lab", "ssh"] = "lab") -> Examination:
     )
 
 
-def with_state(seen: Examination, name: str, **parts: object) -> Examination:
+def with_state(seen: Survey, name: str, **parts: object) -> Survey:
     return replace(seen, states=seen.states | {name: state(PLAN.host(name), **parts)})
 
 
-def with_look(seen: Examination, name: str, **parts: Any) -> Examination:
+def with_look(seen: Survey, name: str, **parts: Any) -> Survey:
     return replace(seen, looks=seen.looks | {name: look(PLAN.host(name), **parts)})
 
 
-def failing(seen: Examination, which: Callable[[Flow], bool]) -> Examination:
+def failing(seen: Survey, which: Callable[[Flow], bool]) -> Survey:
     error = Outcome(error="no answer within 3 s")
     return replace(seen, outcomes={flow: error if which(flow) else each for flow, each in seen.outcomes.items()})
 
 
-def without(seen: Examination, why: Any, *names: str) -> Examination:
+def without(seen: Survey, why: Any, *names: str) -> Survey:
     """Some hosts can't be reached, and what needs them fails."""
     seen = failing(seen, lambda flow: bool(flow.hosts & set(names)))
     return replace(
@@ -141,7 +143,7 @@ def without(seen: Examination, why: Any, *names: str) -> Examination:
     )
 
 
-def only(diagnosis: Diagnosis) -> Finding:
+def only(diagnosis: Diagnosis) -> Cause:
     assert len(diagnosis.findings) == 1, [each.cause for each in diagnosis.findings]
     return diagnosis.findings[0]
 
@@ -166,7 +168,7 @@ def test_gateway_dead() -> None:
     seen = replace(seen, outcomes={flow: Outcome(error="dead") for flow in seen.outcomes})
     found = only(diagnose(seen))
     assert (found.id, found.host) == ("silent", "gateway")
-    assert found.mend == './inv lab.up && ./inv lab.run gateway "ip link set eth0 up" && ./inv deploy gateway'
+    assert found.fix == './inv lab.up && ./inv lab.run gateway "ip link set eth0 up" && ./inv deploy gateway'
     follows = "what follows: jumphost, lb, master-1 can't be reached the plan's way; 53 of 53 connections fail"
     assert follows in found.evidence
 
@@ -175,7 +177,7 @@ def test_gateway_dead_for_real() -> None:
     """A real machine has a console, and no command switches it on."""
     seen = without(healthy("ssh"), "no ARP answer", *(host.name for host in DEPLOYED))
     found = only(diagnose(seen))
-    assert found.mend == "ip link set eth0 up"
+    assert found.fix == "ip link set eth0 up"
     assert found.at == "at the console of gateway, as root"
     assert "switch gateway on" in found.advice
     assert found.advice.endswith("then here: ./inv deploy gateway")
@@ -189,21 +191,26 @@ def test_gateway_takes_no_connection() -> None:
 
 
 @pytest.mark.parametrize(
-    ("links", "hop", "id", "mend"),
+    ("links", "hop", "id", "fix"),
     [
         ((False, False), Hop(""), "nic-down", './inv lab.run dev "ip link set eth0 up"'),
         ((True, False), Hop("eth0"), "no-carrier", "./inv lab.heal"),
         ((True, True), Hop(""), "route-missing", ""),
-        ((True, True), Hop("eth0", "192.168.0.50"), "route-wrong", './inv lab.run dev "ip route del 192.168.0.51 via'),
+        (
+            (True, True),
+            Hop("eth0", "192.168.0.50"),
+            "route-wrong",
+            './inv lab.run dev "ip route del 192.168.0.51 via',
+        ),
     ],
 )
-def test_this_machine(links: tuple[bool, bool], hop: Hop, id: str, mend: str) -> None:
+def test_this_machine(links: tuple[bool, bool], hop: Hop, id: str, fix: str) -> None:
     """What is wrong here explains everything: nothing else is told."""
     seen = without(healthy(), "no route", *(host.name for host in PLAN.hosts if host.name != "dev"))
     here = Workstation("dev", {"eth0": links}, {"192.168.0.51": hop})
     found = only(diagnose(replace(seen, workstation=here)))
     assert (found.id, found.host) == (id, "dev")
-    assert found.mend.startswith(mend)
+    assert found.fix.startswith(fix)
 
 
 def test_a_nic_explains_its_routes() -> None:
@@ -216,7 +223,7 @@ def test_a_nic_explains_its_routes() -> None:
     )
     seen = failing(with_state(healthy(), "master-1", network=live), lambda flow: flow.source == "master-1")
     found = only(diagnose(seen))
-    assert (found.id, found.mend) == ("nic-down", "./inv deploy master")
+    assert (found.id, found.fix) == ("nic-down", "./inv deploy master")
 
 
 def test_an_address_explains_its_routes() -> None:
@@ -233,7 +240,7 @@ def test_an_address_explains_its_routes() -> None:
 
 
 def test_a_route_elsewhere() -> None:
-    """A wrong next hop is told with the one that is there; the mend takes the way that is left."""
+    """A wrong next hop is told with the one that is there; the fix takes the way that is left."""
     live = network("jumphost", routes=(Route(254, "default", "100.64.0.53", "eth0"),))
     seen = with_state(healthy(), "jumphost", network=live)
     seen = replace(
@@ -245,12 +252,12 @@ def test_a_route_elsewhere() -> None:
     assert found.id == "route-wrong"
     assert any("via 100.64.0.53" in line for line in found.evidence)
     way = "./inv ssh jumphost --via gateway "
-    assert found.mend.startswith(f'{way}"sudo ip route replace default via 100.64.0.1 dev eth0')
-    assert found.mend.endswith('" && ./inv deploy jumphost')
+    assert found.fix.startswith(f'{way}"sudo ip route replace default via 100.64.0.1 dev eth0')
+    assert found.fix.endswith('" && ./inv deploy jumphost')
 
 
 def test_another_address_of_a_detour() -> None:
-    """A node is reached in another network, and the mend says so."""
+    """A node is reached in another network, and the fix says so."""
     live = network("master-1", links={"eth0": False, "eth1": True, "eth2": True})
     seen = with_state(healthy(), "master-1", network=live)
     seen = replace(
@@ -258,12 +265,12 @@ def test_another_address_of_a_detour() -> None:
         failures={"master-1": Failure("silent", "no answer")},
         detours={"master-1": Detour("gateway", "100.64.32.2")},
     )
-    assert only(diagnose(seen)).mend.startswith("./inv ssh master-1 --via gateway --address 100.64.32.2 ")
-    # On Debian 12 the policy rules go with the NIC, and its mend brings them back.
+    assert only(diagnose(seen)).fix.startswith("./inv ssh master-1 --via gateway --address 100.64.32.2 ")
+    # On Debian 12 the policy rules go with the NIC, and its fix brings them back.
     gone = with_state(seen, "master-1", network=replace(live, rules=()))
     found = only(diagnose(gone))
     assert found.id == "nic-down"
-    assert "ip rule" not in found.mend
+    assert "ip rule" not in found.fix
 
 
 @pytest.mark.parametrize(
@@ -281,7 +288,7 @@ def test_rules(change: Callable[[Any], object], id: str) -> None:
     change(live)
     seen = with_state(healthy(), "gateway", firewall=Firewall(True, live, "", ours, ours, ours))
     found = only(diagnose(failing(seen, lambda flow: "lb" in flow.hosts and flow.tracked is True)))
-    assert (found.id, found.host, found.mend) == (id, "gateway", "./inv deploy gateway")
+    assert (found.id, found.host, found.fix) == (id, "gateway", "./inv deploy gateway")
     assert "group_data/all.py" in found.plan
 
 
@@ -303,7 +310,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("table", "chain", "spec", "how"), FOREIGN, ids=[each[0] for each in FOREIGN])
 def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
-    """The rule that all that fails meets, and nothing that works; the mend deletes it, as one argument of a shell."""
+    """The rule that all that fails meets, and nothing that works; the fix deletes it, as one argument of a shell."""
     ours, live = from_rules(nat.gateway_rules(PLAN)), from_rules(nat.gateway_rules(PLAN))
     live.setdefault(table, type(live["nat"])({chain: "ACCEPT"}, {chain: []})).rules[chain].insert(0, spec)
     innocent = "-s 192.0.2.0/24 -j DROP"
@@ -315,10 +322,10 @@ def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
         counters=(RuleCounter(table, chain, spec, 17, 900),),
     )
     found = only(diagnose(failing(seen, lambda flow: "lb" in flow.hosts and flow.tracked is not None)))
-    assert (found.id, found.host) == ("rule-foreign", "gateway")
+    assert (found.id, found.host) == ("rule-unmanaged", "gateway")
     assert how in found.cause
     assert "17 packets have met it so far" in found.evidence
-    command = shlex.split(found.mend)
+    command = shlex.split(found.fix)
     assert command[:3] == ["./inv", "ssh", "gateway"]
     assert command[3] == f"sudo iptables -t {table} -D {chain} {spec}"
 
@@ -332,15 +339,15 @@ def test_policy_rule_of_others() -> None:
     seen = with_state(healthy(), "master-1", network=live)
     assert diagnose(seen).findings == ()
     found = only(diagnose(failing(seen, lambda flow: flow.destination == storage)))
-    assert found.id == "policy-rule-foreign"
-    assert found.mend == f'./inv ssh master-1 "sudo ip rule del {strange.arguments}"'
+    assert found.id == "policy-rule-unmanaged"
+    assert found.fix == f'./inv ssh master-1 "sudo ip rule del {strange.arguments}"'
 
 
 def test_unexplained() -> None:
     """What nothing explains is told, with where to look."""
     found = only(diagnose(failing(healthy(), lambda flow: flow.destination == IPAddress("203.0.113.1"))))
     assert found.id == "unexplained"
-    assert found.mend.startswith("./inv trace ")
+    assert found.fix.startswith("./inv trace ")
 
 
 def test_silent_host() -> None:
@@ -375,13 +382,13 @@ def test_nic_in_the_wrong_network() -> None:
 
 
 def test_duplicate_of_a_known_machine() -> None:
-    """A machine that can be asked says itself that it has the address; the mend takes it away there."""
+    """A machine that can be asked says itself that it has the address; the fix takes it away there."""
     live = network("images")
     live = replace(live, addresses=(*live.addresses, routing.Address("eth0", "192.168.0.53/24")))
     found = only(diagnose(with_state(healthy(), "images", network=live)))
     assert (found.id, found.host) == ("address-duplicate", "images")
     take_away = './inv ssh images "sudo ip address del 192.168.0.53/24 dev eth0"'
-    assert found.mend == f'{take_away} && ./inv lab.run dev "ip neighbour flush to 192.168.0.53"'
+    assert found.fix == f'{take_away} && ./inv lab.run dev "ip neighbour flush to 192.168.0.53"'
     assert found.plan.endswith("hosts.lb.published")
 
 
@@ -390,27 +397,27 @@ def test_duplicate_of_a_stranger() -> None:
     arp = look(PLAN.gateway).arp
     arp["eth0"]["192.168.0.53"] = ["02:66"]
     found = only(diagnose(with_look(healthy(), "gateway", arp=arp)))
-    assert (found.id, found.mend) == ("address-duplicate", "")
+    assert (found.id, found.fix) == ("address-duplicate", "")
     assert "02:66" in found.advice
 
 
 @pytest.mark.parametrize(
-    ("why", "id", "mend"),
+    ("why", "id", "fix"),
     [
         ("refused", "sshd-down", './inv lab.run jumphost "systemctl start ssh"'),
         ("key refused", "key-refused", "./inv lab.run jumphost "),
         ("host key", "host-key", "key=$(./inv lab.run jumphost "),
     ],
 )
-def test_ssh(why: str, id: str, mend: str) -> None:
+def test_ssh(why: str, id: str, fix: str) -> None:
     """Why ssh does not get in, where the host itself is there."""
     seen = without(healthy(), why, "jumphost", "master-1")
     seen = replace(seen, failures=seen.failures | {"master-1": Failure("the jump host", "the jump host can't")})
     found = only(diagnose(seen))
     assert (found.id, found.host) == (id, "jumphost")
-    assert found.mend.startswith(mend)
+    assert found.fix.startswith(fix)
     real = only(diagnose(replace(seen, target=target("ssh"))))
-    assert "lab" not in real.mend
+    assert "lab" not in real.fix
 
 
 def test_upstream() -> None:
@@ -448,9 +455,9 @@ def test_connection_table() -> None:
     full = Conntrack(950, 1000, {"drop": 3, "early_drop": 4})
     seen = with_state(healthy(), "gateway", conntrack=full)
     found = only(diagnose(seen))
-    assert found.mend == './inv ssh gateway "sudo sysctl -w net.netfilter.nf_conntrack_max=2000"'
+    assert found.fix == './inv ssh gateway "sudo sysctl -w net.netfilter.nf_conntrack_max=2000"'
     found = only(diagnose(with_look(seen, "gateway", talkers=[["192.168.0.50", 0.9]])))
-    assert found.mend == './inv ssh gateway "sudo conntrack -D -s 192.168.0.50"'
+    assert found.fix == './inv ssh gateway "sudo conntrack -D -s 192.168.0.50"'
 
 
 def servers(*errors: str) -> tuple[Upstream, ...]:
@@ -472,7 +479,7 @@ def test_what_has_ended() -> None:
     """A service of the host has failed: one finding, whatever misses it."""
     seen = with_state(healthy(), "lb", upstreams=servers("", NO_LISTENER, NO_LISTENER))
     found = only(diagnose(with_state(seen, "master-1", failed_units=("grafana.service",))))
-    assert found.mend == './inv ssh master-1 "sudo systemctl restart grafana.service"'
+    assert found.fix == './inv ssh master-1 "sudo systemctl restart grafana.service"'
     stopped = only(diagnose(with_look(seen, "master-1", services=["grafana.service"])))
     assert stopped.cause == "master-1: grafana.service is enabled, and does not run"
 
@@ -482,7 +489,7 @@ def test_api_hangs() -> None:
     seen = with_look(healthy(), "lb", connect={"100.64.0.2:6443": "takes the connection, and does not answer"})
     seen = with_look(seen, "master-1", owners={"6443": "api.service"})
     found = only(diagnose(failing(seen, lambda flow: flow.port == 6443)))
-    assert (found.id, found.mend) == ("api-down", './inv ssh master-1 "sudo systemctl restart api.service"')
+    assert (found.id, found.fix) == ("api-down", './inv ssh master-1 "sudo systemctl restart api.service"')
 
 
 def test_one_of_several_api_servers(tmp_path: Path) -> None:
@@ -501,11 +508,11 @@ def test_stale_change() -> None:
     assert found.findings == ()
     assert "being made right now, by ada@laptop" in found.notes[0]
     stale = only(diagnose(with_state(healthy(), "gateway", guard=GuardStatus({**pending, "left": 0.0}, None, None))))
-    assert stale.mend.endswith('agent.py rollback t1 doctor"')
+    assert stale.fix.endswith('agent.py rollback t1 doctor"')
 
 
 def test_services() -> None:
-    """A service that does not run is mended now; one that is just not enabled, before the next boot."""
+    """A service that does not run is fixed now; one that is just not enabled, before the next boot."""
     units = state(PLAN.host("lb")).units
     stopped = {**units, "nginx.service": Unit("inactive", "enabled")}
     seen = failing(with_state(healthy(), "lb", units=stopped), lambda flow: flow.port == 80)
@@ -516,17 +523,17 @@ def test_services() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "mend"),
+    ("path", "fix"),
     [
         ("/var/log/huge.log", "truncate -s 0 /var/log/huge.log"),
         ("/var/log/journal/x/system.journal", "journalctl --vacuum-size=100M"),
         ("/var/lib/database", "du -xh /var | sort -h | tail -20"),
     ],
 )
-def test_full_disk(path: str, mend: str) -> None:
+def test_full_disk(path: str, fix: str) -> None:
     """Only what is a log is ever offered to be emptied."""
     found = only(diagnose(with_look(healthy(), "lb", full={"/var": [[2**20, path]]})))
-    assert found.mend == f'./inv ssh lb "sudo {mend}"'
+    assert found.fix == f'./inv ssh lb "sudo {fix}"'
 
 
 def test_clock() -> None:
@@ -550,22 +557,22 @@ def test_packages() -> None:
     seen = with_look(seen, "images", services=["packages.service"])
     found = only(diagnose(seen))
     assert (found.id, found.host, found.latent) == ("packages-unreachable", "images", True)
-    assert found.mend == './inv ssh images "sudo systemctl start packages.service"'
+    assert found.fix == './inv ssh images "sudo systemctl start packages.service"'
 
 
 def test_names() -> None:
-    """The server of the names is named, and what does not run there; one of somebody else's has no mend from here."""
+    """The server of the names is named, and what does not run there; one of somebody else's has no fix from here."""
     seen = with_look(healthy(), "gateway", names={"192.168.0.50": "no answer within 1.5 s"})
     found = only(diagnose(with_look(seen, "images", services=["dns.service"])))
     assert (found.id, found.host, found.latent) == ("dns-silent", "images", False)
     assert found.evidence == ("gateway asks name server 192.168.0.50: no answer within 1.5 s",)
-    assert found.mend == './inv ssh images "sudo systemctl start dns.service"'
-    # What is on the same host follows, or is found when that is mended.
+    assert found.fix == './inv ssh images "sudo systemctl start dns.service"'
+    # What is on the same host follows, or is found when that is fixed.
     seen = with_look(seen, "lb", sources={"http://192.168.0.50/debian": NO_LISTENER})
     assert only(diagnose(seen)).id == "dns-silent"
     seen = with_look(healthy(), "lb", names={"192.0.2.53": "Connection refused", "192.168.0.50": ""})
     found = only(diagnose(seen))
-    assert (found.host, found.mend, found.advice) == ("192.0.2.53", "", "look at the name server 192.0.2.53")
+    assert (found.host, found.fix, found.advice) == ("192.0.2.53", "", "look at the name server 192.0.2.53")
 
 
 def test_unread() -> None:
@@ -586,11 +593,11 @@ def test_codes_and_document() -> None:
     assert document["seconds"] == 1.2
     findings = document["findings"]
     assert isinstance(findings, list)
-    assert list(findings[0]) == ["id", "host", "cause", "evidence", "mend", "at", "advice", "plan", "latent"]
+    assert list(findings[0]) == ["id", "host", "cause", "evidence", "fix", "at", "advice", "plan", "latent"]
 
 
 def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    """Cause, evidence, plan, advice, mend, and where to type it; at the end how many there are, or what is missing."""
+    """Cause, evidence, plan, advice, fix, and where to type it; at the end how many there are, or what is missing."""
     seen = with_state(without(healthy("ssh"), "refused", "jumphost", "master-1"), "lb", clock=Clock(90.0, 0.01))
     console = Console(highlight=False, soft_wrap=True, color_system=None)
     doctor.show(diagnose(seen), 3.21, console)
@@ -599,10 +606,10 @@ def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
         "1. jumphost: its sshd does not run: nothing listens there",
         "   evidence  ssh jumphost: no answer",
     ]
-    at = lines.index("   mend      systemctl start ssh")
+    at = lines.index("   fix       systemctl start ssh")
     assert lines[at + 1] == "             (at the console of jumphost, as root)"
     assert "2. lb: its clock is 90 s ahead" in lines
-    assert lines[-1].startswith("1 to mend now, 1 to mend before it matters; in 3.2 s.")
+    assert lines[-1].startswith("1 to fix now, 1 to fix before it matters; in 3.2 s.")
     doctor.show(Diagnosis((), ("a note",), ("lb: why",)), 1.0, console)
     assert capsys.readouterr().out.splitlines()[1:] == [
         "note: a note",
@@ -628,8 +635,8 @@ def test_why_ssh_fails(said: str, why: str) -> None:
     assert examination._failure(said, jump=True).why == "the jump host"
 
 
-def test_every_mend_is_one_line() -> None:
+def test_every_fix_is_one_line() -> None:
     """It can be pasted."""
     seen = without(healthy("ssh"), "key refused", "jumphost", "master-1")
     for found in diagnose(seen).findings:
-        assert re.fullmatch(r"[^\n]+", found.mend)
+        assert re.fullmatch(r"[^\n]+", found.fix)

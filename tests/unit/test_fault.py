@@ -17,7 +17,7 @@ inject = "false"
 heal = "true"
 finding = "service-down"
 on = "lb"
-mend = '.*'
+fix = '.*'
 """
 
 
@@ -27,7 +27,7 @@ def test_catalogue() -> None:
     assert len(found) > 40
     assert sum(not each.slow for each in found.values()) >= 25
     for each in found.values():
-        re.compile(each.mend)
+        re.compile(each.fix)
         assert len(each.what) < 110, each.name
         assert "\n" not in each.what
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.unit.namespaces import Inside, namespace
-from underlay import ruleset
+from underlay.desired import ruleset
+from underlay.desired.ruleset import Rule, RulesetError
 from underlay.facts import firewall as facts
 from underlay.facts.firewall import Firewall, process
 from underlay.guard.change import Change
 from underlay.operations import firewall
 from underlay.operations.firewall import canonical, firewall_change
-from underlay.ruleset import Rule, RulesetError
 
 EMPTY = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
 WANTED = [
@@ -157,10 +157,10 @@ def test_rules_of_others_stay_live_and_in_the_file(gateway: Gateway) -> None:
     gateway.run("iptables-restore", "--noflush", text=FOREIGN)
     gateway.persisted.write_text(FOREIGN)
     gateway.deploy(WANTED)
-    foreign = rules(FOREIGN)
-    assert sorted(gateway.rules()) == sorted(OURS + foreign)
-    assert sorted(rules(gateway.persisted.read_text())) == sorted(OURS + foreign)
-    assert [rule for rule in gateway.rules() if "POSTROUTING" in rule] == [OURS[2], foreign[1], OURS[3]]
+    unmanaged = rules(FOREIGN)
+    assert sorted(gateway.rules()) == sorted(OURS + unmanaged)
+    assert sorted(rules(gateway.persisted.read_text())) == sorted(OURS + unmanaged)
+    assert [rule for rule in gateway.rules() if "POSTROUTING" in rule] == [OURS[2], unmanaged[1], OURS[3]]
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["live", "live and file"])
@@ -175,7 +175,7 @@ def test_a_rule_of_an_earlier_plan_goes(gateway: Gateway, again: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("drift", "mended"),
+    ("drift", "fixed"),
     [
         (lambda host: host.run("iptables", "-t", "nat", "-F"), {"live"}),
         (lambda host: host.run("iptables", "-D", "FORWARD", "1"), {"live"}),
@@ -185,10 +185,10 @@ def test_a_rule_of_an_earlier_plan_goes(gateway: Gateway, again: bool) -> None:
     ],
     ids=["table flushed", "rule deleted", "file deleted", "record deleted", "file changed"],
 )
-def test_only_what_drifted_is_mended(gateway: Gateway, drift: Callable[[Gateway], object], mended: set[str]) -> None:
+def test_only_what_drifted_is_fixed(gateway: Gateway, drift: Callable[[Gateway], object], fixed: set[str]) -> None:
     gateway.deploy(WANTED)
     drift(gateway)
-    assert gateway.deploy(WANTED) == mended
+    assert gateway.deploy(WANTED) == fixed
     assert sorted(gateway.rules()) == sorted(OURS)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from underlay.guard import agent
-from underlay.guard.agent import Refused
+from underlay.remote import guard as agent
+from underlay.remote.guard import Refused
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from underlay import probe, traffic
+from underlay.desired import traffic
+from underlay.desired.traffic import Flow
 from underlay.guard import apply
 from underlay.guard.change import Change
+from underlay.observe.exchange import Outcome
 from underlay.plan import REPO, load
-from underlay.traffic import Flow
-from underlay.verify.exchange import Outcome
+from underlay.remote import probe
 
 FLOWS = traffic.expected(load(REPO / "group_data" / "all.py"), None)[:3]
 FAILED, UNASKED = Outcome(error="no answer within 3 s"), Outcome(error="it is gone", unasked=True)

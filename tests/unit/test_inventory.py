@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.conftest import Planned
-from underlay.inventory import groups, wanted_roles
+from underlay.access.target import Target
+from underlay.operations.inventory import groups, wanted_roles
 from underlay.plan import ROLES, Plan
-from underlay.target import Target
 
 MASTER = '    "master-1": {'
 MASTER_0 = '    "master-0": {"role": "master", "addresses": {"mgmt": "100.64.0.9"}},\n'

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from underlay import literals
-from underlay.literals import Literals, Problem, dotted, shown
+from underlay.plan import literals
+from underlay.plan.literals import Literals, Problem, dotted, shown
 
 
 def read(tmp_path: Path, text: str) -> Literals:
@@ -87,6 +87,6 @@ def test_long_values_are_cut() -> None:
 
 
 def test_long_lines_are_folded() -> None:
-    text = str(Problem(7, "hosts.lb", "word " * 40, "mend"))
+    text = str(Problem(7, "hosts.lb", "word " * 40, "fix"))
     assert max(map(len, text.splitlines())) <= 120
     assert text.splitlines()[1].startswith("      word")

@@ -5,7 +5,7 @@ from itertools import permutations
 
 from tests.unit.conftest import Planned
 from tests.unit.namespaces import namespace
-from underlay import nat, ruleset
+from underlay.desired import nat, ruleset
 from underlay.plan import REPO, Plan
 
 LB = '"192.168.0.53"},\n'

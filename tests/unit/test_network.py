@@ -2,8 +2,8 @@
 
 import pytest
 
+from underlay.desired.routing import MAIN, Address, LiveNetwork, PolicyRule, Route
 from underlay.facts.network import command, parse
-from underlay.routing import MAIN, Address, LiveNetwork, PolicyRule, Route
 
 ROUTES = """
 [{"type":"7","dst":"default","table":"77","flags":[]},

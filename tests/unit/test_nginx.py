@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.unit.conftest import Planned
-from underlay import nginx
+from underlay.desired import nginx
 
 MASTERS = (
     '"default_route": "traffic",\n    },',

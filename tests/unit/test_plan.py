@@ -11,22 +11,9 @@ from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 from pydantic import ValidationError
 
-from underlay.plan import (
-    REPO,
-    ROLES,
-    Frozen,
-    HostSpec,
-    Network,
-    Operator,
-    Plan,
-    PlanError,
-    PlanFile,
-    Zone,
-    load,
-    plan_file,
-    read_literals,
-    validate,
-)
+from underlay.plan import REPO, ROLES, Network, Plan, PlanError, Zone, load, plan_file
+from underlay.plan.datafile import read_literals, validate
+from underlay.plan.model import Frozen, HostSpec, Operator, PlanFile
 
 Data = dict[str, Any]
 
@@ -115,7 +102,7 @@ def test_a_file_that_cant_be_read_is_a_plan_error(tmp_path: Path) -> None:
         (tmp_path / "loop", "Too many levels of symbolic links"),
         (tmp_path / ("x" * 3000), "File name too long"),
     ):
-        assert report(path).startswith(f"{path}: can't be read: {why}\n    mend: ")
+        assert report(path).startswith(f"{path}: can't be read: {why}\n    fix: ")
 
 
 def test_a_name_that_is_not_utf_8_can_be_printed(tmp_path: Path) -> None:
@@ -228,7 +215,7 @@ def test_other_data_files_are_validated_the_same_way(tmp_path: Path) -> None:
     source = read_literals(path)
     problems = validate(_Role, source.values, (), source)
     assert isinstance(problems, list)
-    assert [(problem.line, problem.where, problem.mend) for problem in problems] == [
+    assert [(problem.line, problem.where, problem.fix) for problem in problems] == [
         (2, "ports.http", "see docs/plan.md for what belongs there"),
         (4, "the file", "did you mean 'ports'?"),
     ]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from underlay import probe
-from underlay.verify.links import Agent, UnreachableError
+from underlay.access.sessions import Agent, UnreachableError
+from underlay.remote import probe
 
 HERE, THERE = "127.0.0.1", "127.0.0.2"
 ARGV = [sys.executable, "-I", "-S", "-c", probe.BOOTSTRAP]

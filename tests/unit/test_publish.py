@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.unit.conftest import Planned
-from underlay.oncall import arp, publish
+from underlay.access.target import Target
+from underlay.oncall import publish
 from underlay.oncall.publish import PublishError, published_in, unpublished_in
 from underlay.plan import REPO, load
-from underlay.target import Target
+from underlay.remote import arp
 
 ONE_LINE = 'hosts = {"ü": {}, "web": {"role": "server", "addresses": {"mgmt": "100.64.0.54"}}}\n'
 LINES = """\

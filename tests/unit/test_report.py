@@ -13,18 +13,20 @@ from netaddr import IPAddress
 
 from tests.browser import Tab, browser, installed
 from tests.unit import site
-from underlay import history
-from underlay.history import Entries
-from underlay.oncall import page, report
-from underlay.oncall.report import Facts
+from underlay.access.endpoints import Endpoint
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
+from underlay.desired.traffic import Flow
+from underlay.guard import history
+from underlay.guard.history import Entries
+from underlay.observe import exchange
+from underlay.observe import state as states
+from underlay.observe.exchange import Outcome
+from underlay.observe.state import HostState
 from underlay.plan import REPO, Host, Plan, load
-from underlay.target import Endpoint, Target
-from underlay.traffic import Flow
-from underlay.verify import exchange
-from underlay.verify import state as states
-from underlay.verify.exchange import Outcome
-from underlay.verify.links import Links, UnreachableError
-from underlay.verify.state import HostState
+from underlay.report import facts as report
+from underlay.report import html as page
+from underlay.report.facts import Facts
 
 HOSTILE = "</code></script><script>document.title = 'hostile'</script><img src=x onerror=alert(1)>"
 ENTRY = {

@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.unit.conftest import Planned
-from underlay import roles
-from underlay.plan import REPO, PlanError
+from underlay.plan import REPO, PlanError, roles
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA ada@laptop"
 
 
 def errors(planned: Planned, folder: Path, role: str, text: str) -> list[str]:
-    """What is said about a role's file, a line for each error and one for its mend."""
+    """What is said about a role's file, a line for each error and one for its fix."""
     (folder / f"{role}.py").write_text(text)
     with pytest.raises(PlanError) as caught:
         getattr(roles, role)(planned())
@@ -55,7 +54,7 @@ def test_a_file_beside_the_plan_comes_before_the_one_of_the_repo(planned: Planne
 
 
 @pytest.mark.parametrize(
-    ("upstream", "what", "mend"),
+    ("upstream", "what", "fix"),
     [
         ("mastr-1:80", "unknown host 'mastr-1'", "did you mean 'master-1'?"),
         ("10.1:80", "'10.1' is not an IPv4 address", "write four numbers, like 192.0.2.7"),
@@ -66,11 +65,11 @@ def test_a_file_beside_the_plan_comes_before_the_one_of_the_repo(planned: Planne
         ),
     ],
 )
-def test_bad_upstream(planned: Planned, tmp_path: Path, upstream: object, what: str, mend: str) -> None:
+def test_bad_upstream(planned: Planned, tmp_path: Path, upstream: object, what: str, fix: str) -> None:
     text = f'web_services = {{\n"a": {{\n"upstreams": [\n"lb:1",\n{upstream!r}]}}}}'
     assert errors(planned, tmp_path, "lb_nginx", text) == [
         f"line 5: web_services.a.upstreams.1: {what}",
-        f"mend: {mend}",
+        f"fix: {fix}",
     ]
 
 
@@ -90,25 +89,25 @@ def test_everything_wrong_with_web_services_at_once(planned: Planned, tmp_path: 
 """
     assert errors(planned, tmp_path, "lb_nginx", text) == [
         "line 2: web_services.Grafana: 'Grafana' is not the name of a web system",
-        "mend: write it like grafana.lab.example",
+        "fix: write it like grafana.lab.example",
         "line 3: web_services.a.upstreams: is empty",
-        "mend: write at least one HOST:PORT",
+        "fix: write at least one HOST:PORT",
         "line 4: web_services.b.upstreams: 'lb:1' is not a list",
-        "mend: write a list in […]",
+        "fix: write a list in […]",
         "line 5: web_services.c.websockets: 'no' is neither True nor False",
-        "mend: write one of the two, without quotes",
+        "fix: write one of the two, without quotes",
         "line 6: web_services.d.max_body: '10 GB' is not a size",
-        'mend: write it as nginx does, like "10g", or "0" for no limit',
+        'fix: write it as nginx does, like "10g", or "0" for no limit',
         "line 7: web_services.e.extra.0: 'gzip on;' is not one nginx directive",
-        "mend: write each as a text of its own, without the semicolon at its end",
+        "fix: write each as a text of its own, without the semicolon at its end",
         "line 8: web_services.f: unknown key 'upstream'",
-        "mend: did you mean 'upstreams'?",
+        "fix: did you mean 'upstreams'?",
         "line 9: web_services.g: has no 'upstreams'",
-        "mend: add 'upstreams'",
+        "fix: add 'upstreams'",
         "line 10: web_services.g: is there twice (first on line 9)",
-        "mend: rename or delete one of the two",
+        "fix: rename or delete one of the two",
         "line 11: web_services.h.upstreams.0: is not plain data",
-        "mend: write the value itself: no code, names or calls here",
+        "fix: write the value itself: no code, names or calls here",
     ]
 
 
@@ -124,22 +123,22 @@ def test_everything_wrong_with_people_on_call_at_once(planned: Planned, tmp_path
 person = {{}}
 """
     shown = f"{KEY[:58]}…"
-    key_mend = "mend: copy the line of a .pub file, like ssh-ed25519 AAAA… ada@laptop"
+    key_fix = "fix: copy the line of a .pub file, like ssh-ed25519 AAAA… ada@laptop"
     assert errors(planned, tmp_path, "jumphost", text) == [
         "line 2: people_on_call.ada.1: 'ssh-ed25519 AAAA' is not a public key",
-        key_mend,
+        key_fix,
         "line 3: people_on_call.Bob: 'Bob' is not the name of an account",
-        "mend: use up to 32 of a-z, 0-9, _ and -, a letter first",
+        "fix: use up to 32 of a-z, 0-9, _ and -, a letter first",
         "line 4: people_on_call.root: 'root' has other keys already",
-        "mend: give each person an account of their own",
+        "fix: give each person an account of their own",
         "line 5: people_on_call.ops: 'ops' has other keys already",
-        "mend: give each person an account of their own",
+        "fix: give each person an account of their own",
         f"line 6: people_on_call.eve: '{shown} is not a list",
-        "mend: write a list in […]",
+        "fix: write a list in […]",
         f"line 7: people_on_call.mallory.0: '{shown} is not a public key",
-        key_mend,
+        key_fix,
         "line 9: the file: unknown key 'person'",
-        "mend: known: people_on_call",
+        "fix: known: people_on_call",
     ]
 
 

@@ -8,9 +8,7 @@ import pytest
 
 from tests.unit.conftest import Planned
 from tests.unit.namespaces import Inside, namespace
-from underlay.facts.network import command, parse
-from underlay.plan import REPO, Plan, load
-from underlay.routing import (
+from underlay.desired.routing import (
     MAIN,
     Address,
     HostNetwork,
@@ -22,6 +20,8 @@ from underlay.routing import (
     link_files,
     nic_of,
 )
+from underlay.facts.network import command, parse
+from underlay.plan import REPO, Plan, load
 
 T = TypeVar("T")
 
@@ -184,11 +184,11 @@ def test_the_order_of_the_other_addresses_means_nothing(gateway: HostNetwork) ->
 def test_an_address_of_an_earlier_plan_goes(gateway: HostNetwork) -> None:
     """The file on the host tells that it was ours; one that it does not have is somebody else's."""
     there = live(gateway)
-    old, foreign = Address("eth0", "192.168.0.99/24"), Address("eth0", "192.168.0.98/24")
+    old, unmanaged = Address("eth0", "192.168.0.99/24"), Address("eth0", "192.168.0.98/24")
     path = next(iter(link_files(gateway)))
     found = replace(
         there,
-        addresses=(*there.addresses, old, foreign),
+        addresses=(*there.addresses, old, unmanaged),
         files={path: "[Network]\nAddress=192.168.0.51/24\nAddress=192.168.0.99/24\n", "/x": "Address=192.168.0.98/24"},
     )
     assert commands(gateway, found)[0] == "ip addr del 192.168.0.99/24 dev eth0"
@@ -309,7 +309,7 @@ def read(machine: Inside, wanted: HostNetwork) -> LiveNetwork:
     return parse(machine("sh", "-e", text=command(wanted.sysctls)).splitlines())
 
 
-def foreign(found: LiveNetwork) -> list[set[object]]:
+def unmanaged(found: LiveNetwork) -> list[set[object]]:
     """What FOREIGN made."""
     return [
         {address for address in found.addresses if address.nic == "cni0" or ".60/" in address.cidr},
@@ -335,7 +335,7 @@ def test_the_kernel_takes_every_change(machine: Inside, site: Plan, name: str) -
     machine("sh", "-e", text=FOREIGN)
     there = read(machine, wanted)
     assert changes(wanted, there) == []
-    assert [len(part) for part in foreign(there)] == [3, 3, 2]
+    assert [len(part) for part in unmanaged(there)] == [3, 3, 2]
     for what, drift in DRIFTS[name].items():
         machine("sh", "-e", text=drift)
-        assert foreign(converge(what)) == foreign(there), what
+        assert unmanaged(converge(what)) == unmanaged(there), what

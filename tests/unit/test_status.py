@@ -10,17 +10,13 @@ import pytest
 from rich.console import Console
 
 from tests.unit.test_verify import target
-from underlay import drift
-from underlay.drift import Difference
-from underlay.oncall import status
-from underlay.oncall.status import Status
-from underlay.plan import REPO, Host, Plan, load
-from underlay.routing import LiveNetwork, host_network
-from underlay.target import Endpoint, Target
-from underlay.verify import state
-from underlay.verify.links import Links, UnreachableError
-from underlay.verify.state import HostState, UnreadableError
-from underlay.verify.vitals import (
+from underlay.access.endpoints import Endpoint
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
+from underlay.desired.routing import LiveNetwork, host_network
+from underlay.observe import drift, state
+from underlay.observe.drift import Difference
+from underlay.observe.health import (
     Clock,
     Conntrack,
     Disk,
@@ -30,6 +26,10 @@ from underlay.verify.vitals import (
     Tally,
     Upstream,
 )
+from underlay.observe.state import HostState, UnreadableError
+from underlay.oncall import status
+from underlay.oncall.status import Status
+from underlay.plan import REPO, Host, Plan, load
 
 PLAN = load(REPO / "group_data/all.py")
 LAST = {"number": 3, "time": "2026-11-23T04:20:00+00:00", "who": "ada@laptop", "commit": "abc", "what": ["much"]}
@@ -161,10 +161,10 @@ def test_two_dead(site: Site, tmp_path: Path) -> None:
     ("changed", "attention"),
     [
         (
-            {"different": [Difference("lb", "missing", "live", "a rule"), Difference("lb", "foreign", "live", "x")]},
+            {"different": [Difference("lb", "missing", "live", "a rule"), Difference("lb", "unmanaged", "live", "x")]},
             ["lb: 1 difference from the plan: ./inv drift lb_nginx"],
         ),
-        ({"different": [Difference("lb", "foreign", "live", "x")]}, []),
+        ({"different": [Difference("lb", "unmanaged", "live", "x")]}, []),
         (
             {"different": [Difference("lb", "stopped", "live", "nginx.service is failed and enabled")]},
             [

@@ -9,17 +9,21 @@ from pathlib import Path
 import pytest
 from paramiko import SSHConfig
 
+from lab import target as lab_target
 from lab.state import LabHost, LabState
 from tests.unit.conftest import Planned
-from underlay import target
+from underlay.access import target
+from underlay.access.endpoints import endpoints_from, vantage_of
+from underlay.access.ssh_config import TargetError
+from underlay.access.target import Target, enter
 from underlay.plan import OUTSIDE, REPO, Plan
-from underlay.target import Target, TargetError, enter
 
 Stand = Callable[[str | None], None]
 
 
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(target.ENTER, "lab", lab_target.enter)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.delenv("UNDERLAY_TARGET", raising=False)
 
@@ -29,7 +33,8 @@ def stand_on(monkeypatch: pytest.MonkeyPatch) -> Stand:
     """Let this process run on a host of the plan, or on none."""
 
     def stand(name: str | None) -> None:
-        monkeypatch.setattr(target, "_vantage", lambda plan: plan.host(name) if name else None)
+        for module in (target, lab_target):
+            monkeypatch.setattr(module, "vantage_of", lambda plan: plan.host(name) if name else None)
 
     return stand
 
@@ -83,7 +88,7 @@ def test_a_host_without_an_address_near_the_jump_host(planned: Planned, real: Pl
     """Through the jump host even from itself: ssh to the own address is one hop more, and works."""
     plan = planned(('{"mgmt": "100.64.0.2", "traffic"', '{"traffic"'))
     stand_on("jumphost")
-    found = target._endpoints(plan, plan.host("jumphost"))
+    found = endpoints_from(plan, plan.host("jumphost"))
     assert [f"{way.address} by {way.jump}" for way in found if way.jump] == ["100.64.32.2 by jumphost"]
 
 
@@ -178,7 +183,7 @@ def lab_state(folder: Path, **other: object) -> LabState:
         ({"complete": False}, "target lab, but no lab is running: start it with `./inv lab.up`"),
         ({"checkout": "/other"}, "target lab, but the running lab belongs to the checkout /other"),
         ({"hosts": {}}, "target lab, but the lab has no host 'dev' to work from: add it to the plan"),
-        ({}, "can't step into the lab (DEV: No such file or directory): mend it with `./inv lab.reset`"),
+        ({}, "can't step into the lab (DEV: No such file or directory): fix it with `./inv lab.reset`"),
     ],
     ids=["none", "half built", "another checkout's", "no workstation", "gone"],
 )
@@ -199,12 +204,19 @@ def test_the_lab_needs_root(planned: Planned, monkeypatch: pytest.MonkeyPatch, t
         enter(planned())
 
 
+def test_a_copy_without_a_lab(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deploy machine's copy."""
+    monkeypatch.delitem(target.ENTER, "lab")
+    with pytest.raises(TargetError, match=r"^target lab, but this copy of the repo has no lab: use target ssh"):
+        enter(planned())
+
+
 def test_the_lab_has_the_outside_world(
     planned: Planned, stand_on: Stand, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     stand_on("dev")
     monkeypatch.setattr("lab.state.load", lambda: lab_state(tmp_path))
-    monkeypatch.setattr(target, "_step_into", lambda netns: None)
+    monkeypatch.setattr(lab_target, "_step_into", lambda netns: None)
     monkeypatch.setattr(os, "geteuid", os.getuid)
     found = enter(planned())
     assert str(found.endpoint(OUTSIDE).address) == "192.168.0.1"
@@ -220,5 +232,5 @@ def test_this_machine_is_no_host_of_a_plan_with_other_addresses(planned: Planned
     local = host.primary.model_copy(update={"address": "127.0.0.7"})
     mine = host.model_copy(update={"interfaces": (local,)})
     elsewhere = host.model_copy(update={"interfaces": (local.model_copy(update={"address": "203.0.113.77"}),)})
-    assert target._vantage(plan.model_copy(update={"hosts": (elsewhere,)})) is None
-    assert target._vantage(plan.model_copy(update={"hosts": (elsewhere, mine)})) == mine
+    assert vantage_of(plan.model_copy(update={"hosts": (elsewhere,)})) is None
+    assert vantage_of(plan.model_copy(update={"hosts": (elsewhere, mine)})) == mine

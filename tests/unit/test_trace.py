@@ -12,8 +12,9 @@ from netaddr import IPAddress
 from rich.console import Console
 
 from tests.unit.conftest import Planned
-from underlay.oncall.trace import AS_PLANNED, COULD_NOT, DIFFERS, Trace, document, show, summary
-from underlay.oncall.trace_plan import (
+from underlay.desired.routing import LiveNetwork, host_network
+from underlay.plan import Plan
+from underlay.trace.planned import (
     ARRIVES,
     DELIVERED,
     LEAVES,
@@ -25,9 +26,8 @@ from underlay.oncall.trace_plan import (
     ends,
     path,
 )
-from underlay.oncall.trace_seen import Chain, Comparison, Observation
-from underlay.plan import Plan
-from underlay.routing import LiveNetwork, host_network
+from underlay.trace.run import AS_PLANNED, COULD_NOT, DIFFERS, Trace, document, show, summary
+from underlay.trace.seen import Chain, Comparison, Observation
 
 OUTSIDE = IPAddress("203.0.113.1")
 Observations = dict[str, Observation]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from underlay.oncall import trace_agent
-from underlay.oncall.trace_agent import Flow, checksum
-from underlay.verify.links import INTERPRETER, Agent, UnreachableError
+from underlay.access.sessions import INTERPRETER, Agent, UnreachableError
+from underlay.remote import trace as trace_agent
+from underlay.remote.trace import Matcher, checksum
 
 HERE, THERE = "127.0.0.1", "127.0.0.2"
 
@@ -49,7 +49,7 @@ REQUEST = ip(6, HERE, THERE, tcp(20001, 80))
 )
 def test_which_packets_are_ours(packet: bytes, note: tuple[str, ...] | None) -> None:
     """A packet of the connection is told from all others, and the way it goes."""
-    assert Flow("tcp", [20001, 80]).note(packet) == note
+    assert Matcher("tcp", [20001, 80]).note(packet) == note
 
 
 def test_checksum() -> None:

@@ -4,10 +4,10 @@ import pytest
 from netaddr import IPAddress
 
 from tests.unit.conftest import Planned
-from underlay.nginx import API_PORT
-from underlay.oncall.trace_plan import Packet, Path, Protocol, TraceError, ends, lookup, path, proxied
+from underlay.desired.nginx import API_PORT
+from underlay.desired.traffic import expected
 from underlay.plan import Plan
-from underlay.traffic import expected
+from underlay.trace.planned import Packet, Path, Protocol, TraceError, ends, lookup, path, proxied
 
 OUTSIDE = IPAddress("203.0.113.1")
 
@@ -56,7 +56,7 @@ def test_every_flow_of_the_traffic_table(planned: Planned, edits: tuple[tuple[st
         if not flow.through:
             assert found.arrival.source == flow.seen_as, flow
         assert found.steps[-1].host == flow.source, flow
-        assert found.foreign_answer is None, flow
+        assert found.translated_answer is None, flow
         assert not found.end, flow
         if flow.tracked is not None and flow.source != plan.gateway.name:
             raw = [step for step in found.steps if step.stage == "raw PREROUTING"]
@@ -106,9 +106,9 @@ def test_nics_of_hosts_without_a_deploy_are_not_known(planned: Planned) -> None:
 
 def test_answers_over_udp_to_what_was_left_untracked(planned: Planned) -> None:
     """Of a request without an entry, an answer over UDP begins a connection: the gateway's own is translated."""
-    answer = way(planned(), "master-1:traffic", "100.64.0.1", "udp").foreign_answer
+    answer = way(planned(), "master-1:traffic", "100.64.0.1", "udp").translated_answer
     assert str(answer) == "192.168.0.51 -> 100.64.32.2"
-    assert way(planned(), "master-1:traffic", "100.64.0.1").foreign_answer is None
+    assert way(planned(), "master-1:traffic", "100.64.0.1").translated_answer is None
 
 
 def test_no_way(planned: Planned) -> None:
@@ -154,7 +154,7 @@ def test_what_a_person_means(planned: Planned, source: str, destination: str, pa
     ],
 )
 def test_mistakes(planned: Planned, source: str, destination: str, outside: IPAddress | None, error: str) -> None:
-    """One line says what is wrong and how to mend it."""
+    """One line says what is wrong and how to fix it."""
     with pytest.raises(TraceError) as raised:
         ends(planned(), source, destination, outside)
     assert str(raised.value).startswith(error)

@@ -3,8 +3,8 @@
 from netaddr import IPAddress
 
 from tests.unit.conftest import Planned
+from underlay.desired.traffic import Flow, expected, forbidden, sample, why
 from underlay.plan import Plan
-from underlay.traffic import Flow, expected, forbidden, sample, why
 
 OUTSIDE = IPAddress("203.0.113.1")
 

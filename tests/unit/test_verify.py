@@ -10,14 +10,16 @@ from xml.etree import ElementTree
 import pytest
 from netaddr import IPAddress
 
+from underlay.access.endpoints import Endpoint
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
+from underlay.desired.traffic import Flow
+from underlay.observe import evidence, exchange, state
+from underlay.observe.exchange import Outcome, judge
+from underlay.observe.state import HostState, Unit, UnreadableError
 from underlay.plan import REPO, Host, Plan, load
-from underlay.target import Endpoint, Target
-from underlay.traffic import Flow
-from underlay.verify import command, evidence, exchange, state
+from underlay.verify import run as command
 from underlay.verify.checks import WrongError, wrong
-from underlay.verify.exchange import Outcome, judge
-from underlay.verify.links import Links, UnreachableError
-from underlay.verify.state import HostState, Unit, UnreadableError
 
 FLOW = Flow(
     role="lb_nginx",
@@ -198,7 +200,7 @@ def target(plan: Plan, folder: Path) -> Target:
 
 
 def only_traffic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("underlay.verify.command.CHECKS", REPO / "tests/site/test_packets.py")
+    monkeypatch.setattr("underlay.verify.run.CHECKS", REPO / "tests/site/test_packets.py")
 
 
 def test_all_good(
@@ -319,6 +321,6 @@ def test_checks_that_cannot_be_loaded(
     """Broken checks are an error, not fewer checks."""
     links = site()
     (tmp_path / "test_broken.py").write_text("import no_such_module\n")
-    monkeypatch.setattr("underlay.verify.command.CHECKS", tmp_path)
+    monkeypatch.setattr("underlay.verify.run.CHECKS", tmp_path)
     assert command.run(links.target, ["gateway"]) == 1
     assert "no_such_module" in capsys.readouterr().out

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from underlay.desired.ruleset import Ruleset, RulesetError, parse
 from underlay.facts import section, sections
-from underlay.ruleset import Ruleset, RulesetError, parse
 
 PERSISTED = "/etc/iptables/rules.v4"
 RECORD = "/var/lib/underlay/rules.v4"

@@ -6,8 +6,17 @@ from collections.abc import Iterable
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from underlay.desired.routing import (
+    LINK_FILE,
+    NETWORKD,
+    NETWORKD_CONF,
+    SYSCTL_CONF,
+    Address,
+    LiveNetwork,
+    PolicyRule,
+    Route,
+)
 from underlay.facts import files, section, sections
-from underlay.routing import LINK_FILE, NETWORKD, NETWORKD_CONF, SYSCTL_CONF, Address, LiveNetwork, PolicyRule, Route
 
 OUR_FILES = (str(NETWORKD / LINK_FILE.format(nic="*")), NETWORKD_CONF, SYSCTL_CONF)
 LOCAL_TABLE = 255

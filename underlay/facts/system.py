@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pyinfra.api import FactBase
 
-from underlay.routing import LINK_FILE, NETWORKD
+from underlay.desired.routing import LINK_FILE, NETWORKD
 
 OURS = NETWORKD / LINK_FILE.format(nic="*")
 

@@ -8,6 +8,7 @@ import base64
 import getpass
 import json
 import os
+import pickle
 import shlex
 import socket
 import subprocess
@@ -22,15 +23,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from underlay import probe, traffic
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
+from underlay.desired import traffic
+from underlay.desired.traffic import Flow
 from underlay.errors import report_and_exit
-from underlay.guard import agent
-from underlay.guard.change import SECONDS, SECONDS_VARIABLE, Change, File
+from underlay.guard.change import SECONDS, SECONDS_VARIABLE, Change
+from underlay.observe.exchange import Exchange, Outcome, judge
 from underlay.plan import REPO
-from underlay.target import Target, current
-from underlay.traffic import Flow
-from underlay.verify.exchange import Exchange, Outcome, judge
-from underlay.verify.links import Links, UnreachableError
+from underlay.remote import guard as agent
+from underlay.remote import probe
 
 PROBES = 60
 """Flows at most that are tried before and after a change."""
@@ -65,13 +67,11 @@ def commit() -> str:
         return ""
 
 
-def main(host: str, text: str) -> int:
+def main(sent: bytes) -> int:
     """Make the change that `runner.run` sent; 0 if it was confirmed."""
-    fields = json.loads(text)
-    files = {path: File(**file) if file else None for path, file in fields.pop("files").items()}
-    change = Change(files=files, **fields)
+    target, host, change = pickle.loads(sent)
     with report_and_exit():
-        return _Guarded(current(), host, change).make()
+        return _Guarded(target, host, change).make()
 
 
 class _Guarded:
@@ -281,6 +281,6 @@ def _new_connection(target: Target, host: str) -> Iterator[Target]:
 
 
 if __name__ == "__main__":
-    _code = main(sys.argv[1], sys.stdin.read())
+    _code = main(sys.stdin.buffer.read())
     # At once: threads that still ask somebody would be waited for.
     os._exit(_code)

@@ -21,16 +21,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
 from underlay.errors import OperatorError
 from underlay.facts import firewall
-from underlay.guard import agent
-from underlay.oncall import replace as replacing
+from underlay.observe.state import authorized_keys
 from underlay.oncall.bundle import open_private, stem
 from underlay.oncall.redact import fingerprint
 from underlay.plan import ROLES, Host, Plan
-from underlay.target import Target
-from underlay.verify.links import Links, UnreachableError
-from underlay.verify.state import authorized_keys
+from underlay.remote import guard as agent
+from underlay.remote import restore as replacing
 
 SECONDS = 60
 MANIFEST = "manifest.json"

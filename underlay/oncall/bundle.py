@@ -19,19 +19,23 @@ from typing import Any
 
 from rich.console import Console
 
-from underlay import checkout, drift, history, nginx, overview
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
+from underlay.desired import checkout, nginx
 from underlay.errors import OperatorError
 from underlay.facts import firewall
-from underlay.guard import agent
-from underlay.oncall import collect, status
+from underlay.guard import history
+from underlay.observe import drift
+from underlay.observe.health import program
+from underlay.observe.state import authorized_keys
+from underlay.oncall import status
 from underlay.oncall.redact import redact
 from underlay.operations import sshd
 from underlay.plan import REPO, ROLES, Host
-from underlay.roles import role_file
-from underlay.target import Target
-from underlay.verify.links import Links, UnreachableError
-from underlay.verify.state import authorized_keys
-from underlay.verify.vitals import program
+from underlay.plan.roles import role_file
+from underlay.remote import collect
+from underlay.remote import guard as agent
+from underlay.report import tables
 
 SECONDS = 60
 """What a host may take for all of it."""
@@ -141,7 +145,7 @@ def gather(target: Target, hosts: list[Host]) -> tuple[dict[str, str], dict[str,
         "status.txt": lambda: _status(target),
         "drift.json": lambda: _drift(target, hosts),
         "history.json": lambda: _history(target, hosts),
-        "plan.txt": lambda: _page(lambda page: overview.show(target.plan, page)),
+        "plan.txt": lambda: _page(lambda page: tables.show(target.plan, page)),
         "versions.txt": _versions,
     }
     with ThreadPoolExecutor(len(parts)) as pool:

@@ -20,10 +20,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from underlay.access.sessions import Links
+from underlay.access.ssh_config import CONNECT_SECONDS
+from underlay.access.target import Target
 from underlay.errors import OperatorError
-from underlay.oncall.packets import Stream, Summary
-from underlay.target import CONNECT_SECONDS, Target
-from underlay.verify.links import Links
+from underlay.oncall.pcap import Stream, Summary
 
 CTRL_C = "Ctrl-C"
 CHATTER = ("listening on", "data link type", "verbose output suppressed", "WARNING")

@@ -9,13 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from underlay import conntrack
-from underlay.conntrack import Connection
+from underlay.access.sessions import Links
+from underlay.access.target import Target
+from underlay.observe.health import program
+from underlay.observe.state import UnreadableError
 from underlay.plan import Host
-from underlay.target import Target
-from underlay.verify.links import Links
-from underlay.verify.state import UnreadableError
-from underlay.verify.vitals import program
+from underlay.remote import conntrack
+from underlay.remote.conntrack import Connection
 
 SECONDS = 30
 """What a pass over a table of millions may take."""

@@ -17,17 +17,17 @@ from pathlib import Path
 
 from netaddr import IPAddress
 
-from underlay import history as histories
-from underlay import traffic
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target, announce
+from underlay.desired import traffic
+from underlay.desired.traffic import Flow
 from underlay.errors import OperatorError
+from underlay.guard import history as histories
 from underlay.guard import runner
 from underlay.guard.change import Change
-from underlay.oncall import arp
+from underlay.observe import exchange
 from underlay.plan import REPO, ROLES, Host, Interface, Plan, PlanError, load
-from underlay.target import Target, announce
-from underlay.traffic import Flow
-from underlay.verify import exchange
-from underlay.verify.links import Links, UnreachableError
+from underlay.remote import arp
 
 GOOD, WRONG, PLAN_FIRST = 0, 1, 2
 SECONDS = 15
@@ -35,11 +35,11 @@ SECONDS = 15
 TRIED = 16
 """Free addresses of the plan of which the gateway asks whether another machine has them."""
 PATIENCE = 5
-"""Seconds after which an address that is published no longer must be silent."""
+"""Seconds after which an address that is no longer published must be silent."""
 
 
 class PublishError(OperatorError):
-    """What a person has to mend before a host can be published, or be published no longer."""
+    """What a person has to fix before a host can be published, or be no longer published."""
 
 
 # --- the line of the plan -------------------------------------------------------------------------------------------
@@ -290,8 +290,8 @@ def _roll_back(gateway: _Gateway, before: int) -> int:
         print("nothing to roll back: the deploy had nothing to change")
         return WRONG
     change = Change(what=(f"back to the state before change {before + 1}",), restore=before + 1)
-    if runner.run(gateway.name, change, print):
-        print(f"{gateway.name} is as before. The plan still has the line: delete it, or mend what is wrong")
+    if runner.run(gateway.target, gateway.name, change, print):
+        print(f"{gateway.name} is as before. The plan still has the line: delete it, or fix what is wrong")
     else:
         print(f"NOT rolled back: look at `./inv history {gateway.name}`")
     return WRONG
@@ -398,7 +398,7 @@ def unpublish(target: Target, host: Host, address: IPAddress | None, dry: bool) 
     for line in wrong:
         print(f"WRONG {line}")
     if not wrong:
-        print(f"good: {', '.join(gone)} is published no longer: no answer, no rule, no connection")
+        print(f"good: {', '.join(gone)} is no longer published: no answer, no rule, no connection")
     return WRONG if wrong else GOOD
 
 

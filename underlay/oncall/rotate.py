@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from underlay.access.ssh_config import CONNECT_SECONDS, TargetError
+from underlay.access.target import MACHINE_KEY, Target
 from underlay.plan import ROLES
-from underlay.target import CONNECT_SECONDS, MACHINE_KEY, Target, TargetError
 
 SECONDS = 3 * CONNECT_SECONDS
 """For one command on a host, the login on the jump host in between included."""
@@ -47,7 +48,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
         deployed = [host.name for role in ROLES for host in target.plan.hosts_of(role)]
         if any(name in deployed for name in down):
             _tell(down)
-            print("nothing was changed: mend it first, or leave hosts out (--without)")
+            print("nothing was changed: fix it first, or leave hosts out (--without)")
             return 1
         # A host without a deploy (a workstation, say) need not know the operator.
         names = [name for name in names if name not in down]

@@ -10,13 +10,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from underlay import drift, overview, routing
+from underlay.access.sessions import UnreachableError
+from underlay.access.target import Target
+from underlay.desired import routing
+from underlay.observe import drift
+from underlay.observe.evidence import Evidence
+from underlay.observe.health import VITALS, Conntrack, Tally, Upstream, outer_addresses
+from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import ROLES, Host, Plan
-from underlay.target import Target
-from underlay.verify.evidence import Evidence
-from underlay.verify.links import UnreachableError
-from underlay.verify.state import DRIFT, HostState, UnreadableError
-from underlay.verify.vitals import VITALS, Conntrack, Tally, Upstream, outer_addresses
+from underlay.report import tables
 
 WELL, DOWN, ATTENTION = 0, 1, 2
 SECTIONS = DRIFT | VITALS - {"counters", "neighbours"}
@@ -181,7 +183,7 @@ def _fill(status: HostStatus, plan: Plan, host: Host, state: HostState) -> None:
     differences = _part(status, lambda: list(drift.of_host(plan, host, state)))
     failed = _part(status, lambda: state.failed_units)
     if differences is not None:
-        status.drift = sum(each.kind != "foreign" for each in differences)
+        status.drift = sum(each.kind != "unmanaged" for each in differences)
         if failed is not None:
             stopped = [each.what for each in differences if each.kind == "stopped"]
             told = {word for what in stopped for word in what.split()}
@@ -250,7 +252,7 @@ def watch(target: Target, console: Console, every: float) -> None:
 
 def show(plan: Plan, status: Status) -> None:
     """Print it."""
-    overview.console().print(page(plan, status), highlight=False)
+    tables.console().print(page(plan, status), highlight=False)
 
 
 def page(plan: Plan, status: Status) -> RenderableType:

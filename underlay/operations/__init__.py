@@ -13,6 +13,7 @@ from pyinfra import host as current_host
 from pyinfra import logger
 from pyinfra.api import FunctionCommand, Host, State
 
+from underlay.access.target import current
 from underlay.guard import runner
 from underlay.guard.change import Change
 
@@ -34,7 +35,7 @@ def guarded(change: Change) -> FunctionCommand:
 
 
 def _apply(state: State, host: Host, change: Change) -> bool:  # noqa: ARG001 (pyinfra looks for both names)
-    return runner.run(host.name, change, lambda line: logger.info(f"{host.print_prefix}{line}"))
+    return runner.run(current(), host.name, change, lambda line: logger.info(f"{host.print_prefix}{line}"))
 
 
 def write_file(path: str, content: str, mode: str = "644") -> str:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
-from underlay import ruleset
+from underlay.desired import ruleset
+from underlay.desired.ruleset import Edit, Rule
 from underlay.facts.firewall import PERSISTED, RECORD, SAVE, Firewall, Rules
 from underlay.guard.change import Change, File
 from underlay.operations import guarded, tell
-from underlay.ruleset import Edit, Rule
 
 
 def canonical(wanted: Sequence[Rule], form: ruleset.Ruleset) -> list[Rule]:
@@ -74,7 +74,7 @@ def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
 
 
 def _forget_connections(edits: Sequence[Edit]) -> str:
-    """Commands that end the translated connections of hosts that are published no longer.
+    """Commands that end the translated connections of hosts that are no longer published.
 
     They would live on with the old translation until they are silent for long enough.
     """

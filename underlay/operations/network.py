@@ -5,12 +5,12 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
-from underlay import routing
+from underlay.desired import routing
+from underlay.desired.routing import HostNetwork, LiveNetwork
+from underlay.desired.templates import render
 from underlay.facts.network import Network
 from underlay.guard.change import Change, File
 from underlay.operations import differences, file_diff, guarded, tell
-from underlay.routing import HostNetwork, LiveNetwork
-from underlay.templates import render
 
 
 def network_files(wanted: HostNetwork) -> dict[str, str]:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
-from underlay import access, routing
+from underlay.access import hostkeys
+from underlay.desired import routing
+from underlay.desired.routing import Address, PolicyRule, Route
+from underlay.observe.evidence import Evidence
+from underlay.observe.state import HostState, Unit, authorized_keys
 from underlay.operations.network import network_files
 from underlay.plan import Host, Plan
-from underlay.routing import Address, PolicyRule, Route
-from underlay.verify.evidence import Evidence
-from underlay.verify.state import HostState, Unit, authorized_keys
 
 Test = TypeVar("Test", bound=Callable[..., None])
 
@@ -136,7 +137,7 @@ class EveryHost:
     def test_deploy_machine_access(self, plan: Plan, planned: Host, state: HostState, evidence: Evidence) -> None:
         """The deploy machine may log in."""
         path = authorized_keys(plan)
-        key = access.machine_key(evidence.target)
+        key = hostkeys.machine_key(evidence.plan, evidence.target.known_hosts)
         if key is not None and key not in state.files.get(path, "").splitlines():
             wrong(key, f"no such line in {path}", f"{path} on {planned.name}")
 

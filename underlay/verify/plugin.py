@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from underlay.desired.traffic import Flow
+from underlay.observe.evidence import Evidence
 from underlay.plan import ROLES, Host
-from underlay.traffic import Flow
-from underlay.verify.evidence import Evidence
 
 EVIDENCE: pytest.StashKey[Evidence] = pytest.StashKey()
 

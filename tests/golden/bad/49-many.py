@@ -1,4 +1,4 @@
-"""All errors are reported at once, each with its line and its mend, in the order of the lines."""
+"""All errors are reported at once, each with its line and its fix, in the order of the lines."""
 
 site = "lab-site"
 target = "production"

@@ -1,0 +1,47 @@
+"""By which address, and through which host, each host of the plan is reached from here."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from netaddr import IPAddress
+
+from underlay.plan import Host, Plan
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """How one host is reached: its address from here, and the host to jump through, if any."""
+
+    name: str
+    address: IPAddress
+    jump: str = ""
+
+
+def vantage_of(plan: Plan) -> Host | None:
+    """The host of the plan that this process runs on: the one that has an address of this machine."""
+    for host in plan.hosts:
+        for nic in host.interfaces:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                try:
+                    probe.bind((str(nic.address), 0))
+                except OSError:
+                    continue
+                return host
+    return None
+
+
+def endpoints_from(plan: Plan, vantage: Host | None) -> Iterator[Endpoint]:
+    """Directly where a network is shared, else by its published or enterprise address, else through the jump host."""
+    shared = [nic.network for nic in vantage.interfaces] if vantage else [plan.enterprise.name]
+    for host in plan.hosts:
+        near = next((nic for nic in host.interfaces if nic.network in shared), None)
+        outer = host.interface(plan.enterprise.name)
+        if near is not None:
+            yield Endpoint(host.name, near.address)
+        elif host.published is not None:
+            yield Endpoint(host.name, host.published)
+        elif outer is not None:
+            yield Endpoint(host.name, outer.address)
+        else:
+            yield Endpoint(host.name, host.primary.address, jump=plan.jumphost.name)

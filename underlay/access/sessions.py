@@ -1,0 +1,223 @@
+"""The way to the hosts: one ssh connection each, which every check and every agent of a run shares."""
+
+import base64
+import json
+import os
+import select
+import shlex
+import subprocess
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from underlay.access.ssh_config import CONNECT_SECONDS
+from underlay.access.target import Target
+from underlay.errors import OperatorError
+from underlay.remote import probe
+
+INTERPRETER = ["python3", "-I", "-S", "-c", probe.BOOTSTRAP]
+"""Runs an agent's program, which it reads from its stdin."""
+AT_ONCE = 24
+"""Connections that are opened at the same time: sshd, and the jump host in between, refuse too many newcomers."""
+
+
+class UnreachableError(OperatorError):
+    """A host that can't be asked; `str()` says why in one line."""
+
+
+class Links:
+    """Connections to the hosts of a target, opened on first use and tried once.
+
+    `HOST can't be reached` is remembered: whoever asks later gets the same answer at once.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+        self._opened: dict[str, Future[str | None]] = {}
+
+    def open(self, names: Iterable[str]) -> None:
+        """Begin to connect to hosts, those that others are reached through before these; those given up stay so."""
+        names = set(names)
+        jumps = {self.target.endpoint(name).jump for name in names if not self.is_local(name)} - {""}
+        # A host that waits for its jump host holds a thread of the pool: the jump hosts have theirs before.
+        for name in (*sorted(jumps), *sorted(names - jumps)):
+            if name not in self._opened:
+                self._opened[name] = self._pool.submit(self._open, name)
+
+    def give_up(self, name: str, why: str) -> None:
+        """Take a host for one that can't be reached, without trying."""
+        self._opened[name] = Future()
+        self._opened[name].set_result(why)
+
+    def error(self, name: str) -> str | None:
+        """Wait until a host is connected: why it can't be reached, or None."""
+        return self._opened[name].result()
+
+    def is_local(self, name: str) -> bool:
+        """Whether this process runs on that host."""
+        return self.target.vantage is not None and self.target.vantage.name == name
+
+    def check(self, name: str) -> None:
+        """Wait until a host is connected. Raises UnreachableError."""
+        if error := self.error(name):
+            raise UnreachableError(error)
+
+    def _open(self, name: str) -> str | None:
+        if self.is_local(name):
+            return None
+        endpoint = self.target.endpoint(name)
+        if endpoint.jump and self._opened[endpoint.jump].result():
+            return f"{name} can't be reached: the jump host {endpoint.jump} in between can't"
+        where = f"{name} can't be reached at {endpoint.address}"
+        options: list[str] = []
+        # A connection that an earlier command left may lead nowhere by now: that is found out soon, or it is dropped.
+        if self._ssh(name, [], ["-O", "check"], 1) == "":
+            if self._ssh(name, ["true"], [], 2) == "":
+                return None
+            self._ssh(name, [], ["-O", "exit"], 1)
+            options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
+        error = self._ssh(name, ["true"], options, CONNECT_SECONDS + 3)
+        return f"{where}: {error}" if error else None
+
+    def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
+        """The error of a short command, empty if there is none."""
+        argv = ["ssh", "-n", "-F", str(self.target.ssh_config), *options, name, *command]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, check=False)
+        except subprocess.TimeoutExpired:
+            return f"no answer within {seconds:.0f} s"
+        except OSError as error:
+            return f"can't run ssh: {error.strerror}"
+        return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["ssh failed"])[-1]
+
+    def log_in_anew(self, name: str) -> str:
+        """Why a new connection to a host fails, whatever connection there is already; empty if it does not."""
+        if self.is_local(name):
+            return ""
+        return self._ssh(name, ["true"], ["-o", "ControlPath=none"], CONNECT_SECONDS + 3)
+
+    def host(self, name: str) -> Any:
+        """testinfra's host, as root. Raises UnreachableError."""
+        import testinfra  # here, because a guarded change does without it and waits for each import
+
+        self.check(name)
+        if self.is_local(name):
+            return testinfra.get_host("local://", sudo=True)
+        return testinfra.get_host(f"ssh://{name}", ssh_config=str(self.target.ssh_config), sudo=True)
+
+    def argv(self, name: str, command: str, options: Iterable[str] = ()) -> list[str]:
+        """The program that runs a shell command on a host, as root; `options` are for ssh."""
+        root = ["sudo", "-n", "sh", "-c", command]
+        if self.is_local(name):
+            return root
+        return ["ssh", "-F", str(self.target.ssh_config), *options, name, shlex.join(root)]
+
+    def run(self, name: str, command: str, *, seconds: float, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """Run a shell command on a host, as root; after so many seconds it is ended there.
+
+        Its exit code is then 124. Raises UnreachableError, also if the connection breaks meanwhile.
+        """
+        self.check(name)
+        argv = self.argv(name, f"exec timeout --kill-after=2 {seconds} sh -c {shlex.quote(command)}")
+        try:
+            done = subprocess.run(
+                argv, input=stdin, capture_output=True, timeout=seconds + CONNECT_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise UnreachableError(f"{name} was reached, but gave no answer within {seconds:.0f} s") from None
+        if done.returncode == 255 and not self.is_local(name):
+            words = done.stderr.decode(errors="replace").strip().splitlines() or ["ssh says nothing"]
+            raise UnreachableError(f"{name} was reached, but the connection broke: {words[-1]}")
+        return done
+
+    def agent(self, name: str) -> "Agent":
+        """A new agent on a host. Raises UnreachableError."""
+        # Only the connection table is root's.
+        sudo = ["sudo", "-n"] if name == self.target.plan.gateway.name else []
+        return Agent(name, self.command(name, [*sudo, *INTERPRETER]))
+
+    def command(self, name: str, argv: list[str]) -> list[str]:
+        """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""
+        self.check(name)
+        if self.is_local(name):
+            return argv
+        return ["ssh", "-F", str(self.target.ssh_config), name, shlex.join(argv)]
+
+
+class Agent:
+    """A program of ours at work on a host, until it is closed.
+
+    program: its file, `underlay/remote/probe.py` or one that is spoken to in the same way
+    hello: what it said first
+    """
+
+    def __init__(self, name: str, argv: list[str], program: Path = Path(probe.__file__)) -> None:
+        self.name = name
+        self._argv = argv
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self._rest = b""
+        code = base64.b64encode(program.read_bytes())
+        self.hello = self._exchange(code + b"\n" + name.encode() + b"\n", 10)
+
+    @property
+    def port(self) -> int:
+        """The port of the probe's listener."""
+        return int(self.hello["port"])
+
+    def ask(self, key: str, value: object, seconds: float = 10) -> Any:
+        """The answer to a request (see `probe`). Raises UnreachableError if there is none in time."""
+        answer = self._exchange(json.dumps({key: value}).encode() + b"\n", seconds)
+        if "error" in answer:
+            raise UnreachableError(f"{self.name}: {answer['error']}")
+        return answer["answer"]
+
+    def _exchange(self, request: bytes, seconds: float) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # then there is no answer either, and stderr says why
+            self._process.stdin.write(request)
+            self._process.stdin.flush()
+        line = self._line(time.monotonic() + seconds)
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise UnreachableError(f"{self.name}: the probe does not work there: {self._last_words(line)}") from None
+        return answer
+
+    def _line(self, deadline: float) -> bytes:
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        while b"\n" not in self._rest:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+                return b"no answer in time"
+            chunk = os.read(descriptor, 65536)
+            if not chunk:
+                break
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _last_words(self, line: bytes) -> str:
+        assert self._process.stderr is not None
+        self._process.kill()
+        words = self._process.stderr.read().strip() or line.strip() or b"it ended without a word"
+        return words.decode(errors="replace").splitlines()[-1]
+
+    def close(self) -> None:
+        """End the agent: it goes when its stdin does."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._process.stderr.close()

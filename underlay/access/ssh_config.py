@@ -1,0 +1,62 @@
+"""The ssh configuration with which hosts are reached, and the private folder that it is in."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from underlay.access.endpoints import Endpoint
+from underlay.errors import OperatorError
+from underlay.plan import Plan
+
+CONNECT_SECONDS = 5
+
+
+class TargetError(OperatorError):
+    """The target can't be used; `str()` is one line for a person."""
+
+
+def ssh_config(plan: Plan, endpoints: Iterable[Endpoint], key: Path, known_hosts: list[Path], sockets: Path) -> str:
+    """The ssh_config of a target: one `Host` block a host, then what holds for all of them."""
+    blocks = []
+    for endpoint in endpoints:
+        block = f"Host {endpoint.name}\n    HostName {endpoint.address}\n"
+        blocks.append(block + (f"    ProxyJump {endpoint.jump}\n" if endpoint.jump else ""))
+    common = {
+        "User": plan.operator.user,
+        "IdentityFile": key,
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": " ".join(map(str, known_hosts)),
+        "GlobalKnownHostsFile": "none",
+        "StrictHostKeyChecking": "yes",
+        "BatchMode": "yes",
+        "ConnectTimeout": CONNECT_SECONDS,
+        "ServerAliveInterval": CONNECT_SECONDS,
+        "ServerAliveCountMax": 2,
+        # One connection a host serves every check of a run.
+        "ControlMaster": "auto",
+        "ControlPath": f"{sockets}/%C",
+        "ControlPersist": 30,
+        "LogLevel": "ERROR",
+    }
+    return "\n".join([*blocks, "Host *\n" + "".join(f"    {name} {value}\n" for name, value in common.items())])
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file in one step; its path."""
+    # Written aside and renamed: several commands may run at once.
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as new:
+        new.write(text)
+    return Path(new.name).replace(path)
+
+
+def private_folder(what: str) -> Path:
+    """A folder of this user for the ssh config and the sockets of shared connections; short, for sockets' sake."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"underlay-{os.geteuid()}"
+    folder = base / hashlib.sha256(what.encode()).hexdigest()[:8]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    base.chmod(0o700)
+    if base.stat().st_uid != os.geteuid():
+        raise TargetError(f"{base} belongs to somebody else: delete it")
+    return folder

@@ -1,0 +1,118 @@
+"""Where commands go: the real hosts, or the lab.
+
+The real hosts are target "ssh". The lab's target is handed in (`ENTER`), where this copy of the repo has a lab. Nothing
+changes the target silently.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from netaddr import IPAddress
+
+from underlay.access import hostkeys
+from underlay.access.endpoints import Endpoint, endpoints_from, vantage_of
+from underlay.access.ssh_config import TargetError, private_folder, ssh_config, write
+from underlay.plan import Host, Plan, load
+
+Name = Literal["lab", "ssh"]
+MACHINE_KEY = Path("/etc/ssh/ssh_host_ed25519_key")
+"""The jump host is the deploy machine too. There it logs in on the others as itself, with its host key: every
+workstation knows that key beforehand, so no further key must be made, carried or kept."""
+MACHINE_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where commands go.
+
+    vantage: the plan's host that this process runs on, or None
+    endpoints: how each host is reached; in the lab the outside world (`plan.OUTSIDE`) too
+    ssh_config: the file to give to ssh, pyinfra and testinfra
+    outside: an address beyond the upstream router that tests may use (in the lab only)
+    key: the private key with which this process logs in
+    workstation: in the lab, the host whose network this process is in
+    """
+
+    plan: Plan
+    name: Name
+    vantage: Host | None
+    endpoints: tuple[Endpoint, ...]
+    ssh_config: Path
+    known_hosts: Path
+    outside: IPAddress | None
+    key: Path = MACHINE_KEY
+    workstation: str = ""
+
+    def __str__(self) -> str:
+        where = f"from {self.vantage.name}" if self.vantage else "from this machine"
+        return f"site {self.plan.site!r}, target {self.name}, {len(self.plan.hosts)} hosts, {where}"
+
+    def endpoint(self, name: str) -> Endpoint:
+        """How a host is reached (KeyError if it is not in the plan)."""
+        for endpoint in self.endpoints:
+            if endpoint.name == name:
+                return endpoint
+        raise KeyError(name)
+
+
+def enter(plan: Plan) -> Target:
+    """Choose the target (UNDERLAY_TARGET, or the plan's), step into the lab if that is it, and write the ssh config.
+
+    Raises TargetError if the target is unknown, or is the lab and this checkout has none running.
+    """
+    name = os.environ.get("UNDERLAY_TARGET") or plan.target
+    if name not in get_args(Name):
+        raise TargetError(f"UNDERLAY_TARGET={name!r} is no target: use 'lab' or 'ssh'")
+    if name not in ENTER:
+        raise TargetError("target lab, but this copy of the repo has no lab: use target ssh (UNDERLAY_TARGET=ssh)")
+    return ENTER[name](plan)
+
+
+@functools.cache
+def current() -> Target:
+    """The target of this process: that of the plan in force. Raises PlanError, TargetError."""
+    return enter(load())
+
+
+def _real(plan: Plan) -> Target:
+    vantage = vantage_of(plan)
+    key, known_hosts = Path(plan.operator.key).expanduser(), Path(plan.operator.known_hosts).expanduser()
+    if vantage is not None and vantage.role == "jumphost":
+        key, known_hosts = MACHINE_KEY, MACHINE_KNOWN_HOSTS
+    if not os.access(key, os.R_OK):
+        hint = "run it with sudo" if key == MACHINE_KEY else "set operator.key in the plan"
+        raise TargetError(f"target ssh, but the key {key} can't be read: {hint}")
+    return make(plan, "ssh", vantage, [*endpoints_from(plan, vantage)], key, known_hosts, None)
+
+
+def make(
+    plan: Plan,
+    name: Name,
+    vantage: Host | None,
+    endpoints: list[Endpoint],
+    key: Path,
+    known_hosts: Path,
+    outside: IPAddress | None,
+    site: str = "",
+    workstation: str = "",
+) -> Target:
+    """A target whose ssh config is written; `site` tells sites with the same plan apart. Raises TargetError."""
+    folder = private_folder(f"{name} {site} {plan.source}")
+    published = write(folder / "known_hosts", hostkeys.known_as_published(plan, known_hosts))
+    text = ssh_config(plan, endpoints, key, [published, known_hosts], folder)
+    path = write(folder / "ssh_config", text)
+    return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside, key, workstation)
+
+
+def announce(target: Target) -> None:
+    """Say where commands go, before the first of them; on stderr, so that stdout stays what a machine may read."""
+    print(target, file=sys.stderr)
+
+
+ENTER: dict[str, Callable[[Plan], Target]] = {"ssh": _real}
+"""How each target is entered. The lab's is added by the lab, so that this package knows nothing of it."""

@@ -1,0 +1,290 @@
+"""Plan → what the traffic must look like: every connection that has to work, and how its receiver sees it; and those
+that must not. Pure.
+
+The expectations are written down from what the site is for, not computed from the rules that bring it about; only
+`why` looks at those, to tell a person where to look.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from netaddr import IPAddress, IPNetwork
+
+from underlay.desired import nat, nginx, routing
+from underlay.desired.ruleset import Rule
+from underlay.plan import OUTSIDE, ROLES, Host, Network, Plan
+
+SSH_PORT = 22
+SERVICES = {"jumphost": (SSH_PORT,), "lb_nginx": (nginx.HTTP_PORT,)}
+"""Role → the ports of its published hosts where a real service must be reached."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """One TCP connection that has to work, or must not.
+
+    role: whose check it is: of the hosts on its way, the one that is deployed last
+    row: what it is an example of, for people
+    source: the host that connects, from its address `source_address`
+    destination, port: what it connects to; port None is a listener of our own on a free port
+    receivers: the hosts of which one must be the one that answers
+    through: the proxies in between
+    seen_as: the source address that the receiver sees
+    tracked: whether the gateway must have an entry in its connection table; None if it does not matter
+    must_not: it must not reach its receivers; how they would see it does not matter then
+    """
+
+    role: str
+    row: str
+    source: str
+    source_address: IPAddress
+    destination: IPAddress
+    port: int | None
+    receivers: tuple[str, ...]
+    seen_as: IPAddress
+    tracked: bool | None
+    through: tuple[str, ...] = ()
+    must_not: bool = False
+
+    def __str__(self) -> str:
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.source} {self.source_address} -> {self.destination}{port}"
+
+    @property
+    def hosts(self) -> set[str]:
+        """The hosts that it needs."""
+        return {self.source, *self.receivers, *self.through}
+
+
+def expected(plan: Plan, outside: IPAddress | None) -> list[Flow]:
+    """Every flow of a plan; `outside` is an address beyond the upstream router that answers, if there is one."""
+    return list(_Site(plan, outside).flows())
+
+
+def forbidden(plan: Plan, outside: IPAddress | None) -> list[Flow]:
+    """Every flow that must not get through: from outside, only published addresses lead inside.
+
+    What keeps the internal addresses unreachable is that no route outside leads to them: the gateway forwards to its
+    networks whatever it is sent.
+    """
+    return list(_Site(plan, outside).forbidden())
+
+
+def sample(plan: Plan, most: int, *names: str) -> Plan:
+    """The plan with at most so many hosts of each role, and those of these names.
+
+    There are flows between all pairs of hosts: millions on a large site.
+    """
+    kept = {each.name for role in {each.role for each in plan.hosts} for each in plan.hosts_of(role)[:most]}
+    return plan.model_copy(update={"hosts": tuple(each for each in plan.hosts if each.name in {*kept, *names})})
+
+
+@dataclass(frozen=True)
+class _End:
+    """A host's address, and the network it is in (None: beyond the upstream router)."""
+
+    host: str
+    address: IPAddress
+    network: Network | None
+
+
+class _Site:
+    def __init__(self, plan: Plan, outside: IPAddress | None) -> None:
+        self.plan = plan
+        inner = [host for host in plan.hosts if host.role != "gateway"]
+        self.published = [end for host in inner if host.published for end in self._internal(host)]
+        self.nodes = [host for host in inner if not host.published and self._internal(host)]
+        self.world = [end for host in inner for end in self._ends(host) if end.network == plan.enterprise]
+        if outside is not None:
+            self.world.append(_End(OUTSIDE, outside, None))
+
+    def _ends(self, host: Host) -> list[_End]:
+        return [_End(host.name, nic.address, self.plan.network(nic.network)) for nic in host.interfaces]
+
+    def _internal(self, host: Host) -> list[_End]:
+        return [end for end in self._ends(host) if end.network in self.plan.internal]
+
+    def flows(self) -> Iterator[Flow]:
+        """In the order of the table in the docs."""
+        nodes = [end for node in self.nodes for end in self._internal(node)]
+        for one in (*self.published, *nodes):
+            for other in self.world:
+                if one.host != other.host:
+                    yield self._flow("internal hosts to the world", one, other, self._leaves_as(one), tracked=True)
+        yield from self._from_workstations()
+        for one in self.published:
+            for other in (*self.published, *nodes):
+                if one.host != other.host:
+                    yield self._unchanged("published hosts to internal ones", one, other)
+        for one in nodes:
+            for other in self.published:
+                yield self._unchanged("nodes to published hosts", one, other)
+        # A ring: each node is once the one that connects and once the one that answers, however many there are.
+        for node, following in zip(self.nodes, [*self.nodes[1:], *self.nodes[:1]], strict=True):
+            if node != following:
+                for one in self._internal(node):
+                    for other in self._internal(following):
+                        yield self._unchanged("nodes to nodes", one, other)
+        yield from self._from_gateway(nodes)
+        for one in (*self.published, *nodes):
+            for host in self.plan.published:
+                yield self._to_published("published addresses from inside", one, host, self._leaves_as(one))
+
+    def forbidden(self) -> Iterator[Flow]:
+        # A host that has a NIC inside is in no need of a way in.
+        outer = [end for end in self.world if end.network is None or not self._internal(self.plan.host(end.host))]
+        inner = [*self.published, *(end for node in self.nodes for end in self._internal(node))]
+        for one in outer:
+            for other in inner:
+                flow = self._flow("outside to inside, must not", one, other, one.address)
+                yield replace(flow, must_not=True)
+
+    def _leaves_as(self, end: _End) -> IPAddress:
+        """As what the enterprise network and the world see an internal address."""
+        host = self.plan.host(end.host)
+        if host.published is not None and end.address == host.primary.address:
+            return host.published
+        return self.plan.gateway.primary.address
+
+    def _from_workstations(self) -> Iterator[Flow]:
+        for host in self.plan.hosts_of("workstation"):
+            for end in self._ends(host):
+                if end.network != self.plan.enterprise:
+                    continue
+                gateway = self._ends(self.plan.gateway)[0]
+                yield self._flow("workstation to the gateway", end, gateway, end.address, port=SSH_PORT)
+                for other in self.plan.published:
+                    for port in (*SERVICES.get(other.role, ()), None):
+                        row = "workstation to published hosts"
+                        yield self._to_published(row, end, other, end.address, port)
+                    if other.role == "lb_nginx" and self.plan.hosts_of("master"):
+                        yield self._to_api(end, other)
+
+    def _to_published(self, row: str, one: _End, host: Host, seen_as: IPAddress, port: int | None = None) -> Flow:
+        assert host.published is not None  # its callers go through plan.published
+        target = _End(host.name, host.primary.address, self.plan.network(host.primary.network))
+        return self._flow(row, one, target, seen_as, tracked=True, asked=host.published, port=port)
+
+    def _to_api(self, one: _End, lb: Host) -> Flow:
+        masters = self.plan.hosts_of("master")
+        near = next((nic for nic in lb.interfaces if nic.network == masters[0].primary.network), lb.primary)
+        flow = self._to_published("", one, lb, near.address, nginx.API_PORT)
+        receivers = tuple(master.name for master in masters)
+        return replace(flow, row="the API behind the load balancer", receivers=receivers, through=(lb.name,))
+
+    def _from_gateway(self, nodes: Sequence[_End]) -> Iterator[Flow]:
+        for one in self._ends(self.plan.gateway):
+            near = [end for end in (*self.world, *self.published, *nodes) if end.network == one.network]
+            if one.network == self.plan.enterprise:
+                near += [end for end in self.world if end.network is None]
+            for other in near:
+                untracked = False if one.network in self.plan.internal else None
+                yield self._flow("the gateway to its networks", one, other, one.address, tracked=untracked)
+
+    def _unchanged(self, row: str, one: _End, other: _End) -> Flow:
+        tracked = None if one.network == other.network else False
+        return self._flow(row, one, other, one.address, tracked=tracked)
+
+    def _flow(
+        self,
+        row: str,
+        one: _End,
+        other: _End,
+        seen_as: IPAddress,
+        *,
+        tracked: bool | None = None,
+        asked: IPAddress | None = None,
+        port: int | None = None,
+    ) -> Flow:
+        return Flow(
+            role=self._role(one.host, other.host),
+            row=row,
+            source=one.host,
+            source_address=one.address,
+            destination=asked or other.address,
+            port=port,
+            receivers=(other.host,),
+            seen_as=seen_as,
+            tracked=tracked,
+        )
+
+    def _role(self, *hosts: str) -> str:
+        roles = {host.role for host in self.plan.hosts if host.name in hosts}
+        # Between hosts that have no deploy there is still the gateway.
+        return max((role for role in ROLES if role in roles), key=ROLES.index, default="gateway")
+
+
+def why(plan: Plan, flow: Flow) -> list[str]:
+    """Where to look if a flow is not as expected: the rules and routes that bring it about, with their plan lines."""
+    if flow.must_not:
+        return _why_not(plan, flow)
+    receiver = flow.through[0] if flow.through else flow.receivers[0]
+    answers_from = flow.destination
+    for host in plan.published:
+        if host.published == flow.destination:
+            answers_from = host.primary.address
+    found = [
+        *_rules(plan, flow, answers_from),
+        *_routes(plan, flow.source, flow.source_address),
+        *_routes(plan, receiver, answers_from),
+        *(f"{name}: the proxy in between, for {' or '.join(flow.receivers)}" for name in flow.through),
+    ]
+    return list(dict.fromkeys(found))  # the same host may be at both ends
+
+
+def _why_not(plan: Plan, flow: Flow) -> list[str]:
+    network = next(network for network in plan.internal if flow.destination in network.cidr)
+    way_out = plan.line("networks", plan.enterprise.name, "upstream")
+    found = [
+        f"{flow.source}: no route to {network.cidr} but the default one; ip route get {flow.destination}",
+        f"the upstream router {plan.enterprise.upstream}: no route to {network.cidr} ({way_out})",
+    ]
+    passes = [rule for rule in nat.gateway_rules(plan) if rule.table == "filter" and f"-d {network.cidr} " in rule.spec]
+    return found + [
+        f"no rule stops what is sent to the gateway: {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
+        for rule in passes
+    ]
+
+
+def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
+    """The gateway's rules that a flow meets, if it goes through the gateway."""
+    source, destination = flow.source_address, flow.destination
+    local = flow.source == plan.gateway.name
+    if not local and any(source in network.cidr and destination in network.cidr for network in plan.internal):
+        return
+    untracked = False
+    for rule in nat.gateway_rules(plan):
+        match rule.table, rule.chain:
+            case ("raw", "OUTPUT"):
+                met = local and matches(rule, source, destination)
+            case ("raw", _):
+                # Without the rule for the way back, the answer would be translated.
+                met = not local and (matches(rule, source, destination) or matches(rule, destination, source))
+            case ("filter", _):
+                met = not local and matches(rule, source, answers_from)
+            case (_, "PREROUTING"):
+                met = not (local or untracked) and matches(rule, source, destination)
+            case _:
+                met = not (local or untracked) and matches(rule, source, answers_from)
+        if met:
+            yield f"rule {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
+            untracked |= rule.table == "raw"
+            if rule.chain == "POSTROUTING":  # the first one is taken
+                return
+
+
+def matches(rule: Rule, source: IPAddress, destination: IPAddress) -> bool:
+    """Whether a rule of the plan is for packets from `source` to `destination`."""
+    ends = {"-s": source, "-d": destination}
+    return all(ends[flag] in IPNetwork(value) for flag, value in pairwise(rule.spec.split()) if flag in ends)
+
+
+def _routes(plan: Plan, name: str, address: IPAddress) -> Iterator[str]:
+    host = next((host for host in plan.hosts if host.name == name and host.role in ROLES), None)
+    nic = next((nic for nic in host.interfaces if nic.address == address), None) if host else None
+    if host and nic:
+        line = plan.line("hosts", name, "addresses", nic.network)
+        for route in routing.host_network(plan, host).routes:
+            if route.source == str(address) and route.via:
+                yield f"{name}: route {route.arguments} ({line})"

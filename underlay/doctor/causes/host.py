@@ -1,0 +1,322 @@
+"""What is not as planned on a host that was reached: network, rules, connection table, services, disks."""
+
+import shlex
+from collections.abc import Iterator
+
+from underlay.desired import routing
+from underlay.desired.routing import Address
+from underlay.doctor.diagnosis import Cause
+from underlay.doctor.investigation import Investigation, first
+from underlay.doctor.survey import CROWDED
+from underlay.observe.drift import Difference
+from underlay.observe.state import HostState
+from underlay.plan import OUTSIDE, Host
+from underlay.remote import guard as agent
+
+CLOCK_SECONDS = 60
+JOURNAL, LOGS = "/var/log/journal/", "/var/log/"
+
+
+def host(case: Investigation, planned: Host) -> Iterator[Cause]:
+    """All of a host's own causes, in the order in which a packet meets them."""
+    state = case.state(planned)
+    if state is None:
+        return
+    yield from _network(case, planned, state)
+    if planned == case.gateway:
+        yield from _rules(case, planned, state)
+        yield from _connection_table(case, planned, state)
+    yield from _guard(case, planned, state)
+    yield from _services(case, planned, state)
+    yield from _disks(case, planned)
+
+
+# --- network --------------------------------------------------------------------------------------------------------
+
+
+def _network(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
+    """`nic-down`, `no-carrier`, `address-missing`, `route-missing`, `route-wrong`, `policy-rule-missing`,
+    `sysctl-wrong`, `network-differs`; what goes with a NIC or an address is not told by itself."""
+    wanted, live = routing.host_network(case.plan, planned), state.network
+    before = len(case.found)
+    gone = set()
+    for nic in planned.interfaces:
+        if not live.links.get(nic.nic):
+            how = "is switched off" if nic.nic in live.links else "is not there"
+            fix, advice = case.fix_network(planned, state), ""
+        elif nic.nic in state.nics and not state.nics[nic.nic].carrier:
+            how = "has no signal"
+            fix, _, advice = case.replug(planned.name, nic.nic)
+        else:
+            continue
+        gone.add(nic.nic)
+        yield Cause(
+            id="no-carrier" if advice else "nic-down",
+            host=planned.name,
+            cause=f"{planned.name}: its NIC {nic.nic} ({nic.network}) {how}",
+            evidence=(f"ip link show {nic.nic}: {'up, with no carrier' if advice else 'not up'}",),
+            fix=fix,
+            advice=advice,
+            plan=case.line(planned, nic.address),
+            hosts=case.who_needs(planned, nic),
+            cuts=True,
+        )
+    addresses = [each for each in wanted.addresses if each not in live.addresses and each.nic not in gone]
+    if addresses:
+        hosts = frozenset(name for each in addresses for name in _need(case, planned, each))
+        things = [f"address {each.cidr} on {each.nic}" for each in addresses]
+        yield _missing(case, planned, state, "address-missing", things, hosts, _ip(addresses[0]))
+    lost = {_ip(each) for each in addresses}
+    routes = [each for each in wanted.routes if not (each in live.routes or each.nic in gone or each.source in lost)]
+    if routes:
+        places = {(each.table, each.destination) for each in routes}
+        instead = [
+            f"there is {each.selector} instead"
+            for each in live.routes
+            if (each.table, each.destination) in places and each not in wanted.routes
+        ]
+        hosts = frozenset({OUTSIDE}) if planned == case.gateway else case.behind(planned)
+        things = [f"route {each.arguments}" for each in routes]
+        kind = "route-wrong" if instead else "route-missing"
+        yield _missing(case, planned, state, kind, things, hosts, routes[0].source, instead)
+    rules = [f"policy rule {each.arguments}" for each in wanted.rules if each not in live.rules]
+    if rules and not gone:  # networkd of Debian 12 takes them away with the NIC in whose file they are
+        yield _missing(case, planned, state, "policy-rule-missing", rules, case.behind(planned))
+    sysctls = [
+        f"{key} is {live.sysctls.get(key, 'not set')}, not {value}"
+        for key, value in wanted.sysctls.items()
+        if live.sysctls.get(key) != value
+    ]
+    if sysctls:
+        router = planned == case.gateway
+        yield Cause(
+            id="sysctl-wrong",
+            host=planned.name,
+            cause=f"{planned.name}: {'it does not forward: ' if router else ''}{sysctls[0]}",
+            evidence=first([f"sysctl: {each}" for each in sysctls]),
+            fix=case.fix_network(planned, state),
+            plan=case.line(planned),
+            hosts=case.everybody - {planned.name} if router else case.behind(planned),
+            cuts=True,
+        )
+    if len(case.found) == before and (rest := [change.what for change in routing.changes(wanted, live)]):
+        yield Cause(
+            id="network-differs",
+            host=planned.name,
+            cause=f"{planned.name}: {rest[0]}",
+            evidence=first(rest),
+            fix=case.fix_network(planned, state),
+            plan=case.line(planned),
+            hosts=case.behind(planned),
+            cuts=True,
+        )
+
+
+def _missing(
+    case: Investigation,
+    planned: Host,
+    state: HostState,
+    id: str,
+    things: list[str],
+    hosts: frozenset[str],
+    address: str = "",
+    instead: list[str] | None = None,
+) -> Cause:
+    more = f", and {len(things) - 1} more like it" if len(things) > 1 else ""
+    return Cause(
+        id=id,
+        host=planned.name,
+        cause=f"{planned.name}: {things[0]} is missing{more}",
+        evidence=(*first([f"{each} is not there" for each in things]), *(instead or ())),
+        fix=case.fix_network(planned, state),
+        plan=case.line(planned, address),
+        hosts=hosts,
+        cuts=True,
+    )
+
+
+def _ip(address: Address) -> str:
+    return address.cidr.partition("/")[0]
+
+
+def _need(case: Investigation, planned: Host, address: Address) -> frozenset[str]:
+    """Whose connections need an address of a host."""
+    if planned != case.gateway:
+        return case.behind(planned)
+    for other in case.plan.published:
+        if str(other.published) == _ip(address):
+            return case.behind(other)
+    nic = next(nic for nic in planned.interfaces if str(nic.address) == _ip(address))
+    if nic.network == case.plan.enterprise.name:
+        return frozenset({planned.name, OUTSIDE, *(each.name for each in case.plan.hosts if not each.published)})
+    return case.who_needs(planned, nic)
+
+
+# --- the gateway ----------------------------------------------------------------------------------------------------
+
+
+def _rules(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
+    """`rule-missing`, `rule-order`, `rule-extra`: one for all rules that are not as planned."""
+    live = [
+        each
+        for each in case.differences(planned, state)
+        if each.what.startswith("rule ") and each.where == "live" and each.kind != "unmanaged"
+    ]
+    ids = {"missing": "rule-missing", "out of order": "rule-order", "extra": "rule-extra"}
+    words = {"missing": "is missing", "out of order": "comes too late: another one wins", "extra": "is not in the plan"}
+    for kind, id in ids.items():
+        main = [each for each in live if each.kind == kind]
+        if main:
+            more = f", and {len(main) - 1} more like it" if len(main) > 1 else ""
+            others = [each for each in live if each not in main]
+            yield Cause(
+                id=id,
+                host=planned.name,
+                cause=f"{planned.name}: {main[0].what} {words[kind]}{more}",
+                evidence=first([f"{each.what} {words[each.kind]}" for each in main + others]),
+                fix=case.deploy(planned),
+                plan=main[0].plan,
+                hosts=case.about(" ".join(each.what for each in live)),
+                cuts=True,
+            )
+            return
+
+
+def _connection_table(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
+    """`conntrack-full`."""
+    table = state.conntrack
+    if table.share < CROWDED:
+        return
+    talkers = case.look(planned).talkers
+    loud = next((address for address, share in talkers if share > 0.5), None)
+    lost = {key: table.statistics.get(key, 0) for key in ("drop", "early_drop", "insert_failed")}
+    numbers = ", ".join(f"{key} {count}" for key, count in lost.items())
+    command = f"conntrack -D -s {loud}" if loud else f"sysctl -w net.netfilter.nf_conntrack_max={2 * table.limit}"
+    yield Cause(
+        id="conntrack-full",
+        host=planned.name,
+        cause=f"{planned.name}: its connection table is full" + (f", with what {loud} opened" if loud else ""),
+        evidence=(
+            f"{table.count} of {table.limit} entries; since boot: {numbers}",
+            *(f"{share:.0%} were opened by {address}" for address, share in talkers),
+        ),
+        fix=case.ssh(planned.name, command),
+        advice=f"stop {loud}, or it fills the table again" if loud else "find out who opens them: ./inv flows",
+        plan=case.line(planned),
+        hosts=case.everybody,
+        cuts=True,
+    )
+
+
+# --- every host -----------------------------------------------------------------------------------------------------
+
+
+def _guard(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
+    """`guard-stale`; a change that is being made is a note."""
+    pending = state.guard.pending
+    if not pending:
+        return
+    what = f"by {pending['who']} since {pending['since']}: {'; '.join(first(pending['what']))}"
+    if pending["left"] > 0:
+        case.notes.append(f"{planned.name}: a change is being made right now, {what}")
+        return
+    yield Cause(
+        id="guard-stale",
+        host=planned.name,
+        cause=f"{planned.name}: a change was never confirmed, and its timer did not undo it",
+        evidence=(what, f"it was to be undone at {pending['deadline']}"),
+        fix=case.ssh(planned.name, f"python3 {agent.COPY} rollback {pending['token']} doctor"),
+        advice="this brings back the state before that change; tell whoever made it",
+        plan=case.line(planned),
+        hosts=case.behind(planned),
+    )
+
+
+def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
+    """`service-down`, `file-differs`."""
+    for each in case.differences(planned, state):
+        if each.kind == "stopped" and not _runs(state, each) and each.where == "live":
+            id, cause, evidence = "service-down", each.what, f"systemctl status {each.what.split()[0]}"
+        elif each.where.startswith("/") and not _for_boot(each):
+            id, cause = "file-differs", f"{each.where} is not as planned"
+            evidence = f"./inv deploy {planned.role} --dry shows the lines"
+        else:
+            continue
+        yield Cause(
+            id=id,
+            host=planned.name,
+            cause=f"{planned.name}: {cause}",
+            evidence=(evidence,),
+            fix=case.deploy(planned),
+            plan=each.plan or case.line(planned),
+            hosts=case.behind(planned),
+        )
+
+
+def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
+    """`disk-full`."""
+    for mount, largest in case.look(planned).full.items():
+        path = largest[0][1] if largest else ""
+        command, advice = f"du -xh {mount} | sort -h | tail -20", "find out what can go"
+        if path.startswith(JOURNAL):
+            command, advice = "journalctl --vacuum-size=100M", "this removes the oldest entries of the journal"
+        elif path.startswith(LOGS):
+            command, advice = f"truncate -s 0 {shlex.quote(path)}", "this empties that log: copy it first"
+        yield Cause(
+            id="disk-full",
+            host=planned.name,
+            cause=f"{planned.name}: the file system of {mount} is full",
+            evidence=tuple(f"{path}: {size / 2**20:.0f} MiB" for size, path in largest) or (f"df {mount}",),
+            fix=case.ssh(planned.name, command),
+            advice=advice,
+            plan=case.line(planned),
+            hosts=case.behind(planned),
+        )
+
+
+# --- what works at present ------------------------------------------------------------------------------------------
+
+
+def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
+    """`boot-differs`, `clock-off`."""
+    state = case.state(planned)
+    if state is None:
+        return
+    what = [
+        each
+        for each in case.differences(planned, state)
+        if each.where == "at boot" or _for_boot(each) or (each.kind == "stopped" and _runs(state, each))
+    ]
+    if what:
+        yield Cause(
+            id="boot-differs",
+            host=planned.name,
+            cause=f"{planned.name}: after its next boot it will not be as planned",
+            evidence=first([f"{each.where}: {each.what} ({each.kind})" for each in what]),
+            fix=case.deploy(planned),
+            plan=next((each.plan for each in what if each.plan), case.line(planned)),
+            latent=True,
+        )
+    offset = state.clock.offset
+    if abs(offset) > CLOCK_SECONDS:
+        yield Cause(
+            id="clock-off",
+            host=planned.name,
+            cause=f"{planned.name}: its clock is {abs(offset):.0f} s {'ahead' if offset > 0 else 'behind'}",
+            evidence=("compared with the clock of this machine; certificates and logs depend on it",),
+            fix=case.ssh(planned.name, "systemctl restart systemd-timesyncd"),
+            advice="or restart whatever keeps the time there (chrony, ntpd)",
+            plan=case.line(planned),
+            latent=True,
+        )
+
+
+def _for_boot(each: Difference) -> bool:
+    """Whether a file matters at a boot only: what it makes is compared live, too."""
+    return each.where.startswith((str(routing.NETWORKD), routing.NETWORKD_CONF, routing.SYSCTL_CONF))
+
+
+def _runs(state: HostState, each: Difference) -> bool:
+    """Whether the service of a difference runs, and is just not enabled."""
+    unit = each.what.split()[0]
+    return each.where == "at boot" or (unit in state.units and state.units[unit].active == "active")

@@ -1,0 +1,184 @@
+"""What the site depends on beside the network: systems behind the load balancer, failed units, DNS, package sources."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from underlay.doctor.diagnosis import Cause
+from underlay.doctor.investigation import Fix, Investigation, first
+from underlay.doctor.survey import HostSurvey
+from underlay.observe.health import Upstream
+from underlay.observe.state import UNITS
+from underlay.plan import OUTSIDE, Host
+from underlay.remote.survey import OUR_PROBE
+
+API = "kubernetes_api"
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A service that should run and does not: it failed, or it is enabled and was stopped."""
+
+    host: str
+    name: str
+    failed: bool
+
+
+def services(case: Investigation) -> Iterator[Cause]:
+    """`unit-failed`, `api-down`, `upstream-down`.
+
+    A system that nobody has installed yet is a note: it is not the underlay's. It is a finding if a service on its host
+    has ended, if it hangs, or if others of its kind answer.
+    """
+    dead = _dead_units(case)
+    refusals: dict[_Unit, list[str]] = {}
+    for lb in case.plan.hosts_of("lb_nginx"):
+        state = case.state(lb)
+        if state is None:
+            continue
+        groups: dict[str, list[Upstream]] = {}
+        for each in state.upstreams:
+            groups.setdefault(each.name, []).append(each)
+        for name, servers in groups.items():
+            yield from _group(case, lb, name, servers, dead, refusals)
+    for unit in dead:
+        if unit in refusals or (unit.failed and case.is_deployed(unit.host)):
+            yield _ended(case, unit, refusals.get(unit, []))
+
+
+def _dead_units(case: Investigation) -> list[_Unit]:
+    """Those that are not ours: ours are compared with the plan."""
+    found = []
+    for name, state in case.seen.states.items():
+        failed = [unit for unit in state.failed_units if unit not in UNITS]
+        idle = case.look(case.plan.host(name)).services
+        found += [_Unit(name, unit, True) for unit in failed]
+        found += [_Unit(name, unit, False) for unit in idle if unit not in (*UNITS, *failed)]
+    return found
+
+
+def _ended(case: Investigation, unit: _Unit, evidence: list[str]) -> Cause:
+    how = "has failed" if unit.failed else "is enabled, and does not run"
+    return Cause(
+        id="unit-failed",
+        host=unit.host,
+        cause=f"{unit.host}: {unit.name} {how}",
+        evidence=(f"systemctl status {unit.name}: it {how}", *first(evidence)),
+        fix=case.ssh(unit.host, f"systemctl restart {unit.name}"),
+        advice=f'why it ended: ./inv ssh {unit.host} "sudo journalctl -n 50 -u {unit.name}"',
+        plan=case.line(case.plan.host(unit.host)),
+        hosts=frozenset({unit.host}),
+    )
+
+
+def _group(
+    case: Investigation,
+    lb: Host,
+    name: str,
+    servers: list[Upstream],
+    dead: list[_Unit],
+    refusals: dict[_Unit, list[str]],
+) -> Iterator[Cause]:
+    """The servers of one system, as the load balancer reaches them."""
+    # Of an API server more is known than that it takes a connection.
+    connects = case.look(lb).connect
+    errors = {each.address: connects.get(each.address, each.error) for each in servers}
+    for address, error in errors.items():
+        ip, _, port = address.rpartition(":")
+        host = next((host for host in case.plan.hosts if any(str(nic.address) == ip for nic in host.interfaces)), None)
+        if not error or (host and (case.is_cut(host.name) or host.name in case.seen.failures)):
+            continue
+        where = host.name if host else ip
+        evidence = f"{lb.name} connects to {address} for {name}: {error}"
+        refused = "refused" in error or error == OUR_PROBE
+        units = [unit for unit in dead if unit.host == where]
+        if refused and len(units) == 1:
+            refusals.setdefault(units[0], []).append(evidence)
+        elif refused and all(errors.values()):
+            case.notes.append(f"{name}: nothing listens on port {port} of {where}")
+        else:
+            yield _server(case, name, host, where, port, evidence, refused)
+
+
+def _server(
+    case: Investigation, name: str, host: Host | None, where: str, port: str, evidence: str, refused: bool
+) -> Cause:
+    owner = case.look(host).owners.get(port, "") if host else ""
+    unit = owner if owner.endswith(".service") else ""
+    look = "sh -c 'ss -ltnp; systemctl --failed; journalctl -n 50'"
+    fix = case.ssh(where, f"systemctl restart {unit}" if unit else look) if host else ""
+    what = "its API server" if name == API else f"its server of {name}"
+    return Cause(
+        id="api-down" if name == API else "upstream-down",
+        host=where,
+        cause=f"{where}: {what} (port {port}) {'does not listen' if refused else 'does not answer'}",
+        evidence=(evidence, *((f"{owner} listens there",) if owner else ())),
+        fix=fix,
+        advice="" if unit else f"start what serves port {port} there, in the way in which it was installed",
+        plan=case.line(host) if host else "",
+        hosts=frozenset({where}),
+    )
+
+
+def names(case: Investigation) -> Iterator[Cause]:
+    """Name servers that do not answer a host with a way out: `dns-silent`."""
+    for server, evidence in _silent(case, lambda look: look.names, "asks name server"):
+        home, fix = _server_at(case, server)
+        yield Cause(
+            id="dns-silent",
+            host=home.name if home else server,
+            cause=f"{home.name if home else server}: it answers no DNS query",
+            evidence=first(evidence),
+            fix=fix.command,
+            at=fix.at,
+            advice=fix.advice or f"look at the name server {home.name if home else server}",
+            plan=case.line(home) if home else "",
+            hosts=frozenset({home.name if home else server}),
+        )
+
+
+def packages(case: Investigation) -> Iterator[Cause]:
+    """Package sources that a host with a way out does not reach: `packages-unreachable`."""
+    for server, evidence in _silent(case, lambda look: look.sources, "connects to"):
+        home, fix = _server_at(case, server.partition(":")[0])
+        yield Cause(
+            id="packages-unreachable",
+            host=home.name if home else server,
+            cause=f"{home.name if home else server}: no packages from there: a deploy that needs one fails",
+            evidence=first(evidence),
+            fix=fix.command,
+            at=fix.at,
+            advice=fix.advice or f"look at the web server of {home.name if home else server}",
+            plan=case.line(home) if home else "",
+            latent=True,
+        )
+
+
+def _silent(
+    case: Investigation, errors: Callable[[HostSurvey], dict[str, str]], verb: str
+) -> Iterator[tuple[str, list[str]]]:
+    """Servers that do not answer the hosts, with the evidence; what an earlier cause explains is left out."""
+    blamed = {name for each in case.found for name in each.hosts}
+    bad: dict[str, list[str]] = {}
+    for host in case.deployed:
+        for uri, error in errors(case.look(host)).items():
+            if error and host.name not in blamed and OUTSIDE not in blamed:
+                server = uri.partition("://")[2].partition("/")[0] or uri
+                bad.setdefault(server, []).append(f"{host.name} {verb} {server}: {error}")
+    for server, evidence in bad.items():
+        home, _ = _server_at(case, server.partition(":")[0])
+        if home is None or home.name not in blamed:
+            yield server, evidence
+
+
+def _server_at(case: Investigation, address: str) -> tuple[Host | None, Fix]:
+    """The host of the plan that serves at an address, and what brings its service back, as far as that is seen."""
+    home = next((each for each in case.plan.hosts if str(each.primary.address) == address), None)
+    if home is None:
+        return None, Fix("")
+    heard = case.look(case.gateway).arp.get(case.gateway.primary.nic, {})
+    if not heard.get(address, ["not asked"]):
+        return home, case.switch_on(home)
+    unit = next((each for each in _dead_units(case) if each.host == home.name), None)
+    if unit is None:
+        return home, Fix("")
+    return home, Fix(case.ssh(unit.host, f"systemctl start {unit.name}"), "", f"{unit.name} does not run there")

@@ -1,0 +1,230 @@
+"""What the doctor knows while it walks: what was seen, what was found so far, and what follows from that. Pure."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from netaddr import IPAddress, IPNetwork
+
+from underlay.access import via
+from underlay.desired import routing
+from underlay.desired.traffic import Flow
+from underlay.doctor.diagnosis import Cause
+from underlay.doctor.survey import HostSurvey, Survey
+from underlay.observe import drift, exchange
+from underlay.observe.drift import Difference
+from underlay.observe.state import HostState, UnreadableError
+from underlay.plan import OUTSIDE, ROLES, Host, Interface, Plan
+
+SHOWN = 4
+"""Pieces of evidence of one kind that are told in full."""
+
+
+class Fix(NamedTuple):
+    """A command to paste: here, or `at` another place; and what a person should know."""
+
+    command: str
+    at: str = ""
+    advice: str = ""
+
+
+class Investigation:
+    """One walk of the doctor's.
+
+    found: the causes so far; what follows from them is none
+    notes: see `finding.Diagnosis`
+    """
+
+    def __init__(self, seen: Survey) -> None:
+        self.seen = seen
+        self.plan: Plan = seen.plan
+        self.gateway = seen.plan.gateway
+        self.deployed = [host for role in ROLES for host in seen.plan.hosts_of(role)]
+        self.found: list[Cause] = []
+        self.notes: list[str] = []
+
+    # --- what was seen ---
+
+    @property
+    def is_lab(self) -> bool:
+        """Whether the site is the lab: hosts are switched on, and their consoles reached, by commands."""
+        return self.seen.target.name == "lab"
+
+    @property
+    def here(self) -> str:
+        """The machine that the doctor runs on, for people."""
+        return self.seen.workstation.name or self.seen.target.workstation or "this machine"
+
+    def is_deployed(self, name: str) -> bool:
+        """Whether a host is one of ours, not a workstation or somebody's server."""
+        return any(host.name == name for host in self.deployed)
+
+    def state(self, host: Host) -> HostState | None:
+        """The state of a host that was reached."""
+        return self.seen.states.get(host.name)
+
+    def look(self, host: Host) -> HostSurvey:
+        """What a host sees around it; nothing if it was not reached."""
+        return self.seen.looks.get(host.name, HostSurvey())
+
+    @cached_property
+    def macs(self) -> dict[str, tuple[str, str]]:
+        """The MACs of the NICs of the plan, as their hosts tell → the host, and the network the NIC belongs to."""
+        found = {}
+        for name, state in self.seen.states.items():
+            try:
+                nics = state.nics
+            except UnreadableError:
+                continue
+            for planned in self.plan.host(name).interfaces:
+                if planned.nic in nics:
+                    found[nics[planned.nic].mac] = (name, planned.network)
+        return found
+
+    @cached_property
+    def failing(self) -> dict[Flow, tuple[str, str]]:
+        """The connections that fail: what was expected, what was seen. Those of hosts that need not let us in are not
+        known, and no fault."""
+        bystanders = {name for name in self.seen.failures if not self.is_deployed(name)}
+        return {
+            flow: words
+            for flow, outcome in self.seen.outcomes.items()
+            if not flow.hosts & bystanders and (words := exchange.judge(flow, outcome))
+        }
+
+    def differences(self, host: Host, state: HostState) -> list[Difference]:
+        """What differs from the plan on a host. Raises UnreadableError."""
+        return list(drift.of_host(self.plan, host, state))
+
+    # --- what follows ---
+
+    def is_cut(self, name: str) -> bool:
+        """Whether an earlier cause explains that a host can't be reached."""
+        return any(each.cuts and name in each.hosts for each in self.found)
+
+    def unexplained(self) -> dict[Flow, tuple[str, str]]:
+        """The failing connections that no cause so far explains."""
+        return {flow: words for flow, words in self.failing.items() if not self.is_explained(flow)}
+
+    def is_explained(self, flow: Flow) -> bool:
+        """Whether an earlier cause explains that a connection fails."""
+        blamed = {name for each in self.found if not each.latent for name in each.hosts}
+        return bool(flow.hosts & blamed) or (self.gateway.name in blamed and self._crosses(flow))
+
+    def _crosses(self, flow: Flow) -> bool:
+        """Whether a connection goes through the gateway, or is looked up in its table."""
+        near = [network for network in self.plan.networks if flow.source_address in network.cidr]
+        return flow.tracked is not None or not any(flow.destination in network.cidr for network in near)
+
+    def behind(self, host: Host) -> frozenset[str]:
+        """A host, and those that are reached through it."""
+        return frozenset({host.name, *(each.name for each in self.seen.target.endpoints if each.jump == host.name)})
+
+    def in_network(self, network: str) -> frozenset[str]:
+        """The hosts but the gateway that have a NIC in a network, and those that are reached through them."""
+        there = [host for host in self.plan.hosts if host.interface(network) and host != self.gateway]
+        return frozenset(name for host in there for name in self.behind(host))
+
+    def who_needs(self, host: Host, nic: Interface) -> frozenset[str]:
+        """Whose connections fail without a NIC of a host."""
+        return (self.in_network(nic.network) if host == self.gateway else self.behind(host)) | {host.name}
+
+    def about(self, text: str) -> frozenset[str]:
+        """The hosts but the gateway that the addresses and networks in a text are about."""
+        ends = [IPNetwork(word) for word in re.findall(r"\d+(?:\.\d+){3}(?:/\d+)?", text)]
+        found: set[str] = set()
+        for host in self.plan.hosts:
+            addresses = [nic.address for nic in host.interfaces] + ([host.published] if host.published else [])
+            if host != self.gateway and any(address in end for end in ends for address in addresses):
+                found |= self.behind(host)
+        return frozenset(found)
+
+    @property
+    def everybody(self) -> frozenset[str]:
+        """All hosts, and the outside world."""
+        return frozenset({*(host.name for host in self.plan.hosts), OUTSIDE})
+
+    # --- the plan ---
+
+    def addresses(self, host: Host) -> set[IPAddress]:
+        """Every address that a host must have."""
+        return {IPAddress(each.cidr.partition("/")[0]) for each in routing.host_network(self.plan, host).addresses}
+
+    def line(self, host: Host, address: object = None) -> str:
+        """The line of the plan that has an address of a host; without one, the host's own line."""
+        for other in self.plan.hosts:
+            if address is not None and str(other.published) == str(address):
+                return self.plan.line("hosts", other.name, "published")
+        for nic in host.interfaces:
+            if str(nic.address) == str(address):
+                return self.plan.line("hosts", host.name, "addresses", nic.network)
+        return self.plan.line("hosts", host.name)
+
+    # --- fixes ---
+
+    def deploy(self, host: Host) -> str:
+        """The deploy of a host's role."""
+        return f"./inv deploy {host.role}"
+
+    def ssh(self, name: str, command: str) -> str:
+        """A command as root on a host, by the way on which it was reached."""
+        option = ""
+        if way := self.seen.detours.get(name):
+            first = via.addresses(self.plan.host(name), self.plan.host(way.via))[0]
+            option = f" --via {way.via}" + ("" if str(first) == way.address else f" --address {way.address}")
+        return f"./inv ssh {name}{option} {quoted(f'sudo {command}')}"
+
+    def console(self, name: str, command: str) -> Fix:
+        """A command for a host that ssh does not lead to."""
+        if self.is_lab:
+            return Fix(f"./inv lab.run {name} {quoted(command)}")
+        return Fix(command, f"at the console of {name}, as root")
+
+    def local(self, command: str) -> Fix:
+        """A command as root on the machine that the doctor runs on."""
+        return self.console(self.here, command) if self.is_lab else Fix(f"sudo {command}")
+
+    def replug(self, name: str, nic: str) -> Fix:
+        """For a cable, or its port of the switch."""
+        advice = f"look at the cable of {name} {nic}, and at its port of the switch"
+        return Fix("./inv lab.heal" if self.is_lab else "", "", advice)
+
+    def switch_on(self, host: Host) -> Fix:
+        """For a host that is silent, which is as much as can be known from elsewhere."""
+        nic = host.primary.nic
+        up = self.console(host.name, f"ip link set {nic} up")
+        then = f" && {self.deploy(host)}" if self.is_deployed(host.name) else ""
+        advice = f"switch {host.name} on; if it is on, look at its cable of {nic} and switch that NIC on"
+        if self.is_lab:
+            return Fix(f"./inv lab.up && {up.command}{then}", "", advice)
+        return Fix(up.command, up.at, f"{advice}{'; then here: ' + self.deploy(host) if then else ''}")
+
+    def fix_network(self, host: Host, state: HostState) -> str:
+        """The deploy of a host; after what makes the way to it, where there is none."""
+        commands = [change.command for change in routing.changes(routing.host_network(self.plan, host), state.network)]
+        if any(command.startswith("ip link set") for command in commands):
+            # networkd of Debian 12 takes the policy rules away with a NIC, and brings them back with it.
+            commands = [command for command in commands if not command.startswith("ip rule add")]
+        if host.name not in self.seen.detours or not commands:
+            return self.deploy(host)
+        return f"{self.ssh(host.name, ' && sudo '.join(commands))} && {self.deploy(host)}"
+
+
+def quoted(command: str) -> str:
+    """A command as one argument in a shell."""
+    return f'"{command}"' if not re.search(r'["$`\\!]', command) else shlex.quote(command)
+
+
+def some(items: Iterable[object]) -> str:
+    """The first of several things, as a list for people, and how many more there are."""
+    found = list(map(str, items))
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return ", ".join(found[:SHOWN]) + more
+
+
+def first(lines: Sequence[str]) -> tuple[str, ...]:
+    """The first of several pieces of evidence, and how many more there are."""
+    more = (f"and {len(lines) - SHOWN} more",) if len(lines) > SHOWN else ()
+    return (*lines[:SHOWN], *more)

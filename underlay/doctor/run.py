@@ -1,0 +1,93 @@
+"""Finds out what is wrong with the site and shows it: cause, evidence, fix."""
+
+import sys
+import time
+from dataclasses import asdict
+from json import dumps
+
+from rich.console import Console
+from rich.text import Text
+
+from underlay.access.target import Target, announce
+from underlay.doctor.diagnosis import Cause, Diagnosis
+from underlay.doctor.survey import examine
+from underlay.doctor.walk import diagnose
+
+HEALTHY, BLIND, FINDINGS = 0, 1, 2
+
+
+def run(target: Target, json: bool) -> int:
+    """Examine the site and print the diagnosis; the walk goes to stderr as it is made.
+
+    Returns 0 for a healthy site, 2 if there is something to fix, 1 if something could not be looked at.
+    """
+    announce(target)
+    begin = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"doctor {time.monotonic() - begin:4.1f}s  {line}", file=sys.stderr, flush=True)
+
+    diagnosis = diagnose(examine(target, say), say)
+    seconds = time.monotonic() - begin
+    if json:
+        print(dumps(document(target, diagnosis, seconds), indent=2))
+    else:
+        show(diagnosis, seconds, Console(highlight=False, soft_wrap=True))
+    return code(diagnosis)
+
+
+def code(diagnosis: Diagnosis) -> int:
+    """The exit code."""
+    return FINDINGS if diagnosis.findings else BLIND if diagnosis.unread else HEALTHY
+
+
+def document(target: Target, diagnosis: Diagnosis, seconds: float) -> dict[str, object]:
+    """The diagnosis for programs."""
+    shown = ("id", "host", "cause", "evidence", "fix", "at", "advice", "plan", "latent")
+    return {
+        "site": target.plan.site,
+        "target": target.name,
+        "healthy": not (diagnosis.findings or diagnosis.unread),
+        "findings": [
+            {key: value for key, value in asdict(each).items() if key in shown} for each in diagnosis.findings
+        ],
+        "notes": list(diagnosis.notes),
+        "unread": list(diagnosis.unread),
+        "seconds": round(seconds, 1),
+    }
+
+
+def show(diagnosis: Diagnosis, seconds: float, console: Console) -> None:
+    """The diagnosis for people."""
+    for number, finding in enumerate(diagnosis.findings, 1):
+        console.print()
+        console.print(Text(f"{number}. {finding.cause}", style="bold yellow" if finding.latent else "bold red"))
+        for title, lines in _parts(finding):
+            for index, line in enumerate(lines):
+                console.print(
+                    Text(f"   {title if index == 0 else '':<9} {line}", style="bold" if title == "fix" else "")
+                )
+    console.print()
+    for note in diagnosis.notes:
+        console.print(Text(f"note: {note}"))
+    for reason in diagnosis.unread:
+        console.print(Text(f"not looked at: {reason}", style="yellow"))
+    live = sum(not each.latent for each in diagnosis.findings)
+    latent = len(diagnosis.findings) - live
+    if diagnosis.findings:
+        counts = [f"{live} to fix now"] * bool(live) + [f"{latent} to fix before it matters"] * bool(latent)
+        console.print(f"{', '.join(counts)}; in {seconds:.1f} s. Fix the first, then look again: ./inv doctor")
+    elif diagnosis.unread:
+        console.print(f"nothing was found, but not everything was looked at; in {seconds:.1f} s")
+    else:
+        console.print(f"healthy, in {seconds:.1f} s")
+
+
+def _parts(finding: Cause) -> list[tuple[str, list[str]]]:
+    fix = [finding.fix] if finding.fix else []
+    return [
+        ("evidence", list(finding.evidence)),
+        ("plan", [finding.plan] if finding.plan else []),
+        ("advice", [finding.advice] if finding.advice else []),
+        ("fix", [*fix, *([f"({finding.at})"] if finding.at else [])]),
+    ]

@@ -1,0 +1,77 @@
+"""All that a run finds out, gathered at once from all hosts while the checks wait for their part of it."""
+
+from collections.abc import Collection, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
+from underlay.desired import traffic
+from underlay.desired.traffic import Flow
+from underlay.observe import exchange, state
+from underlay.observe.exchange import Outcome
+from underlay.observe.state import HostState
+from underlay.plan import ROLES, Host, Plan
+
+SECONDS = 60
+"""After so long at the latest a check stops waiting; every step on the way has a shorter deadline of its own."""
+
+
+class Evidence:
+    """The states of hosts and the outcomes of flows of one run.
+
+    plan, target: what it is about
+    links: the connections to the hosts that were asked
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.plan: Plan = target.plan
+        self.links = Links(target)
+        self._states: dict[str, Future[HostState]] = {}
+        self._outcomes: Future[dict[Flow, Outcome]] | None = None
+
+    @cached_property
+    def flows(self) -> list[Flow]:
+        """Every flow of the plan: those that have to work, and those that must not."""
+        return [each for find in (traffic.expected, traffic.forbidden) for each in find(self.plan, self.target.outside)]
+
+    def gather(self, hosts: Iterable[Host], flows: Iterable[Flow], sections: Collection[str] = state.CHECKS) -> None:
+        """Begin to read these hosts (`sections` of `state.read`) and to make these flows; returns at once."""
+        hosts, flows = list(hosts), list(flows)
+        names = {host.name for host in hosts} | {name for flow in flows for name in flow.hosts}
+        if flows:
+            names.add(self.plan.gateway.name)
+        self.links.open(names)
+        pool = ThreadPoolExecutor(len(hosts) + 1)
+        if flows:
+            self._outcomes = pool.submit(exchange.run, flows, self.links, self.plan.gateway.name)
+        for host in hosts:
+            self._states[host.name] = pool.submit(state.read, self.links, self.plan, host, sections)
+        pool.shutdown(wait=False)
+
+    def state(self, name: str) -> HostState:
+        """The state of a host. Raises UnreachableError."""
+        return self._states[name].result(SECONDS)
+
+    def outcome(self, flow: Flow) -> Outcome:
+        """What became of a flow."""
+        assert self._outcomes is not None
+        return self._outcomes.result(SECONDS)[flow]
+
+    def bystander(self, flow: Flow) -> str | None:
+        """Why a host of a flow that is not deployed from here, a workstation say, can't be asked; or None.
+
+        Nothing is wrong with the site then, and nothing is known about the flow.
+        """
+        deployed = {host.name for role in ROLES for host in self.plan.hosts_of(role)}
+        return self.unreachable(flow.hosts - deployed)
+
+    def unreachable(self, names: Iterable[str]) -> str | None:
+        """Why the first of these hosts that can't be reached can't, or None."""
+        for name in sorted(names):
+            try:
+                self.links.check(name)
+            except UnreachableError as error:
+                return str(error)
+        return None

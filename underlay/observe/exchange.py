@@ -1,0 +1,226 @@
+"""Makes the flows of a plan happen, all at once, and says what became of each."""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from underlay.access.sessions import Agent, Links, UnreachableError
+from underlay.desired import nginx
+from underlay.desired.traffic import Flow
+from underlay.remote import probe
+
+T = TypeVar("T")
+
+CONNECT = probe.PATIENCE + 3
+"""Seconds for an agent's answer about its connections."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a flow.
+
+    error: why there was no answer
+    receiver, seen_as: who answered, and as what it saw the sender; both None behind a real service that can't tell
+    tracked: whether the gateway's connection table had it; None if the flow does not ask
+    unasked: nothing is known about the flow: a host could not be asked, or the sender lacks the address
+    """
+
+    error: str | None = None
+    receiver: str | None = None
+    seen_as: str | None = None
+    tracked: bool | None = None
+    unasked: bool = False
+
+
+def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
+    """What was expected of a flow and what was seen, in words; None if they agree."""
+    expected = expectation(flow)
+    if flow.must_not:
+        reached = outcome.receiver in flow.receivers
+        return (expected, observation(outcome)) if reached or outcome.unasked else None
+    if outcome.error:
+        return expected, outcome.error
+    if outcome.receiver is not None:
+        if outcome.receiver not in flow.receivers:
+            return expected, f"{outcome.receiver} answers"
+        if outcome.seen_as != str(flow.seen_as):
+            return expected, f"{outcome.receiver} sees {outcome.seen_as}"
+    if flow.tracked is not None and outcome.tracked != flow.tracked:
+        return expected, _TABLE[outcome.tracked].removeprefix(", ") or "the gateway's connection table was not read"
+    return None
+
+
+_TABLE = {True: ", in the gateway's connection table", False: ", not in the gateway's connection table", None: ""}
+
+
+def expectation(flow: Flow) -> str:
+    """What is expected of a flow, in words."""
+    receivers = " or ".join(flow.receivers)
+    if flow.must_not:
+        return f"{flow}: must not reach {receivers}: from outside, only published addresses lead inside"
+    return f"{flow}: {receivers} answers and sees {flow.seen_as}{_TABLE[flow.tracked]}"
+
+
+def observation(outcome: Outcome) -> str:
+    """What became of a flow, in words."""
+    if outcome.error:
+        return outcome.error
+    if outcome.receiver is None:
+        return f"a real service answers{_TABLE[outcome.tracked]}"
+    return f"{outcome.receiver} answers and sees {outcome.seen_as}{_TABLE[outcome.tracked]}"
+
+
+def run(flows: Iterable[Flow], links: Links, gateway: str) -> dict[Flow, Outcome]:
+    """Every flow's outcome. Never raises for a host: a flow whose host can't be asked has that as its error."""
+    flows = list(flows)
+    with closing(Exchange(flows, links, gateway)) as exchange:
+        return exchange.run(flows)
+
+
+def _each(
+    pool: ThreadPoolExecutor, work: Mapping[str, Any], function: Callable[[str, Any], T]
+) -> dict[str, T | UnreachableError]:
+    """The results for hosts, at the same time; UnreachableError as a result where it was raised."""
+
+    def call(name: str) -> T | UnreachableError:
+        try:
+            return function(name, work[name])
+        except UnreachableError as error:
+            return error
+
+    return dict(zip(work, pool.map(call, work), strict=True))
+
+
+class Exchange:
+    """Agents on the hosts of some flows, which make these flows as often as they are asked, until they are closed."""
+
+    def __init__(self, flows: Iterable[Flow], links: Links, gateway: str) -> None:
+        self.flows = list(flows)
+        names = {name for flow in self.flows for name in flow.hosts}
+        if any(flow.tracked is not None for flow in self.flows):
+            names.add(gateway)
+        self.gateway = gateway
+        self.pool = ThreadPoolExecutor(max(1, len(names)))
+        self.agents = _each(self.pool, dict.fromkeys(names), lambda name, _: links.agent(name))
+        self.ports = {name: agent.port for name, agent in self.agents.items() if isinstance(agent, Agent)}
+        self.api = self._serve_api({name for flow in self.flows if _is_api(flow) for name in flow.receivers})
+
+    def close(self) -> None:
+        """End the agents, also those that are asked something still."""
+        with ThreadPoolExecutor(max(1, len(self.agents))) as pool:
+            list(pool.map(Agent.close, (agent for agent in self.agents.values() if isinstance(agent, Agent))))
+        self.pool.shutdown(wait=False)
+
+    def run(self, flows: Iterable[Flow]) -> dict[Flow, Outcome]:
+        """The outcome of each of these flows, made anew: see `run`."""
+        outcomes: dict[Flow, Outcome] = {}
+        calls: dict[str, list[tuple[Flow, list[Any]]]] = {}
+        for flow in flows:
+            call = self._call(flow)
+            if isinstance(call, UnreachableError):
+                outcomes[flow] = Outcome(error=str(call), unasked=True)
+            else:
+                calls.setdefault(flow.source, []).append((flow, call))
+        ports: dict[Flow, int] = {}
+        results = self._ask(calls, lambda agent, work: agent.ask("connect", [call for _, call in work], CONNECT))
+        for name, work in calls.items():
+            answer = results[name]
+            for index, (flow, _) in enumerate(work):
+                if isinstance(answer, UnreachableError):
+                    outcomes[flow] = Outcome(error=str(answer), unasked=True)
+                    continue
+                ports[flow], told, error = answer[index]
+                if error:
+                    # Without a port it was not even bound to its source address.
+                    outcomes[flow] = Outcome(error=error, unasked=not ports[flow])
+                elif isinstance(told, list):
+                    outcomes[flow] = Outcome(receiver=told[0], seen_as=told[1])
+                else:
+                    outcomes[flow] = Outcome()
+        outcomes |= self._peers([flow for flow in ports if _is_service(flow) and not outcomes[flow].error], ports)
+        good = [flow for flow in ports if flow.tracked is not None and not outcomes[flow].error]
+        return outcomes | self._tracked({flow: outcomes[flow] for flow in good}, ports)
+
+    def _ask(self, work: Mapping[str, Any], request: Callable[[Agent, Any], T]) -> dict[str, T | UnreachableError]:
+        def ask(name: str, value: Any) -> T:
+            agent = self.agents[name]
+            if isinstance(agent, UnreachableError):
+                raise agent
+            return request(agent, value)
+
+        return _each(self.pool, work, ask)
+
+    def _serve_api(self, masters: set[str]) -> str:
+        """How to ask for the API. Where no master has one yet, all of them get a listener of ours in its place.
+
+        Never where only some of them have none: behind the load balancer it would be taken for the real one.
+        """
+        there = {name: nginx.API_PORT for name in masters if isinstance(self.agents[name], Agent)}
+        if not all(self._ask(there, lambda agent, port: agent.ask("free", port)).values()):
+            return "tls"
+        self._ask(there, lambda agent, port: agent.ask("serve", port))
+        return "read"
+
+    def _call(self, flow: Flow) -> list[Any] | UnreachableError:
+        for name in (flow.source, *flow.through):
+            if isinstance(agent := self.agents[name], UnreachableError):
+                return agent
+        receivers = [self.agents[name] for name in flow.receivers]
+        dead = [agent for agent in receivers if isinstance(agent, UnreachableError)]
+        if len(dead) == len(receivers):
+            return dead[0]
+        how = self.api if _is_api(flow) else "hold" if flow.port else "read soon" if flow.must_not else "read"
+        return [str(flow.source_address), str(flow.destination), flow.port or self.ports[flow.receivers[0]], how]
+
+    def _peers(self, flows: list[Flow], ports: Mapping[Flow, int]) -> dict[Flow, Outcome]:
+        """What real services see: who is connected to them from the port that the sender had."""
+        wanted = {
+            flow.receivers[0]: [other.port for other in flows if other.receivers == flow.receivers] for flow in flows
+        }
+        peers = self._ask(wanted, lambda agent, value: agent.ask("peers", value))
+        outcomes = {}
+        for flow in flows:
+            [receiver] = flow.receivers
+            match peers[receiver]:
+                case UnreachableError() as error:
+                    outcomes[flow] = Outcome(error=str(error), unasked=True)
+                case rows:
+                    seen = [address for port, address, theirs in rows if (port, theirs) == (flow.port, ports[flow])]
+                    # The same port may be in use by others too.
+                    best = str(flow.seen_as) if str(flow.seen_as) in seen else next(iter(seen), None)
+                    outcomes[flow] = (
+                        Outcome(receiver=receiver, seen_as=best)
+                        if best
+                        else Outcome(error=f"connected, but not to port {flow.port} of {receiver}")
+                    )
+        return outcomes
+
+    def _tracked(self, outcomes: Mapping[Flow, Outcome], ports: Mapping[Flow, int]) -> dict[Flow, Outcome]:
+        if not outcomes:
+            return {}
+        entries = [
+            [str(flow.source_address), ports[flow], str(flow.destination), flow.port or self.ports[flow.receivers[0]]]
+            for flow in outcomes
+        ]
+        answer = self._ask({self.gateway: entries}, lambda agent, value: agent.ask("tracked", value))[self.gateway]
+        if isinstance(answer, UnreachableError):
+            return {
+                flow: replace(
+                    outcome, error=f"connected, but the connection table can't be read: {answer}", unasked=True
+                )
+                for flow, outcome in outcomes.items()
+            }
+        return {
+            flow: replace(outcome, tracked=tracked)
+            for (flow, outcome), tracked in zip(outcomes.items(), answer, strict=True)
+        }
+
+
+def _is_api(flow: Flow) -> bool:
+    return flow.port == nginx.API_PORT
+
+
+def _is_service(flow: Flow) -> bool:
+    return flow.port is not None and not _is_api(flow)

@@ -1,0 +1,341 @@
+"""A host's vital signs: how it is, beside what the plan says of it. The commands that read them, and what they print.
+
+Parsers raise ValueError, KeyError or IndexError for anything else than the output of their command.
+"""
+
+import base64
+import gzip
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from underlay.desired import nginx
+from underlay.plan import Host, Plan, roles
+from underlay.remote import conntrack
+from underlay.remote import guard as agent
+
+VITALS = frozenset(
+    {
+        *("load", "disks", "failed units", "nics", "neighbours", "guard", "system"),
+        *("conntrack", "tally", "counters", "upstreams"),
+    }
+)
+"""The sections of the vital signs; the last four are of some roles only."""
+UPSTREAM_SECONDS = 1
+TALLY_SECONDS = 8
+NOTHING_KEPT = '{"pending": null, "last": null, "last_rollback": null}'
+CONNECT = """\
+import json, socket, sys, threading, time
+def connect(name, end):
+    address, _, port = end.rpartition(":")
+    begin = time.monotonic()
+    try:
+        socket.create_connection((address, int(port)), patience).close()
+        found[name, end] = [time.monotonic() - begin, ""]
+    except OSError as error:
+        found[name, end] = [None, error.strerror or f"no answer within {patience} s"]
+patience, ends = json.loads(sys.argv[1])
+found = {}
+threads = [threading.Thread(target=connect, args=end) for end in ends]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(json.dumps([[*end, *found[tuple(end)]] for end in ends]))
+"""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """offset: seconds that the host's clock is ahead of the operator's, give or take half the round trip.
+
+    round_trip: seconds that a command needs to get there and back, without the time that it runs
+    """
+
+    offset: float
+    round_trip: float
+
+
+@dataclass(frozen=True)
+class Load:
+    """uptime: seconds since boot; averages: over 1, 5 and 15 minutes; memory, available: bytes of main memory."""
+
+    uptime: float
+    averages: tuple[float, float, float]
+    cpus: int
+    memory: int
+    available: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system, in bytes; `inodes` is 0 where it has no fixed number of them."""
+
+    size: int
+    used: int
+    inodes: int
+    inodes_used: int
+
+    @property
+    def share(self) -> float:
+        """How much is used, of bytes or inodes, whichever is worse: 0 to 1."""
+        shares = [used / size for used, size in ((self.used, self.size), (self.inodes_used, self.inodes)) if size]
+        return max(shares, default=0.0)
+
+
+@dataclass(frozen=True)
+class Nic:
+    """up: it was switched on; carrier: the cable has a signal; the rest are counts since boot."""
+
+    up: bool
+    carrier: bool
+    mtu: int
+    mac: str
+    rx_bytes: int
+    tx_bytes: int
+    rx_errors: int
+    tx_errors: int
+    rx_dropped: int
+    tx_dropped: int
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An entry of the ARP table: `mac` is empty where nobody answered, `state` as `ip neigh` says it."""
+
+    nic: str
+    address: str
+    mac: str
+    state: str
+
+
+@dataclass(frozen=True)
+class GuardStatus:
+    """What the guard of changes says: each is one change, as `guard.agent` describes it, or None."""
+
+    pending: dict[str, Any] | None
+    last: dict[str, Any] | None
+    last_rollback: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class System:
+    """release: as it calls itself; kernel: its version."""
+
+    release: str
+    kernel: str
+
+
+@dataclass(frozen=True)
+class Conntrack:
+    """The connection table: entries in it, its limit, and its statistics since boot, summed over all processors.
+
+    statistics: `conntrack -S`: insert_failed, drop, early_drop, error, …
+    """
+
+    count: int
+    limit: int
+    statistics: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        """How full it is: 0 to 1."""
+        return self.count / self.limit if self.limit else 0.0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """One pass over the connection table; see `conntrack.tally`."""
+
+    entries: int
+    protocols: dict[str, int] = field(default_factory=dict)
+    flows: dict[str, int] = field(default_factory=dict)
+    ports: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RuleCounter:
+    """What a rule has matched since it was loaded; `spec` None is what came to the end of a built-in chain."""
+
+    table: str
+    chain: str
+    spec: str | None
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """A server behind the proxy, as seen from it.
+
+    name: what is served: a web system's name, or "kubernetes_api"
+    address: `ADDRESS:PORT`
+    error: why it takes no connection; empty if it does
+    seconds: how long that took; None without one
+    """
+
+    name: str
+    address: str
+    error: str
+    seconds: float | None
+
+
+def commands(plan: Plan, host: Host) -> dict[str, str]:
+    """Section → the shell command that reads it, as root."""
+    found = {
+        "load": "cat /proc/uptime /proc/loadavg; nproc; cat /proc/meminfo",
+        "disks": "df --block-size=1 --output=target,size,used,itotal,iused / /var",
+        "failed units": "systemctl list-units --state=failed --plain --no-legend --full",
+        "nics": "ip -j -s link show",
+        "neighbours": "ip -j -4 neigh show",
+        "guard": f"if [ -e {agent.COPY} ]; then python3 {agent.COPY} status; else echo {shlex.quote(NOTHING_KEPT)}; fi",
+        "system": '. /etc/os-release; echo "$PRETTY_NAME"; uname -r',
+    }
+    match host.role:
+        case "gateway":
+            keys = "net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max"
+            found |= {
+                "conntrack": f"sysctl -n {keys} && conntrack -S",
+                "counters": "iptables-save -c",
+                # A table of millions must not cost the sections before this one.
+                "tally": program(
+                    Path(conntrack.__file__).read_text(),
+                    "tally",
+                    json.dumps(outer_addresses(plan)),
+                    seconds=TALLY_SECONDS,
+                ),
+            }
+        case "lb_nginx":
+            found["upstreams"] = program(CONNECT, json.dumps([UPSTREAM_SECONDS, upstreams_of(plan)]))
+    return found
+
+
+def program(source: str, *arguments: str, seconds: float | None = None) -> str:
+    """A shell command that runs a Python program on a host: stdlib only, packed, nothing is left there.
+
+    seconds: after so many it is ended, with exit code 124
+    """
+    packed = base64.b64encode(gzip.compress(source.encode())).decode()
+    limit = ["timeout", str(seconds)] if seconds else []
+    return f"echo {packed} | base64 -d | gzip -d | {shlex.join([*limit, 'python3', '-I', '-S', '-', *arguments])}"
+
+
+def outer_addresses(plan: Plan) -> list[str]:
+    """The enterprise addresses of the gateway: its own, and the published ones."""
+    return [str(plan.gateway.primary.address), *(str(host.published) for host in plan.published)]
+
+
+def upstreams_of(plan: Plan) -> list[tuple[str, str]]:
+    """What the proxy serves, and `ADDRESS:PORT` of each server behind it."""
+    api = [("kubernetes_api", f"{master.primary.address}:{nginx.API_PORT}") for master in plan.hosts_of("master")]
+    services = roles.lb_nginx(plan).web_services
+    return api + [(name, end) for name, service in services.items() for end in service.upstreams]
+
+
+def clock(sent: float, first: float, last: float, received: float) -> Clock:
+    """From the operator's clock around a command and the host's at its begin and end, all in seconds since 1970.
+
+    As NTP does it (RFC 5905, section 8): the time that the command itself takes does not count.
+    """
+    offset = ((first - sent) + (last - received)) / 2
+    return Clock(offset, max(0.0, (received - sent) - (last - first)))
+
+
+def load(lines: Sequence[str]) -> Load:
+    """Read the section of that name."""
+    uptime, averages, cpus, *memory = lines
+    one, five, fifteen, *_ = map(float, averages.split()[:3])
+    sizes = {key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in memory)}
+    return Load(float(uptime.split()[0]), (one, five, fifteen), int(cpus), sizes["MemTotal"], sizes["MemAvailable"])
+
+
+def disks(lines: Sequence[str]) -> dict[str, Disk]:
+    """Read the section of that name: mount point → its use."""
+    rows = [line.rsplit(maxsplit=4) for line in lines[1:]]
+    if not rows:
+        raise ValueError(lines)
+    return {path: Disk(*(0 if each == "-" else int(each) for each in numbers)) for path, *numbers in rows}
+
+
+def failed_units(lines: Iterable[str]) -> tuple[str, ...]:
+    """Read the section of that name."""
+    return tuple(line.split()[0] for line in lines if line.strip())
+
+
+def nics(lines: Iterable[str]) -> dict[str, Nic]:
+    """Read the section of that name: NIC → its state; the loopback is left out."""
+    return {
+        link["ifname"]: Nic(
+            up="UP" in link["flags"],
+            carrier="LOWER_UP" in link["flags"],
+            mtu=link["mtu"],
+            mac=link.get("address", ""),
+            **{f"{way}_{what}": link["stats64"][way][what] for way in ("rx", "tx") for what in _COUNTS},
+        )
+        for link in json.loads("".join(lines))
+        if "LOOPBACK" not in link["flags"]
+    }
+
+
+_COUNTS = ("bytes", "errors", "dropped")
+
+
+def neighbours(lines: Iterable[str]) -> tuple[Neighbour, ...]:
+    """Read the section of that name."""
+    return tuple(
+        Neighbour(each["dev"], each["dst"], each.get("lladdr", ""), " ".join(each["state"]))
+        for each in json.loads("".join(lines))
+    )
+
+
+def guard(lines: Iterable[str]) -> GuardStatus:
+    """Read the section of that name."""
+    found = json.loads("".join(lines))
+    return GuardStatus(found["pending"], found["last"], found["last_rollback"])
+
+
+def system(lines: Sequence[str]) -> System:
+    """Read the section of that name."""
+    release, kernel = lines
+    return System(release, kernel)
+
+
+def connections(lines: Sequence[str]) -> Conntrack:
+    """Read the section `conntrack`."""
+    count, limit, *processors = lines
+    sums: Counter[str] = Counter()
+    for line in processors:
+        sums.update({key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line) if key != "cpu"})
+    return Conntrack(int(count), int(limit), dict(sums))
+
+
+def tally(lines: Iterable[str]) -> Tally:
+    """Read the section of that name."""
+    return Tally(**json.loads("".join(lines)))
+
+
+_COUNTED_CHAIN = re.compile(r":(\S+) (?!-)\S+ \[(\d+):(\d+)\]")
+_COUNTED_RULE = re.compile(r"\[(\d+):(\d+)\] -A (\S+) ?(.*)")
+
+
+def counters(lines: Iterable[str]) -> tuple[RuleCounter, ...]:
+    """Read the section of that name: what `iptables-save -c` prints, in its order."""
+    found, table = [], ""
+    for line in lines:
+        if line.startswith("*"):
+            table = line[1:]
+        elif match := _COUNTED_CHAIN.fullmatch(line):
+            found.append(RuleCounter(table, match[1], None, int(match[2]), int(match[3])))
+        elif match := _COUNTED_RULE.fullmatch(line):
+            found.append(RuleCounter(table, match[3], match[4].strip(), int(match[1]), int(match[2])))
+        elif line and not line.startswith("#") and line != "COMMIT" and not line.startswith(":"):
+            raise ValueError(line)
+    return tuple(found)
+
+
+def upstreams(lines: Iterable[str]) -> tuple[Upstream, ...]:
+    """Read the section of that name."""
+    return tuple(Upstream(name, end, error, seconds) for name, end, seconds, error in json.loads("".join(lines)))

@@ -1,0 +1,314 @@
+"""The state of a host, read once for all checks: one command, made of what the role's checks look at."""
+
+import base64
+import gzip
+import re
+import shlex
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from underlay.access.sessions import Links
+from underlay.desired import checkout, nat, nginx, routing, ruleset
+from underlay.desired.routing import LiveNetwork
+from underlay.desired.ruleset import RulesetError
+from underlay.errors import OperatorError
+from underlay.facts import files, firewall, network
+from underlay.facts.firewall import Firewall
+from underlay.observe import health
+from underlay.observe.health import (
+    VITALS,
+    Clock,
+    Conntrack,
+    Disk,
+    GuardStatus,
+    Load,
+    Neighbour,
+    Nic,
+    RuleCounter,
+    System,
+    Tally,
+    Upstream,
+)
+from underlay.operations import sshd
+from underlay.plan import Host, Plan, roles
+
+UNITS = ("systemd-networkd.service", "netfilter-persistent.service", "ssh.service", "nginx.service")
+SECONDS = 15
+TIMED_OUT = 124
+"""The exit code of timeout(1)."""
+NO_SUCH_NAME = "no-such-name.invalid"
+MARK = "@@ "
+ANSWERS = "answers"
+DRIFT = frozenset({"network", "units", "files", "firewall"})
+"""The sections that tell whether a host is as planned."""
+CHECKS = DRIFT | {"listening", "packages", "sshd", "on call", "tree", "python", "nginx", ANSWERS}
+"""The sections that the checks of all roles look at; a role has only some of them."""
+ALL = CHECKS | VITALS
+
+T = TypeVar("T")
+
+
+class UnreadableError(OperatorError):
+    """A part of a host's state that could not be read; `str()` says which and why."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A systemd unit: `active` as ActiveState, `enabled` as UnitFileState (empty: there is no such unit)."""
+
+    active: str
+    enabled: str
+
+
+@dataclass(frozen=True)
+class HostState:
+    """What a host said, by section; each property reads one, or raises UnreadableError.
+
+    answers: of the web server: `NAME/PATH` → status (0: none) and body
+    asked: when the host was asked and when it had answered, by the operator's clock, in seconds since 1970
+    """
+
+    name: str
+    sections: dict[str, tuple[int, list[str]]]
+    answers: dict[str, tuple[int, str]] = field(default_factory=dict)
+    asked: tuple[float, float] = (0.0, 0.0)
+
+    def lines(self, section: str) -> list[str]:
+        """The output of a section whose command succeeded."""
+        code, lines = self.sections.get(section, (1, ["it was not read"]))
+        if code != 0:
+            why = "it took too long" if code == TIMED_OUT else (lines or ["no output"])[-1]
+            raise UnreadableError(f"{section} of {self.name} can't be read: {why}")
+        return lines
+
+    def _read(self, section: str, parse: Callable[[list[str]], T]) -> T:
+        lines = self.lines(section)
+        try:
+            return parse(lines)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise UnreadableError(f"{section} of {self.name} can't be read: {error!r}") from error
+
+    @cached_property
+    def network(self) -> LiveNetwork:
+        """Addresses, routes, policy rules, sysctls, and the files that make them."""
+        try:
+            return network.parse(self.lines("network"))
+        except (ValueError, KeyError) as error:
+            raise UnreadableError(f"the network of {self.name} can't be read: {error!r}") from error
+
+    @cached_property
+    def firewall(self) -> Firewall:
+        """The iptables rules: live, persisted, recorded, and the wanted ones in the host's own form."""
+        try:
+            found = firewall.process(self.lines("firewall"))
+        except (RulesetError, KeyError) as error:
+            raise UnreadableError(f"the firewall of {self.name} can't be read: {error!r}") from error
+        if not found.installed:
+            raise UnreadableError(f"{self.name} has no iptables")
+        return found
+
+    @cached_property
+    def units(self) -> dict[str, Unit]:
+        """The systemd units of `UNITS`."""
+        found, values = {}, dict[str, str]()
+        for line in [*self.lines("units"), ""]:
+            key, _, value = line.partition("=")
+            values[key] = value
+            if not line and "Id" in values:
+                found[values["Id"]] = Unit(values["ActiveState"], values["UnitFileState"])
+                values = {}
+        return found
+
+    @cached_property
+    def listening(self) -> set[int]:
+        """The TCP ports on which something listens that other hosts can reach."""
+        ends = [line.split()[3].rpartition(":") for line in self.lines("listening")]
+        return {int(port) for address, _, port in ends if not address.startswith(("127.", "[::1]"))}
+
+    @cached_property
+    def packages(self) -> set[str]:
+        """The installed Debian packages."""
+        rows = (line.split() for line in self.lines("packages"))
+        return {row[0] for row in rows if row[-1] == "installed"}
+
+    @cached_property
+    def sshd(self) -> dict[str, str]:
+        """The effective settings of sshd, keywords in lower case."""
+        return {key: value for key, _, value in (line.partition(" ") for line in self.lines("sshd"))}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Path → content of the files of the role's checks, those that are there."""
+        return files.parse(self.lines("files"))
+
+    @cached_property
+    def on_call(self) -> dict[str, str]:
+        """Account → its authorized_keys, of the members of the group of the people on call."""
+        return files.parse(self.lines("on call"))
+
+    @cached_property
+    def tree(self) -> dict[str, str]:
+        """Relative path → SHA-256 of the repo on the deploy machine."""
+        rows = (line.partition("  ") for line in self.lines("tree"))
+        return {path.removeprefix("./"): digest for digest, _, path in rows}
+
+    @cached_property
+    def python_packages(self) -> dict[str, str]:
+        """Normalised name → version of what the deploy machine's environment has."""
+        found = (re.fullmatch(r"(.+)-([^-]+)\.dist-info", line) for line in self.lines("python"))
+        return {normalised(match[1]): match[2] for match in found if match}
+
+    @cached_property
+    def clock(self) -> Clock:
+        """How far the host's clock is from the operator's, and how long a command is on its way."""
+        first, last = (self._read(section, lambda lines: float(lines[0])) for section in ("begin", "end"))
+        return health.clock(self.asked[0], first, last, self.asked[1])
+
+    @cached_property
+    def load(self) -> Load:
+        """Uptime, load, memory."""
+        return self._read("load", health.load)
+
+    @cached_property
+    def disks(self) -> dict[str, Disk]:
+        """`/` and `/var`."""
+        return self._read("disks", health.disks)
+
+    @cached_property
+    def failed_units(self) -> tuple[str, ...]:
+        """The systemd units that have failed."""
+        return self._read("failed units", health.failed_units)
+
+    @cached_property
+    def nics(self) -> dict[str, Nic]:
+        """Every NIC but the loopback."""
+        return self._read("nics", health.nics)
+
+    @cached_property
+    def neighbours(self) -> tuple[Neighbour, ...]:
+        """The ARP table."""
+        return self._read("neighbours", health.neighbours)
+
+    @cached_property
+    def guard(self) -> GuardStatus:
+        """The change that is pending, the last one that was confirmed, the last one that was undone."""
+        return self._read("guard", health.guard)
+
+    @cached_property
+    def system(self) -> System:
+        """Release and kernel."""
+        return self._read("system", health.system)
+
+    @cached_property
+    def conntrack(self) -> Conntrack:
+        """The gateway's connection table in numbers."""
+        return self._read("conntrack", health.connections)
+
+    @cached_property
+    def tally(self) -> Tally:
+        """The entries of the gateway's connection table, counted; a large table takes seconds."""
+        return self._read("tally", health.tally)
+
+    @cached_property
+    def counters(self) -> tuple[RuleCounter, ...]:
+        """What each of the gateway's rules has matched, in their order."""
+        return self._read("counters", health.counters)
+
+    @cached_property
+    def upstreams(self) -> tuple[Upstream, ...]:
+        """The servers behind the proxy, as seen from it."""
+        return self._read("upstreams", health.upstreams)
+
+
+def normalised(name: str) -> str:
+    """The name of a Python package as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def read(links: Links, plan: Plan, host: Host, sections: Collection[str] = CHECKS) -> HostState:
+    """The state of a host, by one command; a section that it does not have is left out.
+
+    Raises UnreachableError; a part that failed says so when it is asked for.
+    """
+    links.check(host.name)
+    script = _script({name: command for name, command in _commands(plan, host).items() if name in sections})
+    sent = time.time()
+    done = links.run(host.name, script, seconds=SECONDS)
+    asked = (sent, time.time())
+    answers = _answers(links, plan, host) if ANSWERS in sections else {}
+    return HostState(host.name, _sections(done.stdout.decode(errors="replace").split("\n")), answers, asked)
+
+
+def authorized_keys(plan: Plan) -> str:
+    """The operator's authorized_keys on every host."""
+    user = plan.operator.user
+    return f"{'/root' if user == 'root' else f'/home/{user}'}/.ssh/authorized_keys"
+
+
+def _commands(plan: Plan, host: Host) -> dict[str, str]:
+    found = {
+        "network": network.command(routing.host_network(plan, host).sysctls),
+        "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(UNITS)}",
+        "listening": "ss -Hltn",
+        "packages": "dpkg-query --show --showformat='${Package} ${Status}\\n'",
+    }
+    paths = [authorized_keys(plan)]
+    match host.role:
+        case "gateway":
+            wanted = ruleset.render(ruleset.from_rules(nat.gateway_rules(plan)))
+            # Packed: a program's argument is 128 KiB at most, and a large site's rules are more.
+            encoded = base64.b64encode(gzip.compress(wanted.encode())).decode()
+            found["firewall"] = f"echo {encoded} | base64 -d | gzip -d | sh -c {shlex.quote(firewall.command())}"
+        case "jumphost":
+            packages = f"{checkout.FOLDER}/.venv/lib/python3*/site-packages"
+            digests = "find . \\( -name .venv -o -name __pycache__ -o -name .pytest_cache \\) -prune -o -type f"
+            paths.append(sshd.PATH)
+            found |= {
+                "sshd": "sshd -T",
+                "on call": "for u in $(getent group underlay-oncall | cut -d: -f4 | tr , ' '); do "
+                'echo "$u $(base64 -w0 "$(getent passwd "$u" | cut -d: -f6)/.ssh/authorized_keys")"; done',
+                "tree": f"cd {checkout.FOLDER} && {digests} -exec sha256sum {{}} +",
+                "python": f"cd {packages} && ls -d *.dist-info",
+            }
+        case "lb_nginx":
+            paths.append(nginx.PATH)
+            found["nginx"] = "nginx -t"
+    found["files"] = files.command(map(shlex.quote, paths))
+    return found | health.commands(plan, host)
+
+
+def _script(commands: dict[str, str]) -> str:
+    now = "date +%s.%N"
+    commands = {"begin": now, **commands, "end": now}
+    return "\n".join(
+        f'echo {shlex.quote(MARK + name)}\n( {command}\n) 2>&1\necho "{MARK}= $?"' for name, command in commands.items()
+    )
+
+
+def _sections(lines: Iterable[str]) -> dict[str, tuple[int, list[str]]]:
+    found: dict[str, tuple[int, list[str]]] = {}
+    name, content = "", list[str]()
+    for line in lines:
+        if line.startswith(f"{MARK}= "):
+            found[name] = (int(line.removeprefix(f"{MARK}= ")), content)
+        elif line.startswith(MARK):
+            name, content = line.removeprefix(MARK), []
+        else:
+            content.append(line)
+    return found
+
+
+def _answers(links: Links, plan: Plan, host: Host) -> dict[str, tuple[int, str]]:
+    if host.role != "lb_nginx":
+        return {}
+    urls = [f"{NO_SUCH_NAME}/", f"{NO_SUCH_NAME}/healthz"]
+    urls += [f"{name}{path}" for name in roles.lb_nginx(plan).web_services for path in ("/", "/healthz")]
+    agent = links.agent(host.name)
+    try:
+        found = agent.ask("get", [[str(host.primary.address), nginx.HTTP_PORT, url] for url in urls])
+    finally:
+        agent.close()
+    return {url: (status, body) for url, (status, body) in zip(urls, found, strict=True)}

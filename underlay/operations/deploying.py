@@ -1,0 +1,74 @@
+"""What the deploy files have in common: who they are for, and the steps that every role takes."""
+
+from pyinfra import host
+from pyinfra.api.exceptions import PyinfraError
+from pyinfra.facts.deb import DebPackages
+from pyinfra.operations import apt, files, systemd
+
+from underlay.access import hostkeys
+from underlay.access.target import Target, current
+from underlay.desired import routing
+from underlay.facts.system import System
+from underlay.operations import network
+from underlay.plan import Host
+
+INSTALL = 300
+"""Seconds that the installation of packages may take."""
+
+
+def planned() -> tuple[Target, Host]:
+    """The target, and the host of the plan that this deploy file runs for."""
+    target = current()
+    return target, target.plan.host(host.name)
+
+
+def runs_for(role: str) -> bool:
+    """Whether the current host has a role: pyinfra runs every deploy file of a command for every host of it."""
+    return role in host.groups
+
+
+def require_supported_system() -> None:
+    """Stop the whole run, before anything changes, if a host is not one that these deploys know."""
+    system = host.get_fact(System)
+    if system is not None and not system.supported:
+        networkd = "with" if system.networkd else "without"
+        raise PyinfraError(
+            f"{host.name}: {system.name} {networkd} systemd-networkd is not supported, nothing was changed: "
+            "these deploys know Debian and Ubuntu with systemd-networkd in charge of the network"
+        )
+
+
+def packages(names: list[str]) -> None:
+    """Packages of the role, installed where they are missing; what is installed stays as it is."""
+    present = host.get_fact(DebPackages) or {}
+    if any(name not in present for name in names):
+        apt.update(name="Package lists: read what the repository has", _timeout=INSTALL)
+    apt.packages(name=f"Packages: {', '.join(names)}", packages=names, no_recommends=True, _timeout=INSTALL)
+
+
+def planned_network() -> None:
+    """Addresses, routes and policy rules of the plan, kept over a boot by systemd-networkd."""
+    target, planned_host = planned()
+    systemd.service(
+        name="Network: systemd-networkd runs, now and at boot", service="systemd-networkd", running=True, enabled=True
+    )
+    network.configured(
+        name="Network: addresses, routes, policy rules and sysctls of the plan",
+        wanted=routing.host_network(target.plan, planned_host),
+    )
+
+
+def deploy_machine_access() -> None:
+    """The deploy machine (the jump host) may log in as the operator, with its own key and from its own address."""
+    target, _ = planned()
+    key = hostkeys.machine_key(target.plan, target.known_hosts)
+    if key is None:
+        return
+    user = target.plan.operator.user
+    home = "/root" if user == "root" else f"/home/{user}"
+    files.line(
+        name="Access: the deploy machine may log in",
+        path=f"{home}/.ssh/authorized_keys",
+        line=f"^.* {hostkeys.MARK}$",
+        replace=key,
+    )

@@ -1,0 +1,37 @@
+"""What `inventory.py` gives to pyinfra: the hosts of each role, and only of the roles that a command names."""
+
+from pathlib import Path
+from typing import Any
+
+from underlay.access.ssh_config import CONNECT_SECONDS
+from underlay.access.target import Target
+from underlay.plan import ROLES
+
+Group = list[tuple[str, dict[str, Any]]]
+
+
+def wanted_roles(argv: list[str]) -> tuple[str, ...]:
+    """The roles whose deploy files a command line names, or all of them.
+
+    pyinfra connects to every host of the inventory before it does anything; on a new site most can't be reached yet.
+    """
+    named = [Path(word).stem for word in argv if word.endswith(".py") and Path(word).parent.name == "deploys"]
+    return tuple(role for role in ROLES if role in named) or ROLES
+
+
+def groups(target: Target, argv: list[str]) -> dict[str, Group]:
+    """Role → its hosts with pyinfra's connection data; a role without hosts is left out (pyinfra crashes on one)."""
+    data = {
+        "ssh_config_file": str(target.ssh_config),
+        "ssh_strict_host_key_checking": "yes",
+        # A connection that went silent must not hang a deploy; steps that may take longer say so.
+        "ssh_paramiko_connect_kwargs": {
+            "banner_timeout": CONNECT_SECONDS,
+            "auth_timeout": CONNECT_SECONDS,
+            "channel_timeout": 15,
+        },
+        "_timeout": 25,
+        "_sudo": True,
+    }
+    found = {role: [(host.name, dict(data)) for host in target.plan.hosts_of(role)] for role in wanted_roles(argv)}
+    return {role: hosts for role, hosts in found.items() if hosts}

@@ -1,0 +1,26 @@
+"""The plan of a site, which people write: its model, its checks, its loader. Pure: no pyinfra, no network.
+
+A plan file is plain data in Python syntax. `load` reads it without running it, collects everything that is wrong with
+it, and either raises one `PlanError` with the whole report or returns a frozen `Plan` that the rest of the code trusts.
+"""
+
+from underlay.plan.datafile import PlanError
+from underlay.plan.loader import load, plan_file
+from underlay.plan.model import OUTSIDE, REPO, ROLES, Host, Interface, Network, Plan, Zone
+from underlay.plan.values import MistakeError, ipv4
+
+__all__ = [
+    "OUTSIDE",
+    "REPO",
+    "ROLES",
+    "Host",
+    "Interface",
+    "MistakeError",
+    "Network",
+    "Plan",
+    "PlanError",
+    "Zone",
+    "ipv4",
+    "load",
+    "plan_file",
+]

@@ -1,0 +1,23 @@
+"""Reads the plan in force: `group_data/all.py`, or the file that UNDERLAY_PLAN names. It is read, never run."""
+
+import os
+from pathlib import Path
+
+from underlay.plan.checks import Checker
+from underlay.plan.datafile import PlanError, read_literals, report
+from underlay.plan.model import REPO, Plan
+
+
+def plan_file() -> Path:
+    """The plan file in force: what UNDERLAY_PLAN names, or the repo's own."""
+    return Path(os.environ.get("UNDERLAY_PLAN") or REPO / "group_data" / "all.py").absolute()
+
+
+def load(path: Path | None = None) -> Plan:
+    """Read and check a plan file (default: `plan_file()`). Raises PlanError with everything that is wrong with it."""
+    path = Path(os.path.normpath((path or plan_file()).absolute()))
+    checker = Checker(read_literals(path))
+    plan = checker.plan(path)
+    if plan is None:
+        raise PlanError(report(path, checker.problems))
+    return plan

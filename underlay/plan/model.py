@@ -1,0 +1,184 @@
+"""The model of a plan: frozen and strict, checked once when it is loaded; the rest of the code trusts it. Pure."""
+
+import os
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from netaddr import IPAddress
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from underlay.plan.literals import Literals, dotted
+from underlay.plan.values import Address, Cidr, FilePath, HostsCidr, Label, NicName, SiteName, Text, UserName
+
+REPO = Path(__file__).resolve().parent.parent.parent
+ROLES = ("gateway", "jumphost", "lb_nginx", "master")
+"""The roles that have a deploy, in the order in which each opens the way to the next."""
+
+Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "images", "server"]
+Target = Literal["lab", "ssh"]
+OUTSIDE = "internet"
+"""What the lab calls its host for the upstream router and the outside world; no host of a plan has that name."""
+
+
+class Frozen(BaseModel):
+    """What every part of the model has in common: strict about its keys, never changed after it was checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class Network(Frozen):
+    """One network of the site. The one with an `upstream` router is the enterprise network; the others are internal."""
+
+    name: Label
+    cidr: HostsCidr
+    upstream: Address | None = None
+
+
+class Zone(Frozen):
+    """A range kept for `network`, in or beside its own CIDR; no other network or zone may overlap it."""
+
+    name: Label
+    network: Text
+    cidr: Cidr
+
+
+class Operator(Frozen):
+    """Who logs in on the real hosts (target "ssh"): account with sudo, private key, known host keys."""
+
+    user: UserName = "ops"
+    key: FilePath = "~/.ssh/id_ed25519"
+    known_hosts: FilePath = "~/.ssh/known_hosts"
+
+
+class HostSpec(Frozen):
+    """One line of `hosts` in the plan file, as a person writes it."""
+
+    name: Label
+    role: Role
+    addresses: dict[str, Address] = Field(min_length=1)
+    published: Address | None = None
+    default_route: Text | None = None
+    nics: dict[str, NicName] = {}
+
+
+class PlanFile(Frozen):
+    """The top level of a plan file; what stands below `networks`, `zones` and `hosts` is checked part by part."""
+
+    site: SiteName
+    target: Target
+    operator: Operator = Operator()
+    networks: dict[str, object] = Field(min_length=1)
+    zones: dict[str, object] = {}
+    hosts: dict[str, object] = Field(min_length=1)
+
+
+class Interface(Frozen):
+    """A NIC of a host: the network it is in, its name on the host, its address there with the network's length."""
+
+    network: str
+    nic: str
+    address: Address
+    cidr: Cidr
+
+    @property
+    def with_prefix(self) -> str:
+        """`100.64.0.2/21`."""
+        return f"{self.address}/{self.cidr.prefixlen}"
+
+
+class Host(Frozen):
+    """A host with its NICs in the order of its line; the first is its primary one, the one an installed machine has."""
+
+    name: str
+    role: Role
+    interfaces: tuple[Interface, ...]
+    published: Address | None
+    default_network: str
+
+    @property
+    def primary(self) -> Interface:
+        """The first NIC: what an installed machine has, and where it is reached and published."""
+        return self.interfaces[0]
+
+    def interface(self, network: str) -> Interface | None:
+        """The NIC in a network, or None."""
+        return next((nic for nic in self.interfaces if nic.network == network), None)
+
+
+class Plan(Frozen):
+    """A checked plan. Order is the file's order throughout, and matters: rules follow it."""
+
+    source: Path
+    site: str
+    target: Target
+    operator: Operator
+    networks: tuple[Network, ...]
+    zones: tuple[Zone, ...]
+    hosts: tuple[Host, ...]
+    _literals: Literals = PrivateAttr(default_factory=Literals)
+
+    @property
+    def enterprise(self) -> Network:
+        """The company LAN: the network with the upstream router."""
+        return next(network for network in self.networks if network.upstream is not None)
+
+    @property
+    def internal(self) -> tuple[Network, ...]:
+        """The networks behind the gateway."""
+        return tuple(network for network in self.networks if network.upstream is None)
+
+    @property
+    def gateway(self) -> Host:
+        """The one router between the enterprise network and the internal ones."""
+        return self.hosts_of("gateway")[0]
+
+    @property
+    def jumphost(self) -> Host:
+        """The way in to the hosts that have no enterprise address."""
+        return self.hosts_of("jumphost")[0]
+
+    @property
+    def published(self) -> tuple[Host, ...]:
+        """The hosts that are published 1:1, in the plan's order."""
+        return tuple(host for host in self.hosts if host.published is not None)
+
+    def network(self, name: str) -> Network:
+        """The network of that name (KeyError if there is none)."""
+        return _named(self.networks, name)
+
+    def host(self, name: str) -> Host:
+        """The host of that name (KeyError if there is none)."""
+        return _named(self.hosts, name)
+
+    def hosts_of(self, role: str) -> tuple[Host, ...]:
+        """The hosts of a role, in the plan's order; empty if there are none."""
+        return tuple(host for host in self.hosts if host.role == role)
+
+    def gateway_address(self, network: str) -> IPAddress:
+        """The router's address in a network: the gateway's, or the upstream router's in the enterprise network."""
+        upstream = self.network(network).upstream
+        if upstream is not None:
+            return upstream
+        nic = self.gateway.interface(network)
+        assert nic is not None  # checked when the plan was loaded
+        return nic.address
+
+    def line(self, *keys: str) -> str:
+        """Where something stands in the plan, for people: `group_data/all.py:37 hosts.lb.published`."""
+        return f"{shown_path(self.source)}:{self._literals.line(*keys)} {dotted(keys)}"
+
+
+_Named = TypeVar("_Named", Network, Host)
+
+
+def _named(items: tuple[_Named, ...], name: str) -> _Named:
+    for item in items:
+        if item.name == name:
+            return item
+    raise KeyError(name)
+
+
+def shown_path(path: Path) -> str:
+    """A file as people are told of it: relative to the repo if it is in it."""
+    name = path.relative_to(REPO) if path.is_relative_to(REPO) else path
+    return os.fsencode(name).decode(errors="backslashreplace")

@@ -1,0 +1,99 @@
+"""The values that a data file may hold: addresses, networks, names, each with what is wrong with a bad one."""
+
+import re
+from typing import Annotated
+
+from netaddr import AddrFormatError, IPAddress, IPNetwork
+from pydantic import AfterValidator, BeforeValidator, Strict
+
+from underlay.plan.literals import shown
+
+
+class MistakeError(ValueError):
+    """What is wrong with a value, and how to fix it: for validators of models that `validate` reports on."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.fix = fix
+
+
+def text(pattern: str, what: str, fix: str) -> BeforeValidator:
+    """A validator of text that must match a pattern as a whole; `what` says what it should have been."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and value.isprintable() and re.fullmatch(pattern, value):
+            return value
+        raise MistakeError(f"{shown(value)} is not {what}", fix)
+
+    return BeforeValidator(check)
+
+
+# Stricter than netaddr, which also takes IPv6, integers, netmasks and fewer than four numbers.
+_QUAD = re.compile(r"\d{1,3}(\.\d{1,3}){3}", re.ASCII)
+_QUAD_AND_LENGTH = re.compile(rf"{_QUAD.pattern}/\d{{1,2}}", re.ASCII)
+_NO_HOSTS = tuple(map(IPNetwork, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
+
+
+def ipv4(value: object) -> IPAddress:
+    """A value of a data file as an IPv4 address. Raises MistakeError for anything but four numbers."""
+    if isinstance(value, IPAddress):
+        return value
+    try:
+        if not isinstance(value, str) or not _QUAD.fullmatch(value):
+            raise ValueError
+        return IPAddress(value, version=4)
+    except (AddrFormatError, ValueError) as error:
+        raise MistakeError(f"{shown(value)} is not an IPv4 address", "write four numbers, like 192.0.2.7") from error
+
+
+def _cidr(value: object) -> IPNetwork:
+    if isinstance(value, IPNetwork):
+        return value
+    try:
+        if not isinstance(value, str) or not _QUAD_AND_LENGTH.fullmatch(value):
+            raise ValueError
+        network = IPNetwork(value, version=4)
+    except (AddrFormatError, ValueError) as error:
+        fix = "write the network with its length, like 192.0.2.0/24"
+        raise MistakeError(f"{shown(value)} is not a CIDR", fix) from error
+    if network.ip != network.network:
+        raise MistakeError(f"{value} has host bits set", f"write {network.cidr}")
+    return network
+
+
+def _for_hosts(network: IPNetwork) -> IPNetwork:
+    if network.prefixlen > 30:
+        raise MistakeError(f"{network} has no room for hosts", "use a length of 30 or less")
+    if any(overlap(network, other) for other in _NO_HOSTS):
+        raise MistakeError(f"{network} has addresses that no host can have", "choose a range of unicast addresses")
+    return network
+
+
+def overlap(one: IPNetwork, other: IPNetwork) -> bool:
+    """Whether two networks have an address in common."""
+    return one in other or other in one
+
+
+Address = Annotated[IPAddress, BeforeValidator(ipv4)]
+Cidr = Annotated[IPNetwork, BeforeValidator(_cidr)]
+HostsCidr = Annotated[Cidr, AfterValidator(_for_hosts)]
+Text = Annotated[str, Strict()]
+Label = Annotated[
+    str,
+    text("[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", "a name", "use up to 40 of a-z, 0-9 and -, with no - at either end"),
+]
+NicName = Annotated[
+    str,
+    # What the kernel allows, without what it or its sysctls use for something else.
+    text(
+        r"(?!(\.|\.\.|lo|all|default)$)[A-Za-z0-9_.-]{1,15}",
+        "the name of a NIC",
+        "use the name that `ip link` shows: up to 15 of A-Z, a-z, 0-9, _, . and -",
+    ),
+]
+FilePath = Annotated[str, text('[^"]+', "the path of a file", 'write a path in quotes, without " in it')]
+# An ssh configuration and messages carry these, so each is one printable line.
+SiteName = Annotated[str, text(".{1,60}", "a name", "give the site a name of up to 60 printable characters")]
+UserName = Annotated[
+    str, text("[a-z_][a-z0-9_-]{0,31}", "a user name", "use up to 32 of a-z, 0-9, _ and -, a letter first")
+]

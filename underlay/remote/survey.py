@@ -1,0 +1,391 @@
+"""What the doctor sends to a host to look around from there. Runs as root on any Python 3.10 or later, nothing else.
+
+It is run as `python3 -c BOOTSTRAP`, reads this file (base64) as the first line of stdin and the request (JSON) as the
+rest, and prints one JSON object. It changes nothing and leaves nothing there; every wait in it is a second or two.
+
+Keys of the request, and of the answer:
+
+- `arp`: [[NIC, ADDRESS, SEEK], …] → NIC → ADDRESS → the MACs that answer who has it. With SEEK, if nobody does, it is
+  asked for on all other NICs of the list, too. The question is a probe of RFC 5227: nobody learns anything from it
+- `echo`: [[NIC, SOURCE, DESTINATION], …] → NIC → [its MTU, the largest unfragmented packet that is answered; 0: none]
+- `connect`: [[ADDRESS, PORT, TLS], …] → `ADDRESS:PORT` → error, empty for none
+- `sources`: true → the URIs of the host's package sources → error, empty for none
+- `names`: true → the name servers that the host asks → error, empty for none
+- `services`: true → the services that are enabled and do not run
+- `owners`: [PORT, …] → PORT → the systemd unit that listens there, or the program's name
+- `talkers`: SHARE → if the connection table is fuller: [[ADDRESS, SHARE], …], who opened most of its
+  entries
+- `full`: SHARE → of the file systems of / and /var that are fuller: mount point → [[SIZE, PATH], …], largest first
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import select
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+BOOTSTRAP = "import base64,sys;exec(base64.b64decode(sys.stdin.readline()))"
+ARP, ARP_REQUEST, ARP_REPLY = 0x0806, 1, 2
+HEARD = 0.6
+"""Seconds to listen for answers from the neighbours; each question is asked twice meanwhile."""
+PATIENCE = 1.5
+"""Seconds that a connection has."""
+SIZES = (100, 576, 1280, 1400, 1420, 1450, 1480, 1492, 4000, 8000)
+IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3
+SIOCGIFMTU = 0x8921
+LATE = "no answer in time"
+SPEAKS_FIRST = 0.2
+OUR_PROBE = "nothing listens but a probe of ours (Connection refused otherwise)"
+"""What verify and the doctor put there for a moment (`remote.probe`) tells whoever connects who he is, in JSON; a TLS
+server never speaks first."""
+WHOLE = 5
+"""Seconds for all of a request; a key that takes longer has null as its answer."""
+ENTRIES = 30_000
+"""Of the connection table, how many are looked at to tell who opened most."""
+SEARCH = 1.5
+"""Seconds to search for large files."""
+
+
+# --- neighbours -----------------------------------------------------------------------------------------------------
+
+
+def ask(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, list[str]]]:
+    """Who answers for addresses, on NICs that work."""
+    found: dict[str, dict[str, list[str]]] = {}
+    sockets: dict[socket.socket, str] = {}
+    wanted: dict[str, list[str]] = {}
+    for nic, address in pairs:
+        wanted.setdefault(nic, []).append(address)
+    try:
+        for nic in wanted:
+            listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ARP))
+            with suppress(OSError):  # no such NIC: nobody answers there
+                listener.bind((nic, ARP))
+                sockets[listener] = nic
+        begin = time.monotonic()
+        for repeat in range(2):
+            for listener, nic in sockets.items():
+                found.setdefault(nic, {address: [] for address in wanted[nic]})
+                with suppress(OSError):  # it is down: nobody answers there
+                    for address in wanted[nic]:
+                        listener.send(question(listener.getsockname()[4], address))
+            listen(sockets, found, begin + HEARD * (repeat + 1) / 2)
+    finally:
+        for listener in sockets:
+            listener.close()
+    return found
+
+
+def question(mac: bytes, address: str) -> bytes:
+    """An ARP probe: who has this address? It names no sender's address."""
+    ethernet = b"\xff" * 6 + mac + struct.pack("!H", ARP)
+    head = struct.pack("!HHBBH", 1, 0x0800, 6, 4, ARP_REQUEST)
+    return ethernet + head + mac + bytes(4) + bytes(6) + socket.inet_aton(address)
+
+
+def listen(sockets: dict[socket.socket, str], found: dict[str, dict[str, list[str]]], end: float) -> None:
+    """Collect answers until a moment of the monotonic clock."""
+    while (left := end - time.monotonic()) > 0:
+        for listener in select.select(list(sockets), [], [], left)[0]:
+            answer = b""
+            with suppress(OSError):  # the NIC went down
+                answer = listener.recv(256)
+            if len(answer) < 42 or struct.unpack("!H", answer[20:22])[0] != ARP_REPLY:
+                continue
+            heard = found[sockets[listener]].get(socket.inet_ntoa(answer[28:32]))
+            mac = answer[22:28].hex(":")
+            if heard is not None and mac not in heard:
+                heard.append(mac)
+
+
+def arp(questions: list[list[Any]]) -> dict[str, dict[str, list[str]]]:
+    """See the module."""
+    found = ask((nic, address) for nic, address, _ in questions)
+    nics = dict.fromkeys(nic for nic, _, _ in questions)
+    silent = [
+        (other, address)
+        for nic, address, seek in questions
+        for other in nics
+        if seek and other != nic and not found.get(nic, {}).get(address)
+    ]
+    if silent:
+        for nic, heard in ask(silent).items():
+            for address, macs in heard.items():
+                if macs:
+                    found.setdefault(nic, {})[address] = macs
+    return found
+
+
+def mtu(nic: str) -> int:
+    """The MTU of a NIC."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, SIOCGIFMTU, struct.pack("16si12x", nic.encode(), 0))
+    return int(struct.unpack("16si12x", answer)[1])
+
+
+def echo(paths: list[list[str]]) -> dict[str, list[int]]:
+    """See the module."""
+    answers = at_once(lambda path: largest(*path), paths, late=[0, 0])
+    return dict(zip((nic for nic, _, _ in paths), answers, strict=True))
+
+
+def largest(nic: str, source: str, destination: str) -> list[int]:
+    """The MTU of a NIC, and the largest packet of at most that size that is answered."""
+    try:
+        limit = mtu(nic)
+        best = 0
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as ping:
+            ping.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+            ping.bind((source, 0))
+            number = int.from_bytes(os.urandom(2), "big")
+            for _ in range(2):
+                for size in sorted({each for each in SIZES if each < limit} | {limit}):
+                    with suppress(OSError):
+                        ping.sendto(echo_request(number, size), (destination, 0))
+                end = time.monotonic() + HEARD
+                while best < limit and (left := end - time.monotonic()) > 0:
+                    if select.select([ping], [], [], left)[0]:
+                        answer = ping.recv(65536)
+                        head = (answer[0] & 15) * 4
+                        if answer[head] == 0 and answer[head + 4 : head + 6] == number.to_bytes(2, "big"):
+                            best = max(best, len(answer))
+                if best in (0, limit):
+                    break  # nothing to lose a packet by chance for
+        return [limit, best]
+    except OSError:
+        return [0, 0]
+
+
+def echo_request(number: int, size: int) -> bytes:
+    """An ICMP echo request that makes an IP packet of that size."""
+    body = struct.pack("!BBHHH", 8, 0, 0, number, size) + bytes(size - 28)
+    total = sum(struct.unpack(f"!{len(body) // 2}H", body[: len(body) // 2 * 2]))
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    return body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:]
+
+
+# --- connections ----------------------------------------------------------------------------------------------------
+
+
+def connect(ends: list[list[Any]]) -> dict[str, str]:
+    """See the module."""
+    errors = at_once(lambda end: error_of(*end), ends, late=LATE)
+    return {f"{address}:{port}": error for (address, port, _), error in zip(ends, errors, strict=True)}
+
+
+def error_of(name: str, port: int, tls: bool = False) -> str:
+    """What goes wrong with one connection; empty if nothing does."""
+    try:
+        with socket.create_connection((name, port), PATIENCE) as connection:
+            if (
+                tls
+                and select.select([connection], [], [], SPEAKS_FIRST)[0]
+                and connection.recv(2, socket.MSG_PEEK) == b'["'
+            ):
+                return OUR_PROBE
+            if tls:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                try:
+                    context.wrap_socket(connection).close()
+                except TimeoutError:
+                    return f"takes the connection, and does not answer within {PATIENCE} s"
+                except OSError as error:
+                    return f"takes the connection, and speaks no TLS: {error.strerror or error}"
+    except socket.gaierror:
+        return f"{name} can't be resolved to an address"
+    except TimeoutError:
+        return f"no answer within {PATIENCE} s"
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def sources(_: bool) -> dict[str, str]:
+    """See the module."""
+    found = {}
+    for path in (Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")):
+        with suppress(OSError):
+            lines = [
+                line for line in path.read_text(errors="replace").splitlines() if not line.lstrip().startswith("#")
+            ]
+            for uri in re.findall(r"\bhttps?://[^\s/]+\S*", "\n".join(lines)):
+                end = urlsplit(uri)
+                with suppress(ValueError):
+                    found[uri] = (end.hostname or "", end.port or (443 if end.scheme == "https" else 80))
+    errors = at_once(lambda end: error_of(*end), [list(end) for end in found.values()], late=LATE)
+    return dict(zip(found, errors, strict=True))
+
+
+def names(_: bool) -> dict[str, str]:
+    """See the module."""
+    found: list[str] = []
+    # Where systemd-resolved runs, the second has only its own address, and the first the servers that it asks.
+    for path in (Path("/run/systemd/resolve/resolv.conf"), Path("/etc/resolv.conf")):
+        with suppress(OSError):
+            found = re.findall(r"^nameserver\s+(\d+(?:\.\d+){3})\s*$", path.read_text(), re.MULTILINE)
+            break
+    errors = at_once(lambda server: silence(*server), [[server] for server in found], late=LATE)
+    return dict(zip(found, errors, strict=True))
+
+
+def silence(server: str) -> str:
+    """Why a name server does not answer; empty if it does, whatever its answer."""
+    number = os.urandom(2)
+    # Who serves the root? One question, recursion wanted: name "", type NS, class IN.
+    question = number + struct.pack("!HHHHH", 0x0100, 1, 0, 0, 0) + b"\0" + struct.pack("!HH", 2, 1)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.settimeout(PATIENCE / 2)
+        for _ in range(2):
+            try:
+                asking.connect((server, 53))
+                asking.send(question)
+                if asking.recv(4096)[:2] == number:
+                    return ""
+            except TimeoutError:
+                pass
+            except OSError as error:
+                return error.strerror or str(error)
+    return f"no answer within {PATIENCE} s"
+
+
+# --- services and disks ---------------------------------------------------------------------------------------------
+
+
+def services(_: bool) -> list[str]:
+    """See the module."""
+    # What an administrator enabled. `systemctl list-unit-files` says the same, and reads all units for it.
+    names = sorted({path.name for path in Path("/etc/systemd/system").glob("*.wants/*.service")})
+    if not names:
+        return []
+    # Those that were never asked to run, or whose condition does not hold, have no ConditionResult.
+    shown = output("systemctl", "show", "--property=Id,Type,ActiveState,ConditionResult", *names)
+    found = []
+    for block in shown.split("\n\n"):
+        unit = dict(line.partition("=")[::2] for line in block.splitlines())
+        if (
+            unit.get("ActiveState") in ("inactive", "failed")
+            and unit.get("Type") != "oneshot"
+            and unit.get("ConditionResult") == "yes"
+        ):
+            found.append(unit["Id"])
+    return found
+
+
+def owners(ports: list[int]) -> dict[str, str]:
+    """See the module."""
+    found = {}
+    for port in ports:
+        users = re.search(r'users:\(\("([^"]*)",pid=(\d+)', output("ss", "-Hltnp", f"sport = :{port}"))
+        if users:
+            unit = ""
+            with suppress(OSError):
+                unit = Path(f"/proc/{users[2]}/cgroup").read_text().strip().rpartition("/")[2]
+            found[str(port)] = unit if unit.endswith(".service") else users[1]
+    return found
+
+
+def output(*argv: str) -> str:
+    """What a program prints; empty if it can't."""
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=5).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def full(share: float) -> dict[str, list[list[Any]]]:
+    """See the module."""
+    found: dict[str, list[list[Any]]] = {}
+    devices = set()
+    for path in ("/", "/var"):
+        usage = os.statvfs(path)
+        device = os.stat(path).st_dev
+        if device not in devices and usage.f_blocks and 1 - usage.f_bavail / usage.f_blocks >= share:
+            found[path] = large_files(path, device)
+        devices.add(device)
+    return found
+
+
+def large_files(top: str, device: int) -> list[list[Any]]:
+    """The largest files of a file system, those of logs first looked at."""
+    sizes: dict[str, int] = {}
+    end = time.monotonic() + SEARCH
+    for start in ("/var/log", top):
+        for folder, folders, names in os.walk(start):
+            with suppress(OSError):
+                if os.lstat(folder).st_dev != device:
+                    folders.clear()
+                    continue
+                for name in names:
+                    path = os.path.join(folder, name)
+                    sizes[path] = os.lstat(path).st_blocks * 512
+            if time.monotonic() > end:
+                break
+    return [[size, path] for path, size in sorted(sizes.items(), key=lambda item: -item[1])[:3]]
+
+
+def talkers(share: float) -> list[list[Any]]:
+    """See the module."""
+    count, limit = (int(Path(f"/proc/sys/net/netfilter/nf_conntrack_{name}").read_text()) for name in ("count", "max"))
+    if count < share * limit:
+        return []
+    counts: Counter[str] = Counter()
+    with subprocess.Popen(["conntrack", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as dump:
+        assert dump.stdout is not None
+        # The first address of an entry is who opened it. The table is huge: the first entries tell enough.
+        for line in islice(dump.stdout, ENTRIES):
+            counts[line.partition("src=")[2].partition(" ")[0]] += 1
+        dump.kill()
+    seen = sum(counts.values())
+    return [[address, number / seen] for address, number in counts.most_common(3)]
+
+
+def at_once(
+    function: Callable[[list[Any]], Any], items: list[list[Any]], late: Any = None, seconds: float = 2 * PATIENCE
+) -> list[Any]:
+    """The results of calls that wait, in their order; `late` for one that takes too long."""
+    results: list[Any] = [late] * len(items)
+
+    def work(index: int) -> None:
+        results[index] = function(items[index])
+
+    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(items))]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return results
+
+
+def main() -> None:
+    """Answer the request, all of its keys at the same time."""
+    request = json.load(sys.stdin)
+    known: dict[str, Callable[[Any], Any]] = {
+        each.__name__: each for each in (arp, echo, connect, sources, names, services, owners, full, talkers)
+    }
+    keys = list(request)
+    answers = at_once(lambda key: known[key[0]](request[key[0]]), [[key] for key in keys], seconds=WHOLE)
+    print(json.dumps(dict(zip(keys, answers, strict=True))), flush=True)
+    os._exit(0)  # a name server that does not answer may still keep a thread
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The plan, drift and history as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from underlay.desired import nat
+from underlay.desired.ruleset import TABLES
+from underlay.plan import Plan
+
+if TYPE_CHECKING:
+    from underlay.access.sessions import UnreachableError
+    from underlay.guard.history import Entries
+    from underlay.observe.drift import Difference
+
+
+def show(plan: Plan, page: Console | None = None) -> None:
+    """Print networks, hosts, published addresses, and each gateway rule with the plan line it comes from."""
+    page = page or console()
+    page.print(f"site {plan.site}, plan {plan.source}", highlight=False, markup=False)
+    sections: list[Section] = [_networks(plan), _hosts(plan), _published(plan), *_rules(plan)]
+    for title, columns, rows in sections:
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        page.print()
+        page.print(table, highlight=False, markup=False)
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """What `show` prints, for programs."""
+    return {
+        "site": plan.site,
+        "plan": str(plan.source),
+        "target": plan.target,
+        "networks": [
+            {
+                "name": network.name,
+                "cidr": str(network.cidr),
+                "router": str(plan.gateway_address(network.name)),
+                "plan": plan.line("networks", network.name),
+            }
+            for network in plan.networks
+        ],
+        "hosts": [
+            {
+                "name": host.name,
+                "role": host.role,
+                "published": str(host.published) if host.published else None,
+                "default_network": host.default_network,
+                "interfaces": [
+                    {"network": nic.network, "nic": nic.nic, "address": nic.with_prefix} for nic in host.interfaces
+                ],
+                "plan": plan.line("hosts", host.name),
+            }
+            for host in plan.hosts
+        ],
+        "rules": [
+            {"table": rule.table, "chain": rule.chain, "spec": rule.spec, "plan": rule.origin}
+            for rule in nat.gateway_rules(plan)
+        ],
+    }
+
+
+def console() -> Console:
+    """The terminal, or a wide page where there is none."""
+    terminal = Console()
+    # A pipe has no width; rules must not be cut there.
+    return terminal if terminal.is_terminal else Console(width=160)
+
+
+Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]
+
+
+def _networks(plan: Plan) -> Section:
+    rows = [
+        (network.name, str(network.cidr), str(plan.gateway_address(network.name)), plan.line("networks", network.name))
+        for network in plan.networks
+    ]
+    return "Networks", ("network", "cidr", "router", "plan"), rows
+
+
+def _hosts(plan: Plan) -> Section:
+    rows = [
+        (
+            host.name if index == 0 else "",
+            host.role if index == 0 else "",
+            nic.network,
+            nic.nic,
+            nic.with_prefix,
+            "default route" if nic.network == host.default_network else "",
+            plan.line("hosts", host.name, "addresses", nic.network),
+        )
+        for host in plan.hosts
+        for index, nic in enumerate(host.interfaces)
+    ]
+    return "Hosts", ("host", "role", "network", "NIC", "address", "", "plan"), rows
+
+
+def _published(plan: Plan) -> Section:
+    rows = [
+        (str(host.published), host.name, str(host.primary.address), plan.line("hosts", host.name, "published"))
+        for host in plan.published
+    ]
+    return "Published addresses", ("enterprise address", "host", "internal address", "plan"), rows
+
+
+def _rules(plan: Plan) -> list[Section]:
+    rules = nat.gateway_rules(plan)
+    return [
+        (
+            f"Gateway rules, table {table}",
+            ("rule", "plan"),
+            [(f"-A {rule.chain} {rule.spec}", rule.origin) for rule in rules if rule.table == table],
+        )
+        for table in TABLES
+    ]
+
+
+def show_drift(differences: Sequence[Difference], unread: Sequence[str]) -> None:
+    """Print what differs, one line each, and which hosts could not be read."""
+    page = console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("host", "kind", "where", "what", "plan"):
+        table.add_column(column, overflow="fold")
+    for each in differences:
+        table.add_row(each.host, each.kind, each.where, each.what, each.plan)
+    if differences:
+        page.print(table, highlight=False, markup=False)
+    for reason in unread:
+        page.print(f"not read: {reason}", style="bold red", highlight=False, markup=False)
+    drifted = sum(each.kind != "unmanaged" for each in differences)
+    page.print(f"{drifted} differences from the plan" if drifted else "no difference from the plan", highlight=False)
+
+
+def show_history(found: Mapping[str, Entries | UnreachableError]) -> None:
+    """Print the confirmed changes of hosts; those that can't be asked are left out."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("host", "change", "time", "who", "commit", "what"):
+        table.add_column(column, overflow="fold")
+    for host, entries in found.items():
+        if isinstance(entries, Exception):
+            continue
+        for entry in entries:
+            what = [line for line in entry["what"] if line.strip()]
+            first = (what or ["nothing"])[0] + (f" (and {len(what) - 1} more lines)" if len(what) > 1 else "")
+            table.add_row(host, str(entry["number"]), entry["time"], entry["who"], entry["commit"], first)
+        if not entries:
+            table.add_row(host, "-", "", "", "", "no confirmed change yet")
+    console().print(table, highlight=False, markup=False)

@@ -1,0 +1,450 @@
+"""What the hosts noted of a packet, beside what the plan has for it."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from netaddr import IPAddress
+
+from underlay.access.sessions import Agent
+from underlay.desired.routing import MAIN, LiveNetwork
+from underlay.desired.ruleset import Rule
+from underlay.facts import network
+from underlay.trace.planned import (
+    ANSWERS,
+    ARRIVES,
+    DELIVERED,
+    LEAVES,
+    NOTHING,
+    POLICY_RULE,
+    ROUTE,
+    TO_ITSELF,
+    TRANSLATED_BACK,
+    Packet,
+    Path,
+    Step,
+    Way,
+    applies,
+    route_text,
+    rule_text,
+)
+
+NO_RULE = "no rule"
+UNREACHABLE = {"3/0": "no route to the network", "3/1": "the host does not answer", "3/3": "nothing listens"}
+"""What ICMP errors say, by type and code."""
+IP_FORWARD = "net.ipv4.ip_forward"
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+
+Verdict = Literal["as planned", "differs", "other rule", "unknown"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A step and what was seen of it; `seen` None: it could not be looked at, or says nothing."""
+
+    step: Step
+    seen: str | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The packet in one base chain.
+
+    out: the NIC it will leave by, where that is known already
+    rules: those it met: chain, text (or a handle, where there is no iptables), verdict
+    policy: what the chain's policy did; empty if a rule decided
+    """
+
+    way: Way
+    table: str
+    name: str
+    packet: Packet
+    out: str
+    rules: tuple[tuple[str, str, str], ...]
+    policy: str
+
+    @property
+    def stage(self) -> str:
+        return f"{self.table} {self.name}"
+
+    @property
+    def decision(self) -> tuple[str, str]:
+        """What became of the packet (`drop`, `accept`, …), and by which rule; without one it is the policy's."""
+        for chain, text, verdict in self.rules:
+            if verdict in ("drop", "accept", "queue", "stolen"):
+                return verdict, text if chain == self.name else f"{text} in chain {chain}"
+        return self.policy or "accept", ""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one host noted.
+
+    packets: in | out, NIC, way, source, destination, kind (`trace_agent.Flow.note`)
+    live: its network; None if it could not be read
+    neighbours: those that do not answer ARP
+    routes: what the host's routing says: (way, whether the packet came in by a NIC) → the answer of `ip route get`
+    """
+
+    packets: tuple[tuple[str, ...], ...]
+    chains: tuple[Chain, ...]
+    live: LiveNetwork | None
+    neighbours: frozenset[str]
+    routes: dict[tuple[Way, bool], dict[str, Any]]
+
+    def packet(self, direction: str, way: str, nic: str) -> tuple[str, Packet, str] | None:
+        """NIC, addresses and kind of the packet, at the planned NIC rather than at others (a bond has several)."""
+        found = [each for each in self.packets if (each[0], each[2]) == (direction, way)]
+        found.sort(key=lambda each: each[1] != nic)
+        if not found:
+            return None
+        _, at, _, source, destination, kind = found[0]
+        return at, Packet(IPAddress(source), IPAddress(destination)), kind
+
+    def came(self, way: Way, hook: str) -> Chain | None:
+        """Whether, and how, the packet came to a hook: noted by the agent's own chains."""
+        return next((each for each in self.chains if (each.way, each.table, each.name) == (way, "", hook)), None)
+
+    def chain(self, way: Way, stage: str) -> Chain | None:
+        """The packet in a chain, if it met a rule or a policy there."""
+        return next((each for each in self.chains if (each.way, each.stage) == (way, stage)), None)
+
+    def dropped(self, way: Way, hook: str) -> Chain | None:
+        """The chain of a hook where it ended, if it did."""
+        chains = (each for each in self.chains if (each.way, each.name.upper()) == (way, hook) and each.table)
+        return next((each for each in chains if each.decision[0] == "drop"), None)
+
+
+def _chain(each: dict[str, Any]) -> Chain:
+    return Chain(
+        each["way"],
+        each["table"],
+        each["chain"],
+        Packet(IPAddress(each["source"]), IPAddress(each["destination"])),
+        each["out"],
+        tuple((chain, str(text), verdict) for chain, text, verdict in each["rules"]),
+        each.get("policy", ""),
+    )
+
+
+def observe(agent: Agent, steps: Sequence[Step]) -> Observation:
+    """Ask a host what it noted, and what its routing says about these packets. Raises UnreachableError."""
+    seen = agent.ask("seen", None)
+    found = Observation(tuple(map(tuple, seen["packets"])), tuple(map(_chain, seen["chains"])), None, frozenset(), {})
+    queries = dict(_queries(found, steps))
+    nics = dict.fromkeys(each[1] for each in found.packets)
+    keys = [_sysctl(nic, name) for nic in ("all", *nics) for name in ("forwarding", "rp_filter")]
+    reads = [(["sh", "-c", network.command([IP_FORWARD, *keys])], ""), (["ip", "-j", "-4", "neigh", "show"], "")]
+    answers = agent.ask("run", [*reads, *((argv, "") for argv in queries.values())])
+    routes = {key: _route(*answer) for key, answer in zip(queries, answers[2:], strict=True)}
+    try:
+        live = network.parse(answers[0][1].splitlines())
+        silent = {
+            each["dst"] for each in json.loads(answers[1][1] or "[]") if {"FAILED", "INCOMPLETE"} & {*each["state"]}
+        }
+    except (ValueError, KeyError):
+        live, silent = None, set()
+    return replace(found, live=live, neighbours=frozenset(silent), routes=routes)
+
+
+def _sysctl(nic: str, name: str) -> str:
+    # The dot of `bond0.100` is a slash in a key with dots.
+    return f"net.ipv4.conf.{nic.replace('.', '/')}.{name}"
+
+
+def _queries(found: Observation, steps: Sequence[Step]) -> Iterator[tuple[tuple[Way, bool], list[str]]]:
+    """The routing decisions that the steps of a host are about, as the questions to its kernel."""
+    for step in steps:
+        if step.stage not in (ROUTE, DELIVERED):
+            continue
+        get = ["ip", "-j", "-N", "-4", "route", "get"]
+        arrival = _arrival(step, steps)
+        if arrival is None:
+            packet = _own_packet(step, found)
+            yield (step.way, False), [*get, str(packet.destination), "from", str(packet.source)]
+        elif came := found.packet("in", step.way, arrival.nic):
+            nic, packet, _ = came
+            destination = _destination(found, step.way, packet)
+            yield (step.way, True), [*get, str(destination), "from", str(packet.source), "iif", nic]
+
+
+def _arrival(step: Step, steps: Sequence[Step]) -> Step | None:
+    """The step in which the packet of a step came to its host; None if the host made it."""
+    before = steps[: steps.index(step)]
+    return next((each for each in before if (each.host, each.way, each.stage) == (step.host, step.way, ARRIVES)), None)
+
+
+def _destination(found: Observation, way: Way, packet: Packet) -> IPAddress:
+    """Where a packet goes after the translation of its destination."""
+    for hook in ("forward", "input"):
+        if came := found.came(way, hook):
+            return came.packet.destination
+    chain = found.chain(way, "nat PREROUTING")
+    translated = re.search(r"--to-destination ([\d.]+)", chain.decision[1]) if chain else None
+    return IPAddress(translated[1]) if translated else packet.destination
+
+
+def _route(code: int, output: str, error: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(output)[0] if code == 0 else {}
+    except (ValueError, IndexError):
+        found = {}
+    if not found:
+        return {"error": (error.strip().splitlines() or ["no answer"])[-1].rpartition("answers: ")[2]}
+    return found
+
+
+class Comparison:
+    """Puts what was seen beside each step of a path."""
+
+    def __init__(
+        self,
+        path: Path,
+        observations: Mapping[str, Observation],
+        forms: Mapping[Rule, str],
+        port: int,
+        error: str | None,
+        *,
+        own: bool,
+    ) -> None:
+        self.path = path
+        self.observations = observations
+        self.forms = forms
+        """The rules of the plan, as the gateway's own iptables writes them."""
+        self.port = port
+        self.may_be_silent = path.protocol == "udp" and not own and error is not None
+        """A service on UDP need not answer; a listener of our own does."""
+
+    def rows(self) -> list[Row]:
+        """A row for each step, and one for each rule that no step expects and that did something to the packet."""
+        rows = []
+        for step in self.path.steps:
+            observation = self.observations.get(step.host)
+            seen = self._seen(step, observation) if observation else None
+            rows.append(Row(step, seen, self._verdict(step, seen, observation)))
+        for name, observation in self.observations.items():
+            for chain in observation.chains:
+                self._insert_unexpected(rows, name, chain)
+        return rows
+
+    def _verdict(self, step: Step, seen: str | None, observation: Observation | None) -> Verdict:
+        if seen is None:
+            return "unknown"
+        if seen == step.expected:
+            return "as planned"
+        chain = observation.chain(step.way, step.stage) if observation else None
+        # A rule of somebody else may do the same before ours does.
+        if step.stage == "filter FORWARD" and chain and chain.decision[0] == "accept":
+            return "other rule" if chain.decision[1] and chain.decision[1] not in self.forms.values() else "differs"
+        return "differs"
+
+    def _seen(self, step: Step, found: Observation) -> str | None:
+        looks = {
+            POLICY_RULE: self._policy_rule,
+            ROUTE: self._routed,
+            LEAVES: self._left,
+            ARRIVES: self._arrived,
+            DELIVERED: self._delivered,
+            ANSWERS: self._answered,
+            TRANSLATED_BACK: self._translated_back,
+        }
+        return looks.get(step.stage, self._met)(step, found)
+
+    def _arrived(self, step: Step, found: Observation) -> str | None:
+        seen = _packet_text(step, found.packet("in", step.way, step.nic))
+        return seen or (None if self._silent(step.way) and step.expected != NOTHING else NOTHING)
+
+    def _left(self, step: Step, found: Observation) -> str | None:
+        seen = _packet_text(step, found.packet("out", step.way, step.nic))
+        if seen:
+            return seen
+        if self._silent(step.way):
+            return None
+        route = found.routes.get((step.way, self._arrival(step) is not None), {})
+        hop = route.get("gateway") or route.get("dst", "")
+        if hop in found.neighbours and self._on_its_way(step, found):
+            return f"{NOTHING}: {hop} does not answer ARP on {route.get('dev')}"
+        links = found.live.links if found.live else {}
+        if step.nic and not links.get(step.nic, False):
+            return f"{NOTHING}: {step.nic} is down"
+        return NOTHING
+
+    def _on_its_way(self, step: Step, found: Observation) -> bool:
+        """Whether a packet that did not leave was to leave: it was forwarded, or is the host's own."""
+        return self._arrival(step) is None or found.came(step.way, "forward") is not None
+
+    def _arrival(self, step: Step) -> Step | None:
+        return _arrival(step, self.path.steps)
+
+    def _silent(self, way: Way) -> bool:
+        return way == "answer" and self.may_be_silent and self.reached
+
+    @cached_property
+    def reached(self) -> bool:
+        """Whether the request got to a service of the receiver that did not refuse it."""
+        receiver = self.observations.get(self.path.receiver or "")
+        return bool(
+            receiver
+            and receiver.came("request", "input")
+            and not receiver.dropped("request", "INPUT")
+            and not any(each[0] == "out" and each[2] in ("answer", "error") for each in receiver.packets)
+        )
+
+    def _policy_rule(self, step: Step, found: Observation) -> str | None:
+        route = found.routes.get((step.way, False), {})
+        if not route or found.live is None:
+            return None
+        if "error" in route:
+            return self._refused(step, found, route["error"])
+        packet, table = _own_packet(step, found), int(route.get("table", MAIN))
+        for rule in found.live.rules:
+            if rule.table == table and applies(rule, packet.source, packet.destination):
+                return rule_text(rule)
+        return f"a rule for table {table}"
+
+    def _routed(self, step: Step, found: Observation) -> str | None:
+        arrival = self._arrival(step)
+        route = found.routes.get((step.way, arrival is not None))
+        if arrival and (not found.packet("in", step.way, "") or found.dropped(step.way, "PREROUTING")):
+            return None if self._silent(step.way) else NOTHING
+        if route is None:
+            return None
+        if "error" in route:
+            return self._refused(step, found, route["error"])
+        if route.get("dev") == "lo":
+            return TO_ITSELF
+        if not step.nic:
+            return route_text(route.get("gateway", ""), "", MAIN)
+        return route_text(route.get("gateway", ""), str(route.get("dev")), int(route.get("table", MAIN)))
+
+    def _refused(self, step: Step, found: Observation, error: str) -> str:
+        """What it means that a host's routing has no route for a packet."""
+        arrival = self._arrival(step)
+        came = found.packet("in", step.way, arrival.nic) if arrival else None
+        sysctls = found.live.sysctls if found.live else {}
+        nic = came[0] if came else ""
+        # Before Linux 6.17 or so EXDEV, now EINVAL, which also says that a source address can't be true.
+        if came and error in ("Invalid cross-device link", "Invalid argument"):
+            if {sysctls.get(_sysctl(each, "rp_filter"), "0") for each in ("all", nic)} == {"0"}:
+                return f"dropped on {nic}: its source address can't be true there"
+            back = found.routes.get(("request" if step.way == "answer" else "answer", False), {}).get("dev")
+            return f"dropped by rp_filter on {nic}" + (f": the way back is {back}" if back else "")
+        off = [key for key in (IP_FORWARD, _sysctl(nic, "forwarding")) if came and sysctls.get(key) == "0"]
+        return f"no forwarding: {off[0]} is 0" if off else f"no route ({error})"
+
+    def _delivered(self, step: Step, found: Observation) -> str | None:
+        if found.came(step.way, "input"):
+            return TO_ITSELF
+        came = found.packet("in", step.way, step.nic)
+        if not came:
+            return None if self._silent(step.way) else NOTHING
+        if found.dropped(step.way, "PREROUTING"):
+            return NOTHING
+        route = found.routes.get((step.way, True), {})
+        if "error" in route:
+            return self._refused(step, found, route["error"])
+        return f"{NOTHING}: forwarded" if found.came(step.way, "forward") else NOTHING
+
+    def _answered(self, step: Step, found: Observation) -> str | None:
+        if answer := found.packet("out", "answer", step.nic):
+            return f"refused: nothing listens on port {self.port}" if answer[2] == "reset" else "yes"
+        if refusal := found.packet("out", "error", ""):
+            said = UNREACHABLE.get(refusal[2], f"ICMP {refusal[2]}")
+            return f"refused: {said} on port {self.port}"
+        if self._silent("answer"):
+            return None
+        return "no" if found.came("request", "input") else NOTHING
+
+    def _translated_back(self, step: Step, found: Observation) -> str | None:
+        if left := found.packet("out", step.way, ""):
+            return f"back to {left[1]}"
+        if not found.packet("in", step.way, ""):
+            return None if self._silent(step.way) else NOTHING
+        if forwarded := found.came(step.way, "forward"):
+            # Its source is put right on the way out only.
+            return f"back to {replace(forwarded.packet, source=self.path.packet.destination)}"
+        return "not translated" if found.came(step.way, "input") else NOTHING
+
+    def _met(self, step: Step, found: Observation) -> str | None:
+        chain = found.chain(step.way, step.stage)
+        if chain is None:
+            if self._passed_hook(step, found):
+                return NO_RULE
+            return None if self._silent(step.way) else NOTHING
+        decision, text = chain.decision
+        if decision == "drop":
+            return self._dropped(text)
+        wanted = self.forms.get(step.rule, step.rule.spec) if step.rule else ""
+        if wanted in (text for _, text, _ in chain.rules):
+            return step.expected
+        met = [spec for _, spec, verdict in chain.rules if verdict == "accept" or _is_notrack(spec)]
+        return self._owned(met[0]) if met else NO_RULE
+
+    def _passed_hook(self, step: Step, found: Observation) -> bool:
+        hooks = {"PREROUTING": "prerouting", "FORWARD": "forward", "OUTPUT": "output", "INPUT": "input"}
+        name = step.stage.partition(" ")[2]
+        if name == "POSTROUTING":
+            return any(found.came(step.way, hook) for hook in ("forward", "output"))
+        return found.came(step.way, hooks[name]) is not None
+
+    def _dropped(self, text: str) -> str:
+        return f"DROPPED by {self._owned(text)}" if text else "DROPPED by the chain's policy"
+
+    def _owned(self, text: str) -> str:
+        """A rule with its owner: a line of the plan, or somebody else."""
+        for rule, form in self.forms.items():
+            if form == text:
+                return f"{rule.spec} ({rule.origin})"
+        return f"{text} (not in the plan)" if not text.isdecimal() else f"the rule with handle {text} (not in the plan)"
+
+    def _insert_unexpected(self, rows: list[Row], host: str, chain: Chain) -> None:
+        base = chain.name in HOOKS or chain.decision[0] == "drop"
+        own = [row.step for row in rows if (row.step.host, row.step.way) == (host, chain.way)]
+        if not chain.table or not base or not own or any(step.stage == chain.stage for step in own):
+            return
+        decision, text = chain.decision
+        untracked = next((spec for _, spec, _ in chain.rules if _is_notrack(spec)), "")
+        if decision == "drop":
+            seen = self._dropped(text)
+        elif (chain.table == "nat" and text) or untracked:
+            seen = self._owned(untracked or text)
+        else:
+            return
+        step = Step(chain.way, host, chain.stage, NO_RULE, chain.packet)
+        rows.insert(_place(rows, own, chain), Row(step, seen, "differs"))
+
+
+def _place(rows: list[Row], own: list[Step], chain: Chain) -> int:
+    """Where, among the steps of its host, a rule belongs that no step expects."""
+    steps = [row.step for row in rows]
+    before = {
+        "PREROUTING": (TRANSLATED_BACK, ROUTE, DELIVERED, "filter FORWARD", LEAVES),
+        "INPUT": (ANSWERS, LEAVES),
+        "FORWARD": ("nat POSTROUTING", LEAVES),
+    }.get(chain.name.upper(), (LEAVES,))
+    arrived = next((index for index, step in enumerate(own) if step.stage == ARRIVES), -1)
+    first = arrived + 1 if chain.name.upper() not in ("OUTPUT", "POSTROUTING") else 0
+    for step in own[first:]:
+        if step.stage in before:
+            return steps.index(step)
+    return steps.index(own[-1]) + 1
+
+
+def _packet_text(step: Step, found: tuple[str, Packet, str] | None) -> str:
+    if found is None:
+        return ""
+    nic, packet, _ = found
+    return f"{nic} {packet}" if step.nic else str(packet)
+
+
+def _own_packet(step: Step, found: Observation) -> Packet:
+    asked = found.packet("in", "request", "") if step.way == "answer" else None
+    return asked[1].reversed if asked else step.packet
+
+
+def _is_notrack(spec: str) -> bool:
+    return spec.endswith(("-j NOTRACK", "-j CT --notrack"))

@@ -1,0 +1,121 @@
+"""Runs the checks and tells a person, with a table, what holds and what does not."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from underlay.access.target import Target, announce
+from underlay.observe.evidence import Evidence
+from underlay.plan import REPO, ROLES
+from underlay.verify.plugin import Result, Verification
+
+CHECKS = REPO / "tests" / "site"
+GOOD, WRONG, NOTHING = 0, 1, 2
+SHOWN = 3
+"""Failures of one check that are told in full: with the gateway down all are alike. JUnit XML has every one."""
+WIDTH = 80
+"""Columns where the output is not a terminal."""
+
+
+def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
+    """Verify roles, print what was found, and write it to `junit` as JUnit XML.
+
+    Returns 0 if all is good, 1 if something is wrong, 2 if nothing was checked.
+    """
+    roles = [role for role in ROLES if role in set(roles)]
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH, color_system=None)
+    announce(target)
+    started = time.monotonic()
+    evidence = Evidence(target)
+    verification = Verification(evidence, roles)
+    arguments = [str(CHECKS), f"--rootdir={REPO}", "-o", "addopts=", "-p", "no:terminal", "-p", "no:cacheprovider"]
+    if junit:
+        try:
+            junit.touch()
+        except OSError as error:
+            print(f"error: {junit} can't be written: {error.strerror}", file=sys.stderr)
+            return WRONG
+        arguments.append(f"--junit-xml={junit.resolve()}")
+    with console.status(f"verifying {', '.join(roles)}"):
+        code = pytest.main(arguments, plugins=[verification])
+    if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        verification.errors.append("the run was cut off: there may be more")
+    seconds = time.monotonic() - started
+    results = verification.results
+    if results:
+        _show(console, results, evidence)
+    for problem in verification.errors:
+        console.print(Text(f"ERROR {problem}"))
+    if target.outside is None and results:
+        console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
+    if junit and results:
+        console.print(f"JUnit XML: {escape(str(junit))}")
+    wrong = sum(1 for result in results if result.problem)
+    skipped = sum(1 for result in results if result.skipped)
+    counts = f"{len(results) - skipped} checks" + (f" ({skipped} more could not be made)" if skipped else "")
+    if wrong or verification.errors:
+        console.print(f"[bold red]WRONG[/]: {wrong} of {counts}, in {seconds:.1f} s")
+        return WRONG
+    if len(results) == skipped:
+        why = "see above" if skipped else f"the plan has no host with the role {' or '.join(roles)}"
+        console.print(f"nothing was checked: {why}")
+        return NOTHING
+    console.print(f"[bold green]good[/]: all {counts}, in {seconds:.1f} s")
+    return GOOD
+
+
+def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
+    """The table, one row for each kind of check of each host; below it what is wrong."""
+    rows: dict[tuple[str, str], list[Result]] = {}
+    problems: dict[str, list[str]] = {}
+    """What is wrong → whose it is, each once."""
+    unknown: dict[str, set[str]] = {}
+    """Why checks could not be made → the roles that they are of."""
+    for result in results:
+        check = result.check
+        if result.problem and (why := evidence.unreachable(result.hosts)):
+            # Everything that needs a dead host is one row and one line, not hundreds.
+            check = f"what needs {why.partition(' ')[0]}"
+            problems.setdefault(why, []).append(f"{result.role} / {check}")
+        elif result.problem:
+            problems.setdefault(result.problem, []).append(f"{result.role} / {check}")
+        if result.skipped:
+            unknown.setdefault(result.skipped, set()).add(result.role)
+        rows.setdefault((result.role, check), []).append(result)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("role", "check"):
+        table.add_column(title, overflow="fold")
+    table.add_column("result", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    for (role, check), found in sorted(rows.items(), key=lambda row: ROLES.index(row[0][0])):
+        table.add_row(role, escape(check), _verdict(found), f"{sum(result.seconds for result in found):.1f} s")
+    console.print(table)
+    shown: Counter[tuple[str, ...]] = Counter()
+    for problem, whose in problems.items():
+        checks = tuple(dict.fromkeys(whose))
+        shown[checks] += 1
+        if shown[checks] <= SHOWN:
+            console.print(Text(f"WRONG {', '.join(checks)}", style="bold red"), soft_wrap=True)
+            console.print(Text("".join(f"  {line}\n" for line in problem.splitlines())), soft_wrap=True)
+    for reason, of_roles in unknown.items():
+        console.print(Text(f"NOT CHECKED {', '.join(sorted(of_roles))}: {reason}", style="yellow"), soft_wrap=True)
+    for checks, count in shown.items():
+        if count > SHOWN:
+            console.print(Text(f"WRONG {', '.join(checks)}: {count - SHOWN} more like these"), soft_wrap=True)
+
+
+def _verdict(results: list[Result]) -> str:
+    if wrong := sum(1 for result in results if result.problem):
+        return f"[bold red]WRONG {wrong}/{len(results)}[/]"
+    if skipped := sum(1 for result in results if result.skipped):
+        return f"[yellow]unknown {skipped}/{len(results)}[/]"
+    return f"[green]{len(results)} good[/]"
