@@ -9,7 +9,6 @@ from pyinfra.operations import files, pip, server, systemd
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KNOWN_HOSTS
 from underlay.desired import checkout
-from underlay.desired.templates import render
 from underlay.operations import config_file, deploying, sshd, tree
 from underlay.plan import roles
 
@@ -25,7 +24,7 @@ if deploying.runs_for("jumphost"):
 
     sshd.configured(
         name="sshd: keys only, forwarding for ProxyJump",
-        content=render("jumphost/sshd.conf.j2", operator=target.plan.operator.user),
+        content=files.sshd_settings(target.plan),
     )
     systemd.service(name="sshd: runs, now and at boot", service="ssh", running=True, enabled=True)
 

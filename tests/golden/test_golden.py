@@ -13,7 +13,7 @@ from netaddr import IPAddress
 from underlay.access.endpoints import endpoints_from
 from underlay.access.ssh_config import ssh_config
 from underlay.desired import nat, nginx, routing, traffic
-from underlay.operations.network import network_files
+from underlay.desired.files import network_files
 from underlay.plan import REPO, ROLES, Plan, PlanError, load
 from underlay.report import diagram_text
 

@@ -3,13 +3,11 @@
 from dataclasses import replace
 
 from underlay.desired import nat, nginx, routing, ruleset
+from underlay.desired.files import SSHD, network_files, sshd_settings
 from underlay.desired.routing import LiveNetwork
-from underlay.desired.templates import render
 from underlay.facts.firewall import Firewall
 from underlay.observe.health import Nic, RuleCounter
 from underlay.observe.state import UNITS, HostState, Unit
-from underlay.operations import sshd
-from underlay.operations.network import network_files
 from underlay.plan import Host, Plan
 
 
@@ -32,7 +30,7 @@ def state(plan: Plan, host: Host, **changed: object) -> HostState:
         nics={nic: Nic(True, True, 1500, "02:00:00:00:00:01", 0, 0, 0, 0, 0, 0) for nic in wanted.nics},
         units=dict.fromkeys(UNITS, Unit("active", "enabled")),
         files={
-            sshd.PATH: render("jumphost/sshd.conf.j2", operator=plan.operator.user),
+            SSHD: sshd_settings(plan),
             nginx.PATH: nginx.configuration(plan),
         },
         firewall=Firewall(True, ours, ruleset.render(ours), ours, ours, ours),

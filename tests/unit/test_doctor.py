@@ -14,6 +14,7 @@ from rich.console import Console
 from underlay.access.endpoints import Endpoint
 from underlay.access.target import Target
 from underlay.desired import nat, nginx, routing, traffic
+from underlay.desired.files import SSHD, network_files
 from underlay.desired.routing import LiveNetwork, PolicyRule, Route
 from underlay.desired.ruleset import from_rules
 from underlay.desired.templates import render
@@ -27,8 +28,6 @@ from underlay.facts.firewall import Firewall
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Nic, RuleCounter, Upstream
 from underlay.observe.state import HostState, Unit
-from underlay.operations import sshd
-from underlay.operations.network import network_files
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
 from underlay.remote.survey import OUR_PROBE
 
@@ -56,7 +55,7 @@ def state(host: Host, **parts: object) -> HostState:
     ours = from_rules(nat.gateway_rules(PLAN))
     files = {nginx.PATH: nginx.configuration(PLAN)} if host.role == "lb_nginx" else {}
     if host.role == "jumphost":
-        files[sshd.PATH] = render("jumphost/sshd.conf.j2", operator=PLAN.operator.user)
+        files[SSHD] = render("jumphost/sshd.conf.j2", operator=PLAN.operator.user)
     found: dict[str, object] = {
         "network": LiveNetwork(
             links={nic.nic: True for nic in host.interfaces},

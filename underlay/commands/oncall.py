@@ -13,6 +13,7 @@ from invoke import Context, Exit, task
 
 from underlay.access.target import announce, current
 from underlay.commands import parameters
+from underlay.console import console
 from underlay.errors import report_and_exit
 
 if TYPE_CHECKING:
@@ -275,7 +276,6 @@ def flows(
     whose translation is gone ends. Exit code: 0 done, 1 the gateway can't be asked, or there is no such connection.
     """
     from underlay.oncall import flows as flow_tables
-    from underlay.report import tables
 
     if sum(map(bool, (host, published, kill))) > 1:
         raise Exit("error: --host, --published and --kill exclude each other: give one of them", code=1)
@@ -293,7 +293,7 @@ def flows(
     if json:
         print(dumps(found.document(), indent=2))
         return
-    flow_tables.show(found.connections, tables.console())
+    flow_tables.show(found.connections, console())
     more = found.matching - len(found.connections)
     hidden = f", {more} of them not shown (--limit)" if more else ""
     print(f"{found.matching} of the {found.entries} entries of the table{hidden}")
@@ -303,7 +303,6 @@ def _kill(gateway: "Gateway", which: str, yes: bool, json: bool) -> None:
     from rich.console import Console
 
     from underlay.oncall import flows as flow_tables
-    from underlay.report import tables
 
     name = " ".join(which.replace("->", " ").split())
     if not name.isdecimal() and name.count(" ") != 2:
@@ -311,7 +310,7 @@ def _kill(gateway: "Gateway", which: str, yes: bool, json: bool) -> None:
     found = gateway.find(identifier=int(name), limit=1) if name.isdecimal() else gateway.find(name=name, limit=1)
     if not found.connections:
         raise Exit(f"error: no connection {name!r} in the table of {gateway.name}: `./inv flows` lists them", code=1)
-    flow_tables.show(found.connections, Console(stderr=True) if json else tables.console())
+    flow_tables.show(found.connections, Console(stderr=True) if json else console())
     if not yes:
         _confirm("kill it?")
     [connection] = found.connections
@@ -357,7 +356,6 @@ def capture(
     from rich.console import Console
 
     from underlay.oncall import capture as captures
-    from underlay.report import tables
 
     if json and output == "-":
         raise Exit("error: --json and --output - both need stdout: name a file", code=1)
@@ -372,7 +370,7 @@ def capture(
     if json:
         print(dumps(found.document(), indent=2))
     else:
-        captures.show(found, tables.console() if file else screen)
+        captures.show(found, console() if file else screen)
     raise Exit(code=1 if found.broken else 0)
 
 
@@ -454,7 +452,6 @@ def restore(
     """
     from underlay.access.sessions import Links
     from underlay.oncall import backup as backups
-    from underlay.report import tables
 
     with report_and_exit(), ExitStack() as stack:
         target = current()
@@ -465,7 +462,7 @@ def restore(
         links = backups.connected(way, one)
         found = backups.restore(links, target.plan, one, content, dry=True)
         if not json:
-            backups.show(found, tables.console())
+            backups.show(found, console())
         if not dry and set(found.values()) & {"new", "differs"}:
             if not yes:
                 _confirm(f"write these files to {one.name}?")

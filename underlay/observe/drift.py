@@ -7,11 +7,10 @@ from typing import Literal
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
 from underlay.desired import nat, nginx, routing
+from underlay.desired.files import SSHD, sshd_settings
 from underlay.desired.ruleset import BUILTIN_CHAINS, TABLES, Edit, Rule, Ruleset, edits
-from underlay.desired.templates import render
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState, UnreadableError
-from underlay.operations import sshd
 from underlay.operations.firewall import canonical
 from underlay.operations.network import network_change
 from underlay.plan import Host, Plan
@@ -60,8 +59,8 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
                 yield Difference(host.name, "stopped", "at boot", "netfilter-persistent.service is not enabled")
         case "jumphost":
             units.add("ssh.service")
-            wanted = render("jumphost/sshd.conf.j2", operator=plan.operator.user)
-            yield from _file(host, state, sshd.PATH, wanted)
+            wanted = sshd_settings(plan)
+            yield from _file(host, state, SSHD, wanted)
         case "lb_nginx":
             units.add("nginx.service")
             yield from _file(host, state, nginx.PATH, nginx.configuration(plan))

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from underlay.access.sessions import Links
 from underlay.desired import checkout, nat, nginx, routing, ruleset
+from underlay.desired.files import SSHD, authorized_keys
 from underlay.desired.routing import LiveNetwork
 from underlay.desired.ruleset import RulesetError
 from underlay.errors import OperatorError
@@ -32,7 +33,6 @@ from underlay.observe.health import (
     Tally,
     Upstream,
 )
-from underlay.operations import sshd
 from underlay.plan import Host, Plan, roles
 
 UNITS = ("systemd-networkd.service", "netfilter-persistent.service", "ssh.service", "nginx.service")
@@ -242,12 +242,6 @@ def read(links: Links, plan: Plan, host: Host, sections: Collection[str] = CHECK
     return HostState(host.name, _sections(done.stdout.decode(errors="replace").split("\n")), answers, asked)
 
 
-def authorized_keys(plan: Plan) -> str:
-    """The operator's authorized_keys on every host."""
-    user = plan.operator.user
-    return f"{'/root' if user == 'root' else f'/home/{user}'}/.ssh/authorized_keys"
-
-
 def _commands(plan: Plan, host: Host) -> dict[str, str]:
     found = {
         "network": network.command(routing.host_network(plan, host).sysctls),
@@ -265,7 +259,7 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
         case "jumphost":
             packages = f"{checkout.FOLDER}/.venv/lib/python3*/site-packages"
             digests = "find . \\( -name .venv -o -name __pycache__ -o -name .pytest_cache \\) -prune -o -type f"
-            paths.append(sshd.PATH)
+            paths.append(SSHD)
             found |= {
                 "sshd": "sshd -T",
                 "on call": "for u in $(getent group underlay-oncall | cut -d: -f4 | tr , ' '); do "

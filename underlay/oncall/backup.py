@@ -23,9 +23,9 @@ from rich.table import Table
 
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
+from underlay.desired.files import authorized_keys
 from underlay.errors import OperatorError
 from underlay.facts import firewall
-from underlay.observe.state import authorized_keys
 from underlay.oncall.bundle import open_private, stem
 from underlay.oncall.redact import fingerprint
 from underlay.plan import ROLES, Host, Plan

@@ -22,15 +22,14 @@ from rich.console import Console
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import checkout, nginx
+from underlay.desired.files import SSHD, authorized_keys
 from underlay.errors import OperatorError
 from underlay.facts import firewall
 from underlay.guard import history
 from underlay.observe import drift
 from underlay.observe.health import program
-from underlay.observe.state import authorized_keys
 from underlay.oncall import status
 from underlay.oncall.redact import redact
-from underlay.operations import sshd
 from underlay.plan import REPO, ROLES, Host
 from underlay.plan.roles import role_file
 from underlay.remote import collect
@@ -184,7 +183,7 @@ def _collect(links: Links, host: Host, target: Target) -> dict[str, str]:
             commands["sshd"] = "sshd -T"
             commands["people"] = "getent group underlay-oncall; last -n 50 2>/dev/null || true"
             commands["checkout"] = f"ls -la {checkout.FOLDER}; ls -d {checkout.FOLDER}/.venv/lib/*/site-packages/*-info"
-            files.append(sshd.PATH)
+            files.append(SSHD)
         case "lb_nginx":
             commands["nginx"] = "nginx -t; nginx -V"
             files += [nginx.PATH, "/var/log/nginx/error.log"]

@@ -12,13 +12,13 @@ from rich.text import Text
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
+from underlay.console import console
 from underlay.desired import routing
 from underlay.observe import drift
 from underlay.observe.evidence import Evidence
 from underlay.observe.health import VITALS, Conntrack, Tally, Upstream, outer_addresses
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import ROLES, Host, Plan
-from underlay.report import tables
 
 WELL, DOWN, ATTENTION = 0, 1, 2
 SECTIONS = DRIFT | VITALS - {"counters", "neighbours"}
@@ -252,7 +252,7 @@ def watch(target: Target, console: Console, every: float) -> None:
 
 def show(plan: Plan, status: Status) -> None:
     """Print it."""
-    tables.console().print(page(plan, status), highlight=False)
+    console().print(page(plan, status), highlight=False)
 
 
 def page(plan: Plan, status: Status) -> RenderableType:

@@ -6,20 +6,11 @@ from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
 from underlay.desired import routing
+from underlay.desired.files import network_files
 from underlay.desired.routing import HostNetwork, LiveNetwork
-from underlay.desired.templates import render
 from underlay.facts.network import Network
 from underlay.guard.change import Change, File
 from underlay.operations import differences, file_diff, guarded, tell
-
-
-def network_files(wanted: HostNetwork) -> dict[str, str]:
-    """Path → content of every file that makes the network come back after a boot."""
-    found = {path: render("network/link.network.j2", **values) for path, values in routing.link_files(wanted).items()}
-    found[routing.NETWORKD_CONF] = render("network/networkd.conf.j2")
-    if wanted.sysctls:
-        found[routing.SYSCTL_CONF] = render("network/sysctl.conf.j2", sysctls=wanted.sysctls)
-    return found
 
 
 @operation()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from underlay.access.sessions import UnreachableError
+from underlay.console import console
 from underlay.desired import nat
 from underlay.desired.ruleset import TABLES
+from underlay.guard.history import Entries
+from underlay.observe.drift import Difference
 from underlay.plan import Plan
-
-if TYPE_CHECKING:
-    from underlay.access.sessions import UnreachableError
-    from underlay.guard.history import Entries
-    from underlay.observe.drift import Difference
 
 
 def show(plan: Plan, page: Console | None = None) -> None:
@@ -66,13 +65,6 @@ def document(plan: Plan) -> dict[str, Any]:
             for rule in nat.gateway_rules(plan)
         ],
     }
-
-
-def console() -> Console:
-    """The terminal, or a wide page where there is none."""
-    terminal = Console()
-    # A pipe has no width; rules must not be cut there.
-    return terminal if terminal.is_terminal else Console(width=160)
 
 
 Section = tuple[str, tuple[str, ...], Sequence[tuple[str, ...]]]

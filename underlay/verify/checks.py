@@ -5,10 +5,10 @@ from typing import Any, NoReturn, TypeVar
 
 from underlay.access import hostkeys
 from underlay.desired import routing
+from underlay.desired.files import authorized_keys, network_files
 from underlay.desired.routing import Address, PolicyRule, Route
 from underlay.observe.evidence import Evidence
-from underlay.observe.state import HostState, Unit, authorized_keys
-from underlay.operations.network import network_files
+from underlay.observe.state import HostState, Unit
 from underlay.plan import Host, Plan
 
 Test = TypeVar("Test", bound=Callable[..., None])

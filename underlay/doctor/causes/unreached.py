@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from underlay.desired.files import authorized_keys
 from underlay.doctor.causes.neighbours import is_silent, silent
 from underlay.doctor.diagnosis import Cause
 from underlay.doctor.investigation import Investigation, some
-from underlay.observe.state import authorized_keys
 from underlay.plan import Host
 
 

@@ -1,0 +1,28 @@
+"""Plan → the files of a host, as text, and where they are. Pure."""
+
+from underlay.desired import routing
+from underlay.desired.routing import HostNetwork
+from underlay.desired.templates import render
+from underlay.plan import Plan
+
+SSHD = "/etc/ssh/sshd_config.d/05-underlay.conf"
+
+
+def network_files(wanted: HostNetwork) -> dict[str, str]:
+    """Path → content of every file that makes the network come back after a boot."""
+    found = {path: render("network/link.network.j2", **values) for path, values in routing.link_files(wanted).items()}
+    found[routing.NETWORKD_CONF] = render("network/networkd.conf.j2")
+    if wanted.sysctls:
+        found[routing.SYSCTL_CONF] = render("network/sysctl.conf.j2", sysctls=wanted.sysctls)
+    return found
+
+
+def sshd_settings(plan: Plan) -> str:
+    """The jump host's settings of sshd, the file SSHD."""
+    return render("jumphost/sshd.conf.j2", operator=plan.operator.user)
+
+
+def authorized_keys(plan: Plan) -> str:
+    """The operator's authorized_keys on every host."""
+    user = plan.operator.user
+    return f"{'/root' if user == 'root' else f'/home/{user}'}/.ssh/authorized_keys"
