@@ -9,6 +9,7 @@ from pyinfra.operations import files, pip, server, systemd
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KNOWN_HOSTS
 from underlay.desired import checkout
+from underlay.desired.files import sshd_settings
 from underlay.operations import config_file, deploying, sshd, tree
 from underlay.plan import roles
 
@@ -24,7 +25,7 @@ if deploying.runs_for("jumphost"):
 
     sshd.configured(
         name="sshd: keys only, forwarding for ProxyJump",
-        content=files.sshd_settings(target.plan),
+        content=sshd_settings(target.plan),
     )
     systemd.service(name="sshd: runs, now and at boot", service="ssh", running=True, enabled=True)
 
