@@ -13,7 +13,17 @@ from underlay.plan import REPO, load
 def test_it_is_complete_and_has_nothing_else(planned: Planned) -> None:
     found = files(planned())
     assert {path.split("/")[0] for path in found} == {
-        *("README.md", "config.py", "inv", "inventory.py", "pyproject.toml", "requirements.txt", "targets.py"),
+        *(
+            "CHANGELOG.md",
+            "LICENSE",
+            "README.md",
+            "config.py",
+            "inv",
+            "inventory.py",
+            "pyproject.toml",
+            "requirements.txt",
+            "targets.py",
+        ),
         "tasks.py",
         *("deploys", "docs", "group_data", "templates", "tests", "underlay"),
     }

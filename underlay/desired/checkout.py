@@ -8,6 +8,8 @@ from underlay.plan.roles import role_file
 
 FOLDER = "/opt/underlay"
 CONTENTS = (
+    "CHANGELOG.md",
+    "LICENSE",
     "README.md",
     "config.py",
     "deploys",
