@@ -1,17 +1,19 @@
 """The facts of the report, and the page that is made of them, for a site that is made up."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from netaddr import IPAddress
+from playwright.sync_api import Browser
+from playwright.sync_api import Page as Tab
 
-from tests.browser import Tab, browser, installed
+from tests.browser import browser, watch
 from tests.unit import site
 from underlay.access.endpoints import Endpoint
 from underlay.access.sessions import Links, UnreachableError
@@ -294,19 +296,14 @@ def test_place_of_the_page(tmp_path: Path, output: str, problem: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def tab() -> Iterator[Tab]:
-    """A browser's empty page."""
-    if not installed():
-        if os.environ.get("CI"):
-            pytest.fail("CI must not do without a browser")
-        pytest.skip("no chromium on this machine")
-    with browser() as tab:
-        yield tab
+def chromium() -> Iterator[Browser]:
+    with browser() as chromium:
+        yield chromium
 
 
 @pytest.fixture
-def shown(plan: Plan, gather: Gather, tab: Tab, tmp_path: Path) -> Tab:
-    """The page of a site with everything that a page can have, in a browser on a desktop."""
+def written(plan: Plan, gather: Gather, tmp_path: Path) -> str:
+    """The URL of the page of a site with everything that a page can have."""
 
     def told(plan: Plan, host: Host) -> HostState:
         return site.without_address(plan, host, "storage") if host.role == "master" else site.state(plan, host)
@@ -315,37 +312,41 @@ def shown(plan: Plan, gather: Gather, tab: Tab, tmp_path: Path) -> Tab:
         return Outcome(receiver="master-1", seen_as=HOSTILE) if flow.must_not else good(flow)
 
     entry = {**ENTRY, "what": [HOSTILE, "x" * 300]}
-    (tmp_path / "report.html").write_text(
-        page.page(plan, gather(dead=["lb"], told=told, outcome=outcome, entries=[entry]))
-    )
-    tab.requests.clear()
-    tab.complaints.clear()
-    tab.media()
-    tab.size(1280, 900)
-    tab.open(tmp_path / "report.html")
-    return tab
+    file = tmp_path / "report.html"
+    file.write_text(page.page(plan, gather(dead=["lb"], told=told, outcome=outcome, entries=[entry])))
+    return file.as_uri()
+
+
+@pytest.fixture
+def shown(written: str, chromium: Browser) -> Iterator[Tab]:
+    """The page in a browser on a desktop."""
+    with chromium.new_page(viewport={"width": 1280, "height": 900}) as tab:
+        tab.goto(written)
+        yield tab
 
 
 WRONG = "a.cell.got-in"
 WIDTH = "document.documentElement.scrollWidth"
 
 
-def test_renders_without_a_complaint_and_without_the_network(shown: Tab, tmp_path: Path) -> None:
+def test_renders_without_a_complaint_and_without_the_network(shown: Tab, written: str) -> None:
     """The file itself is all that is asked for; the page's own words are the title, whatever a host said."""
-    assert shown.requests == [(tmp_path / "report.html").as_uri()]
-    assert shown.complaints == []
-    assert str(shown.run("document.title")).startswith("lab-site: the underlay network")
-    assert shown.run("document.querySelector('.picture svg').getBoundingClientRect().height") > 300
+    requests, complaints = watch(shown)
+    shown.reload()
+    assert requests == [written]
+    assert complaints == []
+    assert shown.title().startswith("lab-site: the underlay network")
+    assert shown.evaluate("document.querySelector('.picture svg').getBoundingClientRect().height") > 300
     # It could not get out if it wanted to.
-    assert shown.run("fetch('http://192.0.2.1/').then(() => 'sent', () => 'refused')") == "refused"
-    assert shown.requests == [(tmp_path / "report.html").as_uri()]
+    assert shown.evaluate("fetch('http://192.0.2.1/').then(() => 'sent', () => 'refused')") == "refused"
+    assert requests == [written]
 
 
 def test_a_cell_says_its_reason(shown: Tab) -> None:
     """A click opens what was expected, what was seen, and why; Escape closes it, and the place is kept."""
-    label = shown.run(f"document.querySelector('{WRONG}').getAttribute('aria-label')")
+    label = shown.get_attribute(WRONG, "aria-label")
     shown.click(WRONG)
-    words = shown.run("document.querySelector('dialog[open]').innerText")
+    words = shown.inner_text("dialog[open]")
     assert str(label).partition(":")[0] in words
     for word in (
         "must not reach master-1",
@@ -355,45 +356,46 @@ def test_a_cell_says_its_reason(shown: Tab) -> None:
         "group_data/all.py:",
     ):
         assert word in words
-    shown.press("Escape", 27)
-    assert shown.run("document.querySelector('dialog').open") is False
-    assert shown.run("document.activeElement.getAttribute('aria-label')") == label
+    shown.keyboard.press("Escape")
+    assert shown.evaluate("document.querySelector('dialog').open") is False
+    assert shown.evaluate("document.activeElement.getAttribute('aria-label')") == label
 
 
 def test_by_keyboard_alone(shown: Tab) -> None:
     """Tab goes from cell to cell, Enter opens, Enter on the button closes."""
-    shown.run("document.querySelector('a.cell').focus()")
-    shown.press("Tab", 9)
-    assert shown.run("document.activeElement.matches('a.cell')")
-    shown.press("Enter", 13, "\r")
-    assert shown.run("document.activeElement.closest('dialog[open]') !== null")
-    shown.run("document.querySelector('dialog button').focus()")
-    shown.press("Enter", 13, "\r")
-    assert shown.run("document.querySelector('dialog').open") is False
+    shown.focus("a.cell")
+    shown.keyboard.press("Tab")
+    assert shown.evaluate("document.activeElement.matches('a.cell')")
+    shown.keyboard.press("Enter")
+    assert shown.evaluate("document.activeElement.closest('dialog[open]') !== null")
+    shown.focus("dialog button")
+    shown.keyboard.press("Enter")
+    assert shown.evaluate("document.querySelector('dialog').open") is False
 
 
-def test_on_a_phone(shown: Tab) -> None:
+def test_on_a_phone(chromium: Browser, written: str) -> None:
     """The page is as wide as the phone, the reasons too; what is wider scrolls by itself."""
-    shown.size(390, 844)
-    assert shown.run(WIDTH) == 390
-    shown.click(WRONG)
-    assert shown.run("document.querySelector('dialog').getBoundingClientRect().width") <= 390
-    assert shown.run("(d => d.scrollWidth <= d.clientWidth)(document.querySelector('dialog > div'))")
-    shown.press("Escape", 27)
-    assert shown.run("(m => m.scrollWidth <= m.clientWidth)(document.querySelector('.matrix').parentElement)")
+    with chromium.new_page(viewport={"width": 390, "height": 844}, is_mobile=True) as phone:
+        phone.goto(written)
+        assert phone.evaluate(WIDTH) == 390
+        phone.click(WRONG)
+        assert phone.evaluate("document.querySelector('dialog').getBoundingClientRect().width") <= 390
+        assert phone.evaluate("(d => d.scrollWidth <= d.clientWidth)(document.querySelector('dialog > div'))")
+        phone.keyboard.press("Escape")
+        scrolls = "(m => m.scrollWidth <= m.clientWidth)(document.querySelector('.matrix').parentElement)"
+        assert phone.evaluate(scrolls)
 
 
-def test_on_paper(shown: Tab, tmp_path: Path) -> None:
+def test_on_paper(shown: Tab) -> None:
     """On A4 nothing is cut off, nothing needs a click, and the ground is white; a dark screen is not printed dark."""
-    shown.media("print", prefers_color_scheme="dark")
-    shown.size(703, 1000)  # A4 without its margins
-    assert shown.run(WIDTH) <= 703
-    assert shown.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert shown.run("getComputedStyle(document.body).color") == "rgb(27, 36, 48)"
-    assert shown.run("getComputedStyle(document.querySelector('.all')).display") == "none"
-    shown.pdf(tmp_path / "report.pdf")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF-")
-    assert shown.run("[...document.querySelectorAll('.history details')].every(each => each.open)")
+    shown.emulate_media(media="print", color_scheme="dark")
+    shown.set_viewport_size({"width": 703, "height": 1000})  # A4 without its margins
+    assert shown.evaluate(WIDTH) <= 703
+    assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert shown.evaluate("getComputedStyle(document.body).color") == "rgb(27, 36, 48)"
+    assert shown.evaluate("getComputedStyle(document.querySelector('.all')).display") == "none"
+    assert shown.pdf(print_background=True, prefer_css_page_size=True).startswith(b"%PDF-")
+    assert shown.evaluate("[...document.querySelectorAll('.history details')].every(each => each.open)")
 
 
 CONTRAST = r"""
@@ -423,9 +425,9 @@ CONTRAST = r"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_can_be_read(shown: Tab, scheme: str) -> None:
+def test_can_be_read(shown: Tab, scheme: Literal["light", "dark"]) -> None:
     """Every text has the contrast to its ground that WCAG 2 asks for (4.5 to 1), on light and on dark screens."""
-    shown.media(prefers_color_scheme=scheme)
-    assert shown.run(CONTRAST) == []
-    lightness = shown.run("getComputedStyle(document.querySelector('.picture rect')).fill")
+    shown.emulate_media(color_scheme=scheme)
+    assert shown.evaluate(CONTRAST) == []
+    lightness = shown.evaluate("getComputedStyle(document.querySelector('.picture rect')).fill")
     assert lightness == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 27, 35)"}[scheme]
