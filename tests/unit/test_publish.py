@@ -10,7 +10,8 @@ import pytest
 from tests.unit.conftest import Planned
 from underlay.access.target import Target
 from underlay.oncall import publish
-from underlay.oncall.publish import PublishError, published_in, unpublished_in
+from underlay.oncall.plan_edit import published_in, unpublished_in
+from underlay.oncall.publish import PublishError
 from underlay.plan import REPO, load
 from underlay.remote import arp
 
@@ -33,13 +34,20 @@ NEW = '"published": "192.168.0.54"'
         (ONE_LINE, ONE_LINE.replace('54"}', f'54"}}, {NEW}')),
         (LINES, LINES.replace("# rack 3\n", f"# rack 3\n        {NEW},\n")),
         (LINES.replace("},  # rack 3", "}  # rack 3").replace('        "nics": {"mgmt": "eno1"},\n', ""), None),
-        (LINES.replace("\n", "\r\n"), None),
+        (
+            LINES.replace("\n", "\r\n"),
+            LINES.replace("# rack 3\n", f"# rack 3\n        {NEW},\n").replace("\n", "\r\n"),
+        ),
+        (
+            ONE_LINE.replace('{"mgmt": "100.64.0.54"}', '({"mgmt": "100.64.0.54"})'),
+            ONE_LINE.replace('{"mgmt": "100.64.0.54"}', f'({{"mgmt": "100.64.0.54"}}), {NEW}'),
+        ),
         (
             LINES.replace(',  # rack 3\n        "nics"', ', "nics"'),
             LINES.replace("},  # rack 3\n       ", f"}}, {NEW},"),
         ),
     ],
-    ids=["one line", "a line each", "no comma", "Windows", "two in a line"],
+    ids=["one line", "a line each", "no comma", "Windows", "parentheses", "two in a line"],
 )
 def test_publish_and_back(text: str, wanted: str | None) -> None:
     """One line of the text changes or is added; taken away again, it is as before (but for a comma at the end)."""
@@ -63,8 +71,16 @@ def test_publish_and_back(text: str, wanted: str | None) -> None:
             'hosts = {\n    "web": {"role": "server",\n        "published": "192.168.0.54"},  # rack 3\n}\n',
             'hosts = {\n    "web": {"role": "server"},  # rack 3\n}\n',
         ),
+        (
+            'hosts = {\n    "web": {"role": "server",  # rack 3\n        "published": "192.168.0.54"},\n}\n',
+            'hosts = {\n    "web": {"role": "server",  # rack 3\n        },\n}\n',
+        ),
+        (
+            'hosts = {"web": {"published": "192.168.0.54",\n    # rack 3\n    "role": "server"}}',
+            'hosts = {"web": {\n    # rack 3\n    "role": "server"}}',
+        ),
     ],
-    ids=["first", "last", "last of its line"],
+    ids=["first", "last", "last of its line", "behind a comment", "before a comment"],
 )
 def test_unpublish_wherever_it_stands(text: str, wanted: str) -> None:
     assert unpublished_in(text, "web") == wanted

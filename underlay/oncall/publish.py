@@ -3,7 +3,6 @@
 The plan is never edited here: people do that.
 """
 
-import ast
 import difflib
 import json
 import re
@@ -26,6 +25,7 @@ from underlay.guard import history as histories
 from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.observe import exchange
+from underlay.oncall.plan_edit import published_in, unpublished_in
 from underlay.plan import REPO, ROLES, Host, Interface, Plan, PlanError, load
 from underlay.remote import arp
 
@@ -43,77 +43,6 @@ class PublishError(OperatorError):
 
 
 # --- the line of the plan -------------------------------------------------------------------------------------------
-
-
-def published_in(text: str, name: str, address: str) -> str:
-    """The text of a plan in which a host that has no `published` gets it, behind its addresses."""
-    source = text.encode()
-    key, value = _item(_entry(source, name), "addresses")
-    end = _end(source, value)
-    new = f'"published": "{address}"'
-    indent = _indent(source, key)
-    rest = re.compile(rb"(,?)([ \t]*(?:#[^\n]*)?)(?=\r?\n)").match(source, end)
-    if indent is None or rest is None:
-        return f"{source[:end].decode()}, {new}{source[end:].decode()}"
-    # A line of its own, and the comma that may be missing before it.
-    return f"{source[:end].decode()},{rest[2].decode()}\n{indent}{new},{source[rest.end() :].decode()}"
-
-
-def unpublished_in(text: str, name: str) -> str:
-    """The text of a plan in which a host has no `published` any more."""
-    source = text.encode()
-    entry = _entry(source, name)
-    key, value = _item(entry, "published")
-    begin, end = _start(source, key), _end(source, value)
-    indent = _indent(source, key)
-    rest = re.compile(rb",?[ \t]*(#[^\n]*)?\r?\n").match(source, end)
-    if indent is not None and rest:
-        begin, end = begin - len(indent), rest.end()
-    elif before := [_end(source, other) for other in entry.values if _end(source, other) < begin]:
-        begin = before[-1]
-    else:
-        end = min(_start(source, other) for other in entry.keys if other and _start(source, other) > end)
-    return source[:begin].decode() + source[end:].decode()
-
-
-def _entry(source: bytes, name: str) -> ast.Dict:
-    """The `{…}` of a host in a plan that was read without an error."""
-    for node in ast.parse(source).body:
-        names = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
-        if [target.id for target in names if isinstance(target, ast.Name)] == ["hosts"]:
-            assert isinstance(node, ast.Assign | ast.AnnAssign)
-            assert isinstance(node.value, ast.Dict)
-            for key, value in zip(node.value.keys, node.value.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == name and isinstance(value, ast.Dict):
-                    return value
-    raise PublishError(f"the plan has no host {name!r}")
-
-
-def _item(entry: ast.Dict, name: str) -> tuple[ast.expr, ast.expr]:
-    for key, value in zip(entry.keys, entry.values, strict=True):
-        if isinstance(key, ast.Constant) and key.value == name:
-            return key, value
-    raise KeyError(name)
-
-
-def _offset(source: bytes, line: int, column: int) -> int:
-    return sum(map(len, source.splitlines(keepends=True)[: line - 1])) + column
-
-
-def _start(source: bytes, node: ast.expr) -> int:
-    return _offset(source, node.lineno, node.col_offset)
-
-
-def _end(source: bytes, node: ast.expr) -> int:
-    assert node.end_lineno is not None
-    assert node.end_col_offset is not None
-    return _offset(source, node.end_lineno, node.end_col_offset)
-
-
-def _indent(source: bytes, node: ast.expr) -> str | None:
-    """The blanks before a node that begins its line; None if something else is there."""
-    before = source[_offset(source, node.lineno, 0) : _start(source, node)].decode()
-    return before if not before.strip() else None
 
 
 def _diff(plan: Plan, new: str) -> str:
