@@ -24,9 +24,9 @@ def ip(protocol: int, payload: bytes, fragment: int = 0) -> bytes:
     return struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 1, fragment, 64, protocol, 0) + ends + payload
 
 
-def ip6(payload: bytes) -> bytes:
+def ip6(payload: bytes, protocol: int = 17) -> bytes:
     ends = socket.inet_pton(socket.AF_INET6, "2001:db8::1") + socket.inet_pton(socket.AF_INET6, "2001:db8::2")
-    return struct.pack(">IHBB", 6 << 28, len(payload), 17, 64) + ends + payload
+    return struct.pack(">IHBB", 6 << 28, len(payload), protocol, 64) + ends + payload
 
 
 PORTS = struct.pack(">HH", 40000, 443)
@@ -39,6 +39,14 @@ ARP = struct.pack(">HHBBH", 1, 0x0800, 6, 4, 1) + bytes(6) + socket.inet_aton(A)
         (ETHERNET, bytes(12) + b"\x08\x00" + ip(6, PORTS), ("tcp", f"{A}:40000", f"{B}:443")),
         (ETHERNET, bytes(12) + b"\x81\x00\x00\x05\x08\x00" + ip(17, PORTS), ("udp", f"{A}:40000", f"{B}:443")),
         (ETHERNET, bytes(12) + b"\x86\xdd" + ip6(PORTS), ("udp", "[2001:db8::1]:40000", "[2001:db8::2]:443")),
+        (RAW, ip6(b"\x3a\0" + bytes(6) + b"\x8f" + bytes(27), 0), ("icmp6", "2001:db8::1", "2001:db8::2")),
+        (
+            RAW,
+            ip6(b"\x2c\x01" + bytes(14) + b"\x11\xff\0\1" + bytes(4) + PORTS, 60),
+            ("udp", "[2001:db8::1]:40000", "[2001:db8::2]:443"),
+        ),
+        (RAW, ip6(b"\x3c\xff\0\x08" + bytes(4) + PORTS, 44), ("protocol 60", "2001:db8::1", "2001:db8::2")),
+        (RAW, ip6(b"\x11", 0), ("unknown", "?", "?")),
         (ETHERNET, bytes(12) + b"\x08\x06" + ARP, ("arp", A, B)),
         (ETHERNET, bytes(12) + b"\x88\xcc" + bytes(20), ("type 0x88cc", "?", "?")),
         (COOKED, bytes(14) + b"\x08\x00" + ip(1, bytes(8)), ("icmp", A, B)),

@@ -15,8 +15,12 @@ _LINK = {1: (12, 14), 113: (14, 16), 276: (0, 20)}
 """Link type (Ethernet, Linux cooked v1 and v2) → where the type of what it carries stands, and where that begins."""
 _RAW = 101
 _IPV4, _ARP, _VLAN, _IPV6 = 0x0800, 0x0806, (0x8100, 0x88A8), 0x86DD
-_PROTOCOLS = {1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 47: "gre", 50: "esp", 89: "ospf", 112: "vrrp"}
+_PROTOCOLS = {1: "icmp", 2: "igmp", 4: "ipip", 6: "tcp", 17: "udp", 47: "gre", 50: "esp"}
+_PROTOCOLS |= {58: "icmp6", 89: "ospf", 112: "vrrp"}
 _WITH_PORTS = (6, 17, 132)
+_FRAGMENT = 44
+_EXTENSIONS = (0, 43, _FRAGMENT, 60)
+"""Headers that stand between that of IPv6 and what it carries."""
 MOST = 50_000
 """Conversations that are kept apart; what comes after so many is counted as one."""
 
@@ -90,6 +94,12 @@ def _ip(packet: bytes, length: int) -> Frame:
         number, at, first = packet[6], 40, True
         source, destination = (str(IPv6Address(packet[begin : begin + 16])) for begin in (8, 24))
         pattern = "[{}]:{}"
+        while number in _EXTENSIONS and first:
+            if number == _FRAGMENT:
+                first = int.from_bytes(packet[at + 2 : at + 4], "big") < 8
+            # The length of a fragment's header is not told: there it is reserved.
+            size = 0 if number == _FRAGMENT else packet[at + 1]
+            number, at = packet[at], at + 8 * (size + 1)
     else:
         number, at, first = packet[9], (packet[0] & 15) * 4, int.from_bytes(packet[6:8], "big") & 0x1FFF == 0
         source, destination = _quad(packet[12:16]), _quad(packet[16:20])
