@@ -215,3 +215,14 @@ def test_host_without_python() -> None:
     """What the other end said is what a person is told."""
     with pytest.raises(UnreachableError, match=r"box: the probe does not work there: .*python3: not found"):
         Agent("box", ["sh", "-c", "echo 'sh: python3: not found' >&2; exit 127"])
+
+
+@pytest.mark.parametrize(("said", "told"), [("", "no answer in time"), ("echo 'out of memory' >&2; ", "out of memory")])
+def test_program_that_hangs(said: str, told: str) -> None:
+    """It is given up in time, though something else holds its stderr, as a shared connection does."""
+    begin = time.monotonic()
+    agent = Agent("box", ["sh", "-c", f"echo '{{}}'; {said}sleep 30 & wait"])
+    with pytest.raises(UnreachableError, match=f"box: the probe does not work there: {told}"):
+        agent.ask("peers", [], seconds=0.2)
+    agent.close()
+    assert time.monotonic() - begin < 10

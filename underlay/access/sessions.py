@@ -202,9 +202,13 @@ class Agent:
         return line
 
     def _last_words(self, line: bytes) -> str:
-        assert self._process.stderr is not None
         self._process.kill()
-        words = self._process.stderr.read().strip() or line.strip() or b"it ended without a word"
+        try:
+            _, words = self._process.communicate(timeout=1)
+        except subprocess.TimeoutExpired as late:
+            # The connection that is shared holds stderr for as long as the program on the host runs.
+            words = late.stderr or b""
+        words = words.strip() or line.strip() or b"it ended without a word"
         return words.decode(errors="replace").splitlines()[-1]
 
     def close(self) -> None:
