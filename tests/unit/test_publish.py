@@ -10,9 +10,9 @@ import pytest
 from tests.unit.conftest import Planned
 from underlay.access.target import Target
 from underlay.oncall import publish
-from underlay.oncall.plan_edit import published_in, unpublished_in
 from underlay.oncall.publish import PublishError
 from underlay.plan import REPO, load
+from underlay.plan.edit import published_in, unpublished_in
 from underlay.remote import arp
 
 ONE_LINE = 'hosts = {"ü": {}, "web": {"role": "server", "addresses": {"mgmt": "100.64.0.54"}}}\n'

@@ -25,8 +25,8 @@ from underlay.guard import history as histories
 from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.observe import exchange
-from underlay.oncall.plan_edit import published_in, unpublished_in
 from underlay.plan import REPO, ROLES, Host, Interface, Plan, PlanError, load
+from underlay.plan.edit import published_in, unpublished_in
 from underlay.remote import arp
 
 GOOD, WRONG, PLAN_FIRST = 0, 1, 2
