@@ -23,9 +23,10 @@ from rich.table import Table
 
 from targets import current
 from underlay.access.target import Target
+from underlay.compare.firewall import canonical
 from underlay.desired import nat, ruleset
 from underlay.facts import firewall as fact
-from underlay.operations.firewall import canonical, firewall_change
+from underlay.operations.firewall import firewall_change
 from underlay.plan import REPO, Plan, load
 
 HOSTS = 1000

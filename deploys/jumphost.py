@@ -8,7 +8,7 @@ from pyinfra.operations import files, pip, server, systemd
 
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KNOWN_HOSTS
-from underlay.desired import checkout
+from underlay.desired import checkout, units
 from underlay.desired.files import sshd_settings
 from underlay.operations import config_file, deploying, sshd, tree
 from underlay.plan import roles
@@ -20,14 +20,14 @@ if deploying.runs_for("jumphost"):
     people = roles.jumphost(target.plan).people_on_call
 
     deploying.require_supported_system()
-    deploying.packages(["python3-venv", "tcpdump"])
+    deploying.packages("jumphost")
     deploying.planned_network()
 
     sshd.configured(
         name="sshd: keys only, forwarding for ProxyJump",
         content=sshd_settings(target.plan),
     )
-    systemd.service(name="sshd: runs, now and at boot", service="ssh", running=True, enabled=True)
+    systemd.service(name="sshd: runs, now and at boot", service=units.SSH.name, running=True, enabled=True)
 
     server.group(name="People on call: their group", group=ON_CALL)
     config_file.installed(

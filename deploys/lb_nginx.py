@@ -2,14 +2,14 @@
 
 from pyinfra.operations import systemd
 
-from underlay.desired import nginx
+from underlay.desired import nginx, units
 from underlay.operations import config_file, deploying
 
 if deploying.runs_for("lb_nginx"):
     target, _ = deploying.planned()
 
     deploying.require_supported_system()
-    deploying.packages(["nginx", "libnginx-mod-stream", "tcpdump"])
+    deploying.packages("lb_nginx")
     deploying.planned_network()
     config_file.installed(
         name="nginx: virtual hosts and the API proxy of the plan",
@@ -19,5 +19,5 @@ if deploying.runs_for("lb_nginx"):
         # A reload keeps open connections. One that is stopped is started by the next step.
         activate="if systemctl -q is-active nginx; then systemctl reload nginx; fi",
     )
-    systemd.service(name="nginx: runs, now and at boot", service="nginx", running=True, enabled=True)
+    systemd.service(name="nginx: runs, now and at boot", service=units.NGINX.name, running=True, enabled=True)
     deploying.deploy_machine_access()

@@ -4,6 +4,6 @@ from underlay.operations import deploying
 
 if deploying.runs_for("master"):
     deploying.require_supported_system()
-    deploying.packages(["conntrack", "tcpdump"])
+    deploying.packages("master")
     deploying.planned_network()
     deploying.deploy_machine_access()

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 
+from underlay.compare import firewall
 from underlay.desired import nat, ruleset
 from underlay.desired.ruleset import Rule, Ruleset
+from underlay.desired.units import NETFILTER
 from underlay.facts.firewall import PERSISTED, RECORD
 from underlay.observe.state import HostState
-from underlay.operations.firewall import canonical
 from underlay.plan import Host, Plan
-from underlay.verify.checks import EveryHost, each, expect, expect_packages, wrong
+from underlay.verify.checks import EveryHost, each, expect, wrong
 
 
 def numbers(plan: Plan, _: Host) -> Iterable[int]:
@@ -17,7 +18,7 @@ def numbers(plan: Plan, _: Host) -> Iterable[int]:
 
 
 def the_rule(plan: Plan, state: HostState, number: int) -> Rule:
-    return canonical(nat.gateway_rules(plan), state.firewall.wanted)[number]
+    return firewall.canonical(nat.gateway_rules(plan), state.firewall.wanted)[number]
 
 
 def expect_rule(rule: Rule, there: Ruleset, look_at: str) -> None:
@@ -58,21 +59,17 @@ class TestGateway(EveryHost):
 
     def test_loaded_at_boot(self, planned: Host, state: HostState) -> None:
         """The file is loaded at boot."""
-        seen = state.units["netfilter-persistent.service"].enabled or "not there"
+        seen = state.units[NETFILTER.name].enabled or "not there"
         expect(seen, "enabled", f"systemctl status netfilter-persistent on {planned.name}")
-
-    def test_packages(self, planned: Host, state: HostState) -> None:
-        """The packages are installed."""
-        expect_packages(planned, state, ["iptables", "iptables-persistent", "conntrack", "tcpdump"])
 
 
 def expect_no_edits(plan: Plan, state: HostState, there: Ruleset, look_at: str) -> None:
-    rules = canonical(nat.gateway_rules(plan), state.firewall.wanted)
-    edits = [str(edit) for edit in ruleset.edits(there, rules, state.firewall.recorded)]
+    rules = firewall.canonical(nat.gateway_rules(plan), state.firewall.wanted)
+    edits = firewall.edits(there, rules, state.firewall.recorded)
     if edits:
         origins = {
             f"{rule.table} {rule.chain} {rule.spec}: {rule.origin}"
             for rule in rules
-            if any(rule.spec in edit for edit in edits)
+            if any(rule.place == edit.rule.place for edit in edits)
         }
-        wrong("nothing to change", ["it takes these steps:", *edits], [look_at, *sorted(origins)])
+        wrong("nothing to change", ["it takes these steps:", *map(str, edits)], [look_at, *sorted(origins)])

@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Iterable
 
 from underlay.desired import checkout
+from underlay.desired.units import SSH
 from underlay.observe.state import HostState, normalised
 from underlay.plan import Host, Plan, roles
-from underlay.verify.checks import EveryHost, each, expect, expect_packages, expect_unit, wrong
+from underlay.verify.checks import EveryHost, each, expect, expect_unit, wrong
 
 SSHD = {
     "passwordauthentication": "no",
@@ -36,7 +37,7 @@ class TestJumphost(EveryHost):
 
     def test_ssh_service(self, planned: Host, state: HostState) -> None:
         """The sshd runs, now and at boot."""
-        expect_unit(planned, state, "ssh.service")
+        expect_unit(planned, state, SSH)
 
     def test_on_call(self, plan: Plan, state: HostState) -> None:
         """Accounts are the people on call."""
@@ -68,7 +69,3 @@ class TestJumphost(EveryHost):
             if state.python_packages.get(name) != version
         ]
         expect(differs, [], f"{checkout.FOLDER}/.venv")
-
-    def test_packages(self, planned: Host, state: HostState) -> None:
-        """The packages are installed."""
-        expect_packages(planned, state, ["python3-venv", "tcpdump"])

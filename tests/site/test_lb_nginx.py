@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from underlay.desired import nginx
+from underlay.desired.units import NGINX
 from underlay.observe.state import NO_SUCH_NAME, HostState
 from underlay.plan import Host, Plan, roles
-from underlay.verify.checks import EveryHost, each, expect, expect_listening, expect_packages, expect_unit, wrong
+from underlay.verify.checks import EveryHost, each, expect, expect_listening, expect_unit, wrong
 
 
 def web_services(plan: Plan, _: Host) -> Iterable[str]:
@@ -21,7 +22,7 @@ class TestLbNginx(EveryHost):
 
     def test_nginx(self, planned: Host, state: HostState) -> None:
         """It runs nginx, now and at boot."""
-        expect_unit(planned, state, "nginx.service")
+        expect_unit(planned, state, NGINX)
 
     def test_configuration(self, plan: Plan, state: HostState) -> None:
         """The configuration is that of the plan."""
@@ -55,7 +56,3 @@ class TestLbNginx(EveryHost):
         # An upstream may say 404 itself, but not in the words of this proxy.
         if status == 0 or (status, body) == state.answers[f"{NO_SUCH_NAME}/"]:
             wrong(f"{item} is served", f"status {status}: {body}", str(roles.role_file(plan, self.role)))
-
-    def test_packages(self, planned: Host, state: HostState) -> None:
-        """The packages are installed."""
-        expect_packages(planned, state, ["nginx", "libnginx-mod-stream", "tcpdump"])

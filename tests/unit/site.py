@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from underlay.desired import nat, nginx, routing, ruleset
+from underlay.compare.difference import UnitState
+from underlay.compare.network import LiveNetwork
+from underlay.desired import nat, nginx, routing, ruleset, units
 from underlay.desired.files import SSHD, network_files, sshd_settings
-from underlay.desired.routing import LiveNetwork
 from underlay.facts.firewall import Firewall
 from underlay.observe.health import Nic, RuleCounter
-from underlay.observe.state import UNITS, HostState, Unit
+from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
 
 
@@ -28,7 +29,7 @@ def state(plan: Plan, host: Host, **changed: object) -> HostState:
             files={str(path): content for path, content in network_files(wanted).items()},
         ),
         nics={nic: Nic(True, True, 1500, "02:00:00:00:00:01", 0, 0, 0, 0, 0, 0) for nic in wanted.nics},
-        units=dict.fromkeys(UNITS, Unit("active", "enabled")),
+        units=dict.fromkeys((unit.name for unit in units.ALL), UnitState("active", "enabled")),
         files={
             SSHD: sshd_settings(plan),
             nginx.PATH: nginx.configuration(plan),

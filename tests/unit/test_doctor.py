@@ -13,9 +13,11 @@ from rich.console import Console
 
 from underlay.access.endpoints import Endpoint
 from underlay.access.target import Target
+from underlay.compare.difference import UnitState
+from underlay.compare.network import LiveNetwork
 from underlay.desired import nat, nginx, routing, traffic
 from underlay.desired.files import SSHD, network_files
-from underlay.desired.routing import LiveNetwork, PolicyRule, Route
+from underlay.desired.routing import PolicyRule, Route
 from underlay.desired.ruleset import from_rules
 from underlay.desired.templates import render
 from underlay.desired.traffic import Flow
@@ -27,7 +29,7 @@ from underlay.doctor.walk import diagnose
 from underlay.facts.firewall import Firewall
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Nic, RuleCounter, Upstream
-from underlay.observe.state import HostState, Unit
+from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
 from underlay.remote.survey import OUR_PROBE
 
@@ -67,7 +69,7 @@ def state(host: Host, **parts: object) -> HostState:
         ),
         "firewall": Firewall(True, ours, "", ours, ours, ours),
         "units": {
-            f"{unit}.service": Unit("active", "enabled")
+            f"{unit}.service": UnitState("active", "enabled")
             for unit in ("systemd-networkd", "netfilter-persistent", "ssh", "nginx")
         },
         "files": files,
@@ -513,10 +515,10 @@ def test_stale_change() -> None:
 def test_services() -> None:
     """A service that does not run is fixed now; one that is just not enabled, before the next boot."""
     units = state(PLAN.host("lb")).units
-    stopped = {**units, "nginx.service": Unit("inactive", "enabled")}
+    stopped = {**units, "nginx.service": UnitState("inactive", "enabled")}
     seen = failing(with_state(healthy(), "lb", units=stopped), lambda flow: flow.port == 80)
     assert only(diagnose(seen)).id == "service-down"
-    disabled = {**units, "nginx.service": Unit("active", "disabled")}
+    disabled = {**units, "nginx.service": UnitState("active", "disabled")}
     found = only(diagnose(with_state(healthy(), "lb", units=disabled)))
     assert (found.id, found.latent) == ("boot-differs", True)
 
@@ -546,7 +548,9 @@ def test_latent_comes_last() -> None:
     """What works at present is told after what does not, whatever the host."""
     live = network("gateway", files={})
     seen = with_state(healthy(), "gateway", network=live)
-    seen = with_state(seen, "lb", units={**state(PLAN.host("lb")).units, "nginx.service": Unit("failed", "enabled")})
+    seen = with_state(
+        seen, "lb", units={**state(PLAN.host("lb")).units, "nginx.service": UnitState("failed", "enabled")}
+    )
     assert [each.id for each in diagnose(seen).findings] == ["service-down", "boot-differs"]
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.unit.namespaces import Inside, namespace
+from underlay.compare.firewall import canonical
 from underlay.desired import ruleset
 from underlay.desired.ruleset import Rule, RulesetError
 from underlay.facts import firewall as facts
 from underlay.facts.firewall import Firewall, process
 from underlay.guard.change import Change
 from underlay.operations import firewall
-from underlay.operations.firewall import canonical, firewall_change
+from underlay.operations.firewall import firewall_change
 
 EMPTY = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
 WANTED = [

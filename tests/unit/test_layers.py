@@ -43,7 +43,7 @@ def test_one_way(file: Path) -> None:
 def test_every_part_has_its_place() -> None:
     """And no folder of the library is a heap."""
     parts = {path.stem for path in (REPO / "underlay").iterdir()} - {"__init__", "__pycache__"}
-    assert parts == set(LAYERS) - {"compare"}
+    assert parts == set(LAYERS)
     for folder in {file.parent for file in FILES}:
         names = [path for path in folder.iterdir() if path.name not in ("__init__.py", "__pycache__")]
         assert len(names) <= (len(LAYERS) if folder.name == "underlay" else 10), folder

@@ -2,7 +2,8 @@
 
 import pytest
 
-from underlay.desired.routing import MAIN, Address, LiveNetwork, PolicyRule, Route
+from underlay.compare.network import LiveNetwork
+from underlay.desired.routing import MAIN, Address, PolicyRule, Route
 from underlay.facts.network import command, parse
 
 ROUTES = """

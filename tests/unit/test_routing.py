@@ -8,14 +8,14 @@ import pytest
 
 from tests.unit.conftest import Planned
 from tests.unit.namespaces import Inside, namespace
+from underlay.compare import network
+from underlay.compare.network import LiveNetwork, differences
 from underlay.desired.routing import (
     MAIN,
     Address,
     HostNetwork,
-    LiveNetwork,
     PolicyRule,
     Route,
-    changes,
     host_network,
     link_files,
     nic_of,
@@ -122,7 +122,7 @@ def live(wanted: HostNetwork) -> LiveNetwork:
 
 
 def commands(wanted: HostNetwork, found: LiveNetwork) -> list[str]:
-    return [change.command for change in changes(wanted, found)]
+    return [network.command(each) for each in differences(wanted, found)]
 
 
 def without(items: tuple[T, ...], *gone: T) -> tuple[T, ...]:
@@ -131,22 +131,22 @@ def without(items: tuple[T, ...], *gone: T) -> tuple[T, ...]:
 
 
 def test_nothing_to_do_where_all_is_as_wanted(gateway: HostNetwork, master: HostNetwork) -> None:
-    assert changes(gateway, live(gateway)) == []
-    assert changes(master, live(master)) == []
+    assert differences(gateway, live(gateway)) == []
+    assert differences(master, live(master)) == []
 
 
 def test_a_nic_that_is_down(master: HostNetwork) -> None:
     there = live(master)
     assert commands(master, replace(there, links={**there.links, "eth2": False})) == ["ip link set eth2 up"]
     del there.links["eth2"]
-    assert [str(change.what) for change in changes(master, there)] == ["NIC eth2 is down"]
+    assert [each.what for each in differences(master, there)] == ["NIC eth2 is down"]
 
 
 def test_a_sysctl_that_was_set_back(master: HostNetwork) -> None:
     there = live(master)
     there.sysctls["net.ipv4.conf.eth1.rp_filter"] = "2"
     del there.sysctls["net.ipv4.conf.all.rp_filter"]
-    assert [change.what for change in changes(master, there)] == [
+    assert [each.what for each in differences(master, there)] == [
         "net.ipv4.conf.all.rp_filter is not set, not 0",
         "net.ipv4.conf.eth1.rp_filter is 2, not 1",
     ]
@@ -178,7 +178,7 @@ def test_the_first_address_is_not_the_first(gateway: HostNetwork) -> None:
 def test_the_order_of_the_other_addresses_means_nothing(gateway: HostNetwork) -> None:
     there = live(gateway)
     second = Address("eth0", "192.168.0.52/24")
-    assert changes(gateway, replace(there, addresses=(*without(there.addresses, second), second))) == []
+    assert differences(gateway, replace(there, addresses=(*without(there.addresses, second), second))) == []
 
 
 def test_an_address_of_an_earlier_plan_goes(gateway: HostNetwork) -> None:
@@ -324,17 +324,17 @@ def test_the_kernel_takes_every_change(machine: Inside, site: Plan, name: str) -
     wanted = host_network(site, site.host(name))
 
     def converge(what: str) -> LiveNetwork:
-        found = changes(wanted, read(machine, wanted))
+        found = differences(wanted, read(machine, wanted))
         assert found, f"{what}: not seen"
-        machine("sh", "-e", text="".join(f"{change.command}\n" for change in found))
+        machine("sh", "-e", text="".join(f"{network.command(each)}\n" for each in found))
         after = read(machine, wanted)
-        assert [change.what for change in changes(wanted, after)] == [], what
+        assert [each.what for each in differences(wanted, after)] == [], what
         return after
 
     converge("as it comes")
     machine("sh", "-e", text=FOREIGN)
     there = read(machine, wanted)
-    assert changes(wanted, there) == []
+    assert differences(wanted, there) == []
     assert [len(part) for part in unmanaged(there)] == [3, 3, 2]
     for what, drift in DRIFTS[name].items():
         machine("sh", "-e", text=drift)

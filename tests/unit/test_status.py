@@ -13,9 +13,12 @@ from tests.unit.test_verify import target
 from underlay.access.endpoints import Endpoint
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
-from underlay.desired.routing import LiveNetwork, host_network
+from underlay.compare.difference import Difference, UnitState
+from underlay.compare.network import LiveNetwork
+from underlay.desired import units
+from underlay.desired.routing import host_network
+from underlay.desired.ruleset import Rule
 from underlay.observe import drift, state
-from underlay.observe.drift import Difference
 from underlay.observe.health import (
     Clock,
     Conntrack,
@@ -44,6 +47,8 @@ WELL = {
     "upstreams": (Upstream("kubernetes_api", "100.64.0.2:6443", "", 0.001),),
 }
 
+RULE = Rule("filter", "INPUT", "-j DROP")
+
 Site = Callable[..., Status]
 
 
@@ -55,7 +60,7 @@ def made_up(section: str, value: object, _: HostState) -> object:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Site:
-    """A status of hosts that are all well, but for what is said: `dead` hosts, differences, values of a host."""
+    """A status of hosts that are all well, but for what is said: `dead` hosts, differences of `lb`, values of all."""
 
     def make(
         dead: Collection[str] = (),
@@ -90,9 +95,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Site:
 
         monkeypatch.setattr(state, "read", read)
         monkeypatch.setattr(Links, "open", lambda *_: None)
-        monkeypatch.setattr(
-            drift, "of_host", lambda _, host, __: iter([each for each in different if each.host == host.name])
-        )
+        monkeypatch.setattr(drift, "of_host", lambda _, host, __: iter(different if host.name == "lb" else ()))
         return status.read(at or workstation(tmp_path))
 
     return make
@@ -161,12 +164,12 @@ def test_two_dead(site: Site, tmp_path: Path) -> None:
     ("changed", "attention"),
     [
         (
-            {"different": [Difference("lb", "missing", "live", "a rule"), Difference("lb", "unmanaged", "live", "x")]},
+            {"different": [Difference("missing", RULE), Difference("unmanaged", RULE)]},
             ["lb: 1 difference from the plan: ./inv drift lb_nginx"],
         ),
-        ({"different": [Difference("lb", "unmanaged", "live", "x")]}, []),
+        ({"different": [Difference("unmanaged", RULE)]}, []),
         (
-            {"different": [Difference("lb", "stopped", "live", "nginx.service is failed and enabled")]},
+            {"different": [Difference("stopped", units.NGINX, UnitState("failed", "enabled"))]},
             [
                 'lb: nginx.service is failed and enabled: ./inv ssh lb "sudo systemctl status nginx.service"',
                 "lb: 1 difference from the plan: ./inv drift lb_nginx",

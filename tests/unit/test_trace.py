@@ -12,7 +12,8 @@ from netaddr import IPAddress
 from rich.console import Console
 
 from tests.unit.conftest import Planned
-from underlay.desired.routing import LiveNetwork, host_network
+from underlay.compare.network import LiveNetwork
+from underlay.desired.routing import host_network
 from underlay.plan import Plan
 from underlay.trace.planned import (
     ARRIVES,

@@ -13,10 +13,11 @@ from netaddr import IPAddress
 from underlay.access.endpoints import Endpoint
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
+from underlay.compare.difference import UnitState
 from underlay.desired.traffic import Flow
 from underlay.observe import evidence, exchange, state
 from underlay.observe.exchange import Outcome, judge
-from underlay.observe.state import HostState, Unit, UnreadableError
+from underlay.observe.state import HostState, UnreadableError
 from underlay.plan import REPO, Host, Plan, load
 from underlay.verify import run as command
 from underlay.verify.checks import WrongError, wrong
@@ -98,7 +99,10 @@ def test_units() -> None:
     text = (
         "Id=a.service\nActiveState=active\nUnitFileState=enabled\n\nId=b.service\nActiveState=inactive\nUnitFileState="
     )
-    assert host_state(units=text).units == {"a.service": Unit("active", "enabled"), "b.service": Unit("inactive", "")}
+    assert host_state(units=text).units == {
+        "a.service": UnitState("active", "enabled"),
+        "b.service": UnitState("inactive", ""),
+    }
 
 
 def test_listening() -> None:

@@ -1,4 +1,4 @@
-"""Plan → addresses, routes, policy rules and sysctls of a host; and what has to change on a live one. Pure.
+"""Plan → addresses, routes, policy rules and sysctls of a host. Pure.
 
 A host with a NIC in several networks answers from the address that was asked: each NIC has a routing table of its own,
 with its connected route (else hosts of the same network become unreachable) and its default route. Three groups of
@@ -10,14 +10,14 @@ policy rules choose the table, in this order:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from underlay.plan import Host, Interface, Plan
 
 TO_NETWORK, MAIN_WITHOUT_DEFAULT, FROM_ADDRESS = 30100, 30200, 30300
 PRIORITIES = range(30100, 30400)
-"""Every policy rule with one of these priorities is ours; all others are somebody else's."""
+"""Every policy rule with one of these priorities is ours; all others are unmanaged."""
 TABLES = range(1001, 1100)
 """Every route in one of these tables is ours; a network's table is the first plus its place in the plan."""
 MAIN = 254
@@ -36,6 +36,11 @@ class Address:
 
     nic: str
     cidr: str
+
+    @property
+    def ip(self) -> str:
+        """It without its length."""
+        return self.cidr.partition("/")[0]
 
 
 @dataclass(frozen=True, order=True)
@@ -103,24 +108,6 @@ class HostNetwork:
         return tuple(dict.fromkeys(address.nic for address in self.addresses))
 
 
-@dataclass(frozen=True)
-class LiveNetwork:
-    """What the network of a host is.
-
-    addresses: every IPv4 address on every NIC, in the kernel's order
-    routes: every route of every table but `local`
-    sysctls: those that were asked for; absent keys are absent here
-    files: our own files, path → content
-    """
-
-    links: dict[str, bool]
-    addresses: tuple[Address, ...]
-    routes: tuple[Route, ...]
-    rules: tuple[PolicyRule, ...]
-    sysctls: dict[str, str] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-
-
 def host_network(plan: Plan, host: Host) -> HostNetwork:
     """The addresses, routes, policy rules and sysctls that the plan gives a host."""
     addresses = [Address(nic.nic, nic.with_prefix) for nic in host.interfaces]
@@ -162,106 +149,6 @@ def _policy_rules(plan: Plan, host: Host) -> list[PolicyRule]:
     rules.append(PolicyRule(MAIN_WITHOUT_DEFAULT, "", "", MAIN, main_without_default=True))
     rules += [PolicyRule(FROM_ADDRESS, str(nic.address), "", _table(plan, nic)) for nic in host.interfaces]
     return rules
-
-
-@dataclass(frozen=True)
-class Change:
-    """One difference between a live network and the plan: what a person reads, and the command that fixes it.
-
-    nic: the NIC whose address changes, for a change of an address
-    """
-
-    what: str
-    command: str
-    nic: str = ""
-
-
-def changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
-    """What has to change in the live state, in a safe order: first what is missing, then what must go.
-
-    Ours to remove: policy rules with our priorities, routes in our tables, addresses that our own files gave the host,
-    and default routes through the plan's NICs. Everything else is left alone.
-    """
-    found = [
-        Change(f"NIC {nic} is down", f"ip link set {nic} up") for nic in wanted.nics if not live.links.get(nic, False)
-    ]
-    found += [
-        Change(f"{key} is {live.sysctls.get(key, 'not set')}, not {value}", f"sysctl -qw {key}={value}")
-        for key, value in wanted.sysctls.items()
-        if live.sysctls.get(key) != value
-    ]
-    addresses = _address_changes(wanted, live)
-    found += addresses
-    # The kernel drops routes together with an address: those of such a NIC are set again afterwards.
-    shaken = {change.nic for change in addresses if change.command.startswith("ip addr del")}
-    found += [
-        Change(f"route {route.arguments} is missing", f"ip route replace {route.arguments}")
-        if route not in live.routes
-        else Change(f"route {route.arguments} may go with an address", f"ip route replace {route.arguments}")
-        for route in wanted.routes
-        if route not in live.routes or route.nic in shaken
-    ]
-    found += [
-        Change(f"policy rule {rule.arguments} is missing", f"ip rule add {rule.arguments} proto static")
-        for rule in wanted.rules
-        if rule not in live.rules
-    ]
-    found += [
-        Change(f"policy rule {rule.arguments} is not in the plan", f"ip rule del {rule.arguments}")
-        for rule in sorted(set(live.rules) - set(wanted.rules))
-        if rule.priority in PRIORITIES
-    ]
-    # `ip route replace` takes the place of the route that has the same table, destination and metric.
-    replaced = {(route.table, route.destination, route.metric) for route in wanted.routes if route not in live.routes}
-    for route in live.routes:
-        ours = route.table in TABLES or (
-            route.table == MAIN and route.destination == "default" and route.nic in wanted.nics
-        )
-        if ours and route not in wanted.routes and (route.table, route.destination, route.metric) not in replaced:
-            gone = " || true" if route.nic in shaken else ""
-            found.append(Change(f"route {route.selector} is not in the plan", f"ip route del {route.selector}{gone}"))
-    return found
-
-
-def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:
-    recorded = {
-        Address(nic, line.removeprefix("Address="))
-        for path, content in live.files.items()
-        if (nic := nic_of(path))
-        for line in content.splitlines()
-        if line.startswith("Address=")
-    }
-    return [address for address in live.addresses if address in recorded and address not in wanted.addresses]
-
-
-def _address_changes(wanted: HostNetwork, live: LiveNetwork) -> list[Change]:
-    found = []
-    stale = _stale_addresses(wanted, live)
-    for nic in wanted.nics:
-        mine = [address for address in wanted.addresses if address.nic == nic]
-        there = [address for address in live.addresses if address in mine]
-        # The kernel sends from the first address of a network: if that is another of ours, all are set anew. The order
-        # of the others means nothing, and one that comes back comes back as the last.
-        if there and there[0] != mine[0]:
-            found += [
-                Change(f"address {address.cidr} on {nic} is out of order", f"ip addr del {address.cidr} dev {nic}", nic)
-                for address in reversed(there)
-            ]
-            there = []
-        found += [
-            Change(
-                f"address {address.cidr} on {nic} is missing",
-                f"ip addr replace {address.cidr} brd + dev {nic}",
-            )
-            for address in mine
-            if address not in there
-        ]
-        found += [
-            Change(f"address {address.cidr} on {nic} is not in the plan", f"ip addr del {address.cidr} dev {nic}", nic)
-            for address in reversed(stale)  # the first of a network last: with it the kernel touches all others
-            if address.nic == nic
-        ]
-    return found
 
 
 def nic_of(path: str) -> str | None:

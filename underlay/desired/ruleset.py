@@ -1,13 +1,10 @@
-"""iptables rules as values: parse what `iptables-save` prints, compare, and the edits from one state to another. Pure.
-
-Rules are compared as text in the kernel's own form. Who compares must canonicalise wanted rules on the host first
-(`facts.firewall` does): only its iptables knows how it prints them.
-"""
+"""iptables rules as values: parse what `iptables-save` prints, and print it. Pure."""
 
 import re
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from netaddr import IPNetwork
 
 TABLES = ("raw", "filter", "nat")
 """The tables that the plan uses, in the order in which they are written."""
@@ -22,6 +19,7 @@ BUILTIN_CHAINS = {
 
 
 _CHAIN = re.compile(r":(?P<name>\S+) (?P<policy>\S+)( \[\d+:\d+\])?")
+_CIDR = re.compile(r"\d+(?:\.\d+){3}(?:/\d+)?")
 _RULE = re.compile(r"(\[\d+:\d+\] )?-A (?P<chain>\S+) ?(?P<spec>.*)", re.DOTALL)
 
 
@@ -43,6 +41,19 @@ class Rule:
     spec: str
     head: bool = False
     origin: str = ""
+
+    def __str__(self) -> str:
+        return f"-t {self.table} -A {self.chain} {self.spec}"
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Table, chain and spec: what makes it this rule, whoever it is from."""
+        return self.table, self.chain, self.spec
+
+    @property
+    def networks(self) -> list[IPNetwork]:
+        """The addresses and networks that its spec names."""
+        return [IPNetwork(word) for word in _CIDR.findall(self.spec)]
 
 
 @dataclass
@@ -104,126 +115,3 @@ def from_rules(rules: Iterable[Rule]) -> Ruleset:
     for rule in rules:
         found[rule.table].rules[rule.chain].append(rule.spec)
     return found
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One step of an atomic change of a table: delete the rule at a position (counted from 1), or insert one there."""
-
-    table: str
-    chain: str
-    position: int
-    spec: str
-    insert: bool
-
-    def __str__(self) -> str:
-        sign = "+" if self.insert else "-"
-        return f"{sign} {self.table} {self.chain} {self.position}: {self.spec}"
-
-    @property
-    def command(self) -> str:
-        """The line of an `iptables-restore --noflush` file."""
-        if self.insert:
-            return f"-I {self.chain} {self.position} {self.spec}"
-        return f"-D {self.chain} {self.position}"
-
-
-def edits(live: Mapping[str, Table], wanted: Iterable[Rule], ours: Mapping[str, Table]) -> list[Edit]:
-    """The fewest edits that bring our rules into the wanted order and leave everybody else's as and where they are.
-
-    live: what is there
-    wanted: our rules, in the kernel's form, none twice; within a chain those with `head` come first
-    ours: what we applied last time (the record): such a rule is ours to delete when it is no longer wanted
-    """
-    by_chain: dict[tuple[str, str], list[Rule]] = {}
-    for name in (*TABLES, *(name for name in ours if name not in TABLES)):
-        for chain in (*BUILTIN_CHAINS[name],):
-            by_chain[name, chain] = []
-    for rule in wanted:
-        by_chain[rule.table, rule.chain].append(rule)
-    found: list[Edit] = []
-    for (table, chain), rules in by_chain.items():
-        recorded = ours[table].chain(chain) if table in ours else []
-        found += _chain_edits(table, chain, live[table].chain(chain) if table in live else [], rules, recorded)
-    return found
-
-
-def _chain_edits(table: str, chain: str, live: list[str], wanted: list[Rule], recorded: list[str]) -> Iterator[Edit]:
-    place = {rule.spec: index for index, rule in enumerate(wanted)}
-    keep = _longest_increasing([(place[spec], index) for index, spec in enumerate(live) if spec in place])
-    mine = set(place) | set(recorded)
-    # The same translation to another address is ours, changed by hand: before ours it would win.
-    translated = {_without_address(spec) for spec in place} - {""}
-    mine |= {spec for spec in live if _without_address(spec) in translated}
-    for index in reversed(range(len(live))):
-        if index not in keep and live[index] in mine:
-            yield Edit(table, chain, index + 1, live[index], insert=False)
-    rest = [spec for index, spec in enumerate(live) if index in keep or spec not in mine]
-    # Walk the wanted rules with a cursor: an absent one goes right behind its predecessor. The first of the head goes
-    # on top, the first of the tail before the next one of the tail that is there, or to the end.
-    present = {spec: index for index, spec in enumerate(rest) if spec in place}
-    cursor, shift = 0, 0
-    for index, rule in enumerate(wanted):
-        if not rule.head and (index == 0 or wanted[index - 1].head):
-            following = (present[later.spec] for later in wanted[index:] if later.spec in present)
-            cursor = next(following, len(rest)) + shift
-        if rule.spec in present:
-            cursor = present[rule.spec] + shift + 1
-            continue
-        if rule.head and cursor == 0:
-            following = (present[later.spec] for later in wanted[index:] if later.head and later.spec in present)
-            cursor = next(following, 0) + shift
-        cursor += 1
-        shift += 1
-        yield Edit(table, chain, cursor, rule.spec, insert=True)
-
-
-def _without_address(spec: str) -> str:
-    """A rule that translates, without the address that it translates to; empty for other rules."""
-    match, option, _ = spec.partition(" --to-")
-    return match if option else ""
-
-
-def _longest_increasing(pairs: list[tuple[int, int]]) -> set[int]:
-    """Of (wanted place, live index) in live order: the live indexes of a longest run whose places increase."""
-    tails: list[int] = []
-    ends: list[int] = []
-    before: list[int | None] = []
-    for number, (position, _) in enumerate(pairs):
-        at = bisect_left(tails, position)
-        tails[at:] = [position, *tails[at + 1 :]]
-        ends[at:] = [number, *ends[at + 1 :]]
-        before.append(ends[at - 1] if at else None)
-    found = set()
-    number_or_none = ends[-1] if ends else None
-    while number_or_none is not None:
-        found.add(pairs[number_or_none][1])
-        number_or_none = before[number_or_none]
-    return found
-
-
-def apply(live: Mapping[str, Table], changes: Iterable[Edit]) -> Ruleset:
-    """The ruleset after the edits, as the kernel would have it."""
-    found = {
-        name: Table(dict(table.policies), {c: list(r) for c, r in table.rules.items()}) for name, table in live.items()
-    }
-    for edit in changes:
-        table = found.setdefault(edit.table, Table())
-        for chain in BUILTIN_CHAINS[edit.table]:
-            table.policies.setdefault(chain, "ACCEPT")
-            table.rules.setdefault(chain, [])
-        if edit.insert:
-            table.rules[edit.chain].insert(edit.position - 1, edit.spec)
-        else:
-            del table.rules[edit.chain][edit.position - 1]
-    return found
-
-
-def restore_script(changes: Iterable[Edit]) -> str:
-    """The edits as an `iptables-restore --noflush` file: each table is one atomic commit."""
-    by_table: dict[str, list[str]] = {}
-    for edit in changes:
-        by_table.setdefault(edit.table, []).append(edit.command)
-    return "".join(
-        f"*{table}\n" + "".join(f"{line}\n" for line in lines) + "COMMIT\n" for table, lines in by_table.items()
-    )

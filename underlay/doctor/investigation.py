@@ -9,14 +9,16 @@ from typing import NamedTuple
 from netaddr import IPAddress, IPNetwork
 
 from underlay.access import via
+from underlay.compare import network
+from underlay.compare.difference import Difference, Nic
 from underlay.desired import routing
+from underlay.desired.routing import PolicyRule
 from underlay.desired.traffic import Flow
 from underlay.doctor.diagnosis import Cause
 from underlay.doctor.survey import HostSurvey, Survey
 from underlay.observe import drift, exchange
-from underlay.observe.drift import Difference
 from underlay.observe.state import HostState, UnreadableError
-from underlay.plan import OUTSIDE, ROLES, Host, Interface, Plan
+from underlay.plan import OUTSIDE, Host, Interface, Plan
 
 SHOWN = 4
 """Pieces of evidence of one kind that are told in full."""
@@ -41,7 +43,7 @@ class Investigation:
         self.seen = seen
         self.plan: Plan = seen.plan
         self.gateway = seen.plan.gateway
-        self.deployed = [host for role in ROLES for host in seen.plan.hosts_of(role)]
+        self.deployed = seen.plan.deployed
         self.found: list[Cause] = []
         self.notes: list[str] = []
 
@@ -131,9 +133,8 @@ class Investigation:
         """Whose connections fail without a NIC of a host."""
         return (self.in_network(nic.network) if host == self.gateway else self.behind(host)) | {host.name}
 
-    def about(self, text: str) -> frozenset[str]:
-        """The hosts but the gateway that the addresses and networks in a text are about."""
-        ends = [IPNetwork(word) for word in re.findall(r"\d+(?:\.\d+){3}(?:/\d+)?", text)]
+    def about(self, ends: Sequence[IPNetwork]) -> frozenset[str]:
+        """The hosts but the gateway that have an address in one of these networks."""
         found: set[str] = set()
         for host in self.plan.hosts:
             addresses = [nic.address for nic in host.interfaces] + ([host.published] if host.published else [])
@@ -150,17 +151,11 @@ class Investigation:
 
     def addresses(self, host: Host) -> set[IPAddress]:
         """Every address that a host must have."""
-        return {IPAddress(each.cidr.partition("/")[0]) for each in routing.host_network(self.plan, host).addresses}
+        return {IPAddress(each.ip) for each in routing.host_network(self.plan, host).addresses}
 
-    def line(self, host: Host, address: object = None) -> str:
+    def line(self, host: Host, address: IPAddress | str = "") -> str:
         """The line of the plan that has an address of a host; without one, the host's own line."""
-        for other in self.plan.hosts:
-            if address is not None and str(other.published) == str(address):
-                return self.plan.line("hosts", other.name, "published")
-        for nic in host.interfaces:
-            if str(nic.address) == str(address):
-                return self.plan.line("hosts", host.name, "addresses", nic.network)
-        return self.plan.line("hosts", host.name)
+        return self.plan.line_of(address, host)
 
     # --- fixes ---
 
@@ -203,10 +198,11 @@ class Investigation:
 
     def fix_network(self, host: Host, state: HostState) -> str:
         """The deploy of a host; after what makes the way to it, where there is none."""
-        commands = [change.command for change in routing.changes(routing.host_network(self.plan, host), state.network)]
-        if any(command.startswith("ip link set") for command in commands):
+        found = network.differences(routing.host_network(self.plan, host), state.network)
+        if any(isinstance(each.thing, Nic) for each in found):
             # networkd of Debian 12 takes the policy rules away with a NIC, and brings them back with it.
-            commands = [command for command in commands if not command.startswith("ip rule add")]
+            found = [each for each in found if each.kind != "missing" or not isinstance(each.thing, PolicyRule)]
+        commands = [network.command(each) for each in found]
         if host.name not in self.seen.detours or not commands:
             return self.deploy(host)
         return f"{self.ssh(host.name, ' && sudo '.join(commands))} && {self.deploy(host)}"

@@ -26,7 +26,7 @@ from underlay.desired.traffic import Flow
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
 from underlay.observe.state import DRIFT, HostState
-from underlay.plan import OUTSIDE, ROLES, Host, Plan
+from underlay.plan import OUTSIDE, Host, Plan
 from underlay.remote import survey
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
@@ -175,7 +175,7 @@ class _Examiner:
         self.pool = pool
         self.say = say
         self.here = target.vantage.name if target.vantage else ""
-        self.deployed = [host for role in ROLES for host in self.plan.hosts_of(role)]
+        self.deployed = self.plan.deployed
         self.names = [host.name for host in self.plan.hosts]
         if target.outside is not None:
             self.names.append(OUTSIDE)

@@ -6,16 +6,8 @@ from collections.abc import Iterable
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from underlay.desired.routing import (
-    LINK_FILE,
-    NETWORKD,
-    NETWORKD_CONF,
-    SYSCTL_CONF,
-    Address,
-    LiveNetwork,
-    PolicyRule,
-    Route,
-)
+from underlay.compare.network import LiveNetwork
+from underlay.desired.routing import LINK_FILE, NETWORKD, NETWORKD_CONF, SYSCTL_CONF, Address, PolicyRule, Route
 from underlay.facts import files, section, sections
 
 OUR_FILES = (str(NETWORKD / LINK_FILE.format(nic="*")), NETWORKD_CONF, SYSCTL_CONF)
@@ -93,7 +85,7 @@ def _key_value(line: str) -> tuple[str, str]:
 
 
 class Network(FactBase[LiveNetwork]):
-    """Addresses, routes, policy rules, the sysctls asked for, and our own files, as a `routing.LiveNetwork`."""
+    """Addresses, routes, policy rules, the sysctls asked for, and our own files, as a `LiveNetwork`."""
 
     def command(self, sysctls: list[str]) -> str:
         """+ sysctls: keys to read"""

@@ -2,47 +2,49 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
+from underlay.compare import firewall, network, units
+from underlay.compare.difference import Difference, Word
+from underlay.compare.files import boot_differences, file_difference
 from underlay.desired import nat, nginx, routing
-from underlay.desired.files import SSHD, sshd_settings
-from underlay.desired.ruleset import BUILTIN_CHAINS, TABLES, Edit, Rule, Ruleset, edits
+from underlay.desired.files import SSHD, network_files, sshd_settings
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState, UnreadableError
-from underlay.operations.firewall import canonical
-from underlay.operations.network import network_change
 from underlay.plan import Host, Plan
-
-Kind = Literal["missing", "extra", "out of order", "differs", "stopped", "unmanaged"]
 
 
 @dataclass(frozen=True)
-class Difference:
-    """One thing on a host that is not as planned.
+class Line:
+    """A difference as it is told, to people and to programs.
 
-    kind: "extra" is ours from an earlier plan; "unmanaged" is somebody else's, which is left alone and is no drift
     where: live, at boot, or a path
     plan: the line of the plan it comes from; empty for what is in no plan
     """
 
     host: str
-    kind: Kind
+    kind: Word
     where: str
     what: str
     plan: str = ""
 
 
-def read(target: Target, hosts: Iterable[Host]) -> dict[str, list[Difference] | str]:
+def line(plan: Plan, host: Host, difference: Difference) -> Line:
+    """A difference of a host, in words."""
+    return Line(host.name, difference.word, difference.where, difference.what, difference.origin(plan, host))
+
+
+def read(target: Target, hosts: Iterable[Host]) -> dict[str, list[Line] | str]:
     """For each host its differences, or why it could not be read; the hosts at the same time."""
     hosts = list(hosts)
     evidence = Evidence(target)
     evidence.gather(hosts, [], DRIFT)
-    found: dict[str, list[Difference] | str] = {}
+    found: dict[str, list[Line] | str] = {}
     for host in hosts:
         try:
-            found[host.name] = list(of_host(target.plan, host, evidence.state(host.name)))
+            differences = list(of_host(target.plan, host, evidence.state(host.name)))
+            found[host.name] = [line(target.plan, host, each) for each in differences]
         except (UnreachableError, UnreadableError) as error:
             found[host.name] = str(error)
     return found
@@ -50,91 +52,27 @@ def read(target: Target, hosts: Iterable[Host]) -> dict[str, list[Difference] | 
 
 def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
     """The differences of a host. Raises UnreadableError."""
-    yield from _network(plan, host, state)
-    units = {"systemd-networkd.service"}
+    wanted = routing.host_network(plan, host)
+    yield from network.differences(wanted, state.network)
+    yield from boot_differences(network_files(wanted), state.network.files)
     match host.role:
         case "gateway":
-            yield from _firewall(plan, host, state)
-            if state.units["netfilter-persistent.service"].enabled != "enabled":
-                yield Difference(host.name, "stopped", "at boot", "netfilter-persistent.service is not enabled")
+            yield from _firewall(plan, state)
         case "jumphost":
-            units.add("ssh.service")
-            wanted = sshd_settings(plan)
-            yield from _file(host, state, SSHD, wanted)
+            yield from _file(state, SSHD, sshd_settings(plan))
         case "lb_nginx":
-            units.add("nginx.service")
-            yield from _file(host, state, nginx.PATH, nginx.configuration(plan))
-    for name in sorted(units):
-        unit = state.units[name]
-        if unit.active != "active" or unit.enabled != "enabled":
-            yield Difference(host.name, "stopped", "live", f"{name} is {unit.active} and {unit.enabled or 'unknown'}")
+            yield from _file(state, nginx.PATH, nginx.configuration(plan))
+    yield from units.differences(host.role, state.units)
 
 
-def _network(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
-    wanted = routing.host_network(plan, host)
-    for change in routing.changes(wanted, state.network):
-        kind: Kind = "extra" if "not in the plan" in change.what else "missing"
-        if "out of order" in change.what:
-            kind = "out of order"
-        yield Difference(host.name, kind, "live", change.what, _line(plan, host, change.what))
-    whole = network_change(wanted, state.network)
-    for path in whole.files if whole else ():
-        yield Difference(host.name, "differs", path, "the file is not as planned", plan.line("hosts", host.name))
-
-
-def _line(plan: Plan, host: Host, what: str) -> str:
-    """The plan line of the first address of the plan that a text names, or of the host."""
-    words = {word.partition("/")[0] for word in what.split()}
-    for other in plan.hosts:
-        if str(other.published) in words:
-            return plan.line("hosts", other.name, "published")
-    for nic in host.interfaces:
-        if str(nic.address) in words or nic.nic in words:
-            return plan.line("hosts", host.name, "addresses", nic.network)
-    return plan.line("hosts", host.name)
-
-
-def _firewall(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
+def _firewall(plan: Plan, state: HostState) -> Iterator[Difference]:
     found = state.firewall
-    wanted = canonical(nat.gateway_rules(plan), found.wanted)
-    for where, present in (("live", found.live), ("at boot", found.persisted)):
-        steps = edits(present, wanted, found.recorded)
-        for step in steps:
-            if kind := _kind(step, steps):
-                yield Difference(
-                    host.name, kind, where, _rule(step.table, step.chain, step.spec), _origin(wanted, step)
-                )
-    yield from _unmanaged(host, wanted, found.live, found.recorded)
+    wanted = firewall.canonical(nat.gateway_rules(plan), found.wanted)
+    yield from firewall.differences(found.live, wanted, found.recorded, at_boot=False)
+    yield from firewall.differences(found.persisted, wanted, found.recorded, at_boot=True)
+    yield from firewall.unmanaged(found.live, wanted, found.recorded)
 
 
-def _kind(step: Edit, steps: list[Edit]) -> Kind | None:
-    """A rule that is deleted and inserted again is out of order: told once, where it is inserted."""
-    others = {(other.table, other.chain, other.spec) for other in steps if other.insert != step.insert}
-    moved = (step.table, step.chain, step.spec) in others
-    if step.insert:
-        return "out of order" if moved else "missing"
-    return None if moved else "extra"
-
-
-def _unmanaged(host: Host, wanted: list[Rule], live: Ruleset, recorded: Ruleset) -> Iterator[Difference]:
-    ours = {(rule.table, rule.chain, rule.spec) for rule in wanted}
-    for table in TABLES:
-        for chain in BUILTIN_CHAINS[table]:
-            old = recorded[table].chain(chain) if table in recorded else []
-            for spec in live[table].chain(chain) if table in live else []:
-                if (table, chain, spec) not in ours and spec not in old:
-                    yield Difference(host.name, "unmanaged", "live", _rule(table, chain, spec))
-
-
-def _rule(table: str, chain: str, spec: str) -> str:
-    return f"rule -t {table} -A {chain} {spec}"
-
-
-def _origin(wanted: list[Rule], step: Edit) -> str:
-    key = (step.table, step.chain, step.spec)
-    return next((rule.origin for rule in wanted if (rule.table, rule.chain, rule.spec) == key), "")
-
-
-def _file(host: Host, state: HostState, path: str, wanted: str) -> Iterator[Difference]:
-    if state.files.get(path) != wanted:
-        yield Difference(host.name, "differs" if path in state.files else "missing", path, "the file is not as planned")
+def _file(state: HostState, path: str, wanted: str) -> Iterator[Difference]:
+    if found := file_difference(path, wanted, state.files):
+        yield found

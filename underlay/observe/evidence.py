@@ -11,7 +11,7 @@ from underlay.desired.traffic import Flow
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
 from underlay.observe.state import HostState
-from underlay.plan import ROLES, Host, Plan
+from underlay.plan import Host, Plan
 
 SECONDS = 60
 """After so long at the latest a check stops waiting; every step on the way has a shorter deadline of its own."""
@@ -64,7 +64,7 @@ class Evidence:
 
         Nothing is wrong with the site then, and nothing is known about the flow.
         """
-        deployed = {host.name for role in ROLES for host in self.plan.hosts_of(role)}
+        deployed = {host.name for host in self.plan.deployed}
         return self.unreachable(flow.hosts - deployed)
 
     def unreachable(self, names: Iterable[str]) -> str | None:

@@ -11,9 +11,10 @@ from functools import cached_property
 from typing import TypeVar
 
 from underlay.access.sessions import Links
-from underlay.desired import checkout, nat, nginx, routing, ruleset
+from underlay.compare.difference import UnitState
+from underlay.compare.network import LiveNetwork
+from underlay.desired import checkout, nat, nginx, routing, ruleset, units
 from underlay.desired.files import SSHD, authorized_keys
-from underlay.desired.routing import LiveNetwork
 from underlay.desired.ruleset import RulesetError
 from underlay.errors import OperatorError
 from underlay.facts import files, firewall, network
@@ -35,7 +36,6 @@ from underlay.observe.health import (
 )
 from underlay.plan import Host, Plan, roles
 
-UNITS = ("systemd-networkd.service", "netfilter-persistent.service", "ssh.service", "nginx.service")
 SECONDS = 15
 TIMED_OUT = 124
 """The exit code of timeout(1)."""
@@ -53,14 +53,6 @@ T = TypeVar("T")
 
 class UnreadableError(OperatorError):
     """A part of a host's state that could not be read; `str()` says which and why."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A systemd unit: `active` as ActiveState, `enabled` as UnitFileState (empty: there is no such unit)."""
-
-    active: str
-    enabled: str
 
 
 @dataclass(frozen=True)
@@ -111,14 +103,14 @@ class HostState:
         return found
 
     @cached_property
-    def units(self) -> dict[str, Unit]:
-        """The systemd units of `UNITS`."""
+    def units(self) -> dict[str, UnitState]:
+        """The systemd units of `units.ALL`."""
         found, values = {}, dict[str, str]()
         for line in [*self.lines("units"), ""]:
             key, _, value = line.partition("=")
             values[key] = value
             if not line and "Id" in values:
-                found[values["Id"]] = Unit(values["ActiveState"], values["UnitFileState"])
+                found[values["Id"]] = UnitState(values["ActiveState"], values["UnitFileState"])
                 values = {}
         return found
 
@@ -245,7 +237,7 @@ def read(links: Links, plan: Plan, host: Host, sections: Collection[str] = CHECK
 def _commands(plan: Plan, host: Host) -> dict[str, str]:
     found = {
         "network": network.command(routing.host_network(plan, host).sysctls),
-        "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(UNITS)}",
+        "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(unit.name for unit in units.ALL)}",
         "listening": "ss -Hltn",
         "packages": "dpkg-query --show --showformat='${Package} ${Status}\\n'",
     }

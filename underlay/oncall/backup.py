@@ -28,7 +28,7 @@ from underlay.errors import OperatorError
 from underlay.facts import firewall
 from underlay.oncall.bundle import open_private, stem
 from underlay.oncall.redact import fingerprint
-from underlay.plan import ROLES, Host, Plan
+from underlay.plan import Host, Plan
 from underlay.remote import guard as agent
 from underlay.remote import restore as replacing
 
@@ -77,7 +77,7 @@ def write(target: Target, path: Path) -> Backup:
 
     Raises OperatorError if it can't be written. Hosts that can't be asked are noted in it.
     """
-    hosts = [host for role in ROLES for host in target.plan.hosts_of(role)]
+    hosts = target.plan.deployed
     with open_private(path) as file, tarfile.open(fileobj=file, mode="w") as archive:
         links = Links(target)
         links.open(host.name for host in hosts)

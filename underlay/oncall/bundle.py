@@ -9,7 +9,7 @@ import re
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from underlay.observe import drift
 from underlay.observe.health import program
 from underlay.oncall import status
 from underlay.oncall.redact import redact
-from underlay.plan import REPO, ROLES, Host
+from underlay.plan import REPO, Host
 from underlay.plan.roles import role_file
 from underlay.remote import collect
 from underlay.remote import guard as agent
@@ -97,7 +97,7 @@ def write(target: Target, path: Path) -> Bundle:
     """Gather and write. Hosts that can't be asked are noted. Raises OperatorError if the file can't be written."""
     file = open_private(path)
     with file:
-        hosts = [host for role in ROLES for host in target.plan.hosts_of(role)]
+        hosts = target.plan.deployed
         texts, missing = gather(target, hosts)
         folder = path.name.removesuffix(".gz").removesuffix(".tar")
         with tarfile.open(fileobj=file, mode="w:gz") as archive:
@@ -119,7 +119,7 @@ def open_private(path: Path) -> io.BufferedWriter:
         raise OperatorError(f"{path} can't be written: {error.strerror}") from error
 
 
-def gather(target: Target, hosts: list[Host]) -> tuple[dict[str, str], dict[str, str]]:
+def gather(target: Target, hosts: Sequence[Host]) -> tuple[dict[str, str], dict[str, str]]:
     """Name → text of all that belongs into the archive; host → why nothing of it is there, empty if all is."""
     links = Links(target)
     links.open(host.name for host in hosts)
@@ -209,7 +209,7 @@ def _page(show: Callable[[Console], None]) -> str:
     return text.getvalue()
 
 
-def _drift(target: Target, hosts: list[Host]) -> str:
+def _drift(target: Target, hosts: Sequence[Host]) -> str:
     found = drift.read(target, hosts)
     document: dict[str, Any] = {
         name: {"error": each} if isinstance(each, str) else [asdict(one) for one in each]
@@ -218,7 +218,7 @@ def _drift(target: Target, hosts: list[Host]) -> str:
     return json.dumps(document, indent=2)
 
 
-def _history(target: Target, hosts: list[Host]) -> str:
+def _history(target: Target, hosts: Sequence[Host]) -> str:
     found = history.read(target, hosts)
     document = {name: {"error": str(each)} if isinstance(each, Exception) else each for name, each in found.items()}
     return json.dumps(document, indent=2)

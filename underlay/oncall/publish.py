@@ -25,7 +25,7 @@ from underlay.guard import history as histories
 from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.observe import exchange
-from underlay.plan import REPO, ROLES, Host, Interface, Plan, PlanError, load
+from underlay.plan import REPO, Host, Interface, Plan, PlanError, load
 from underlay.plan.edit import published_in, unpublished_in
 from underlay.remote import arp
 
@@ -231,7 +231,7 @@ def _verify(target: Target, gateway: _Gateway, host: Host) -> list[str]:
     flows = _flows(target, host)
     links = Links(target)
     links.open({name for flow in flows for name in flow.hosts} | {gateway.name})
-    deployed = {each.name for role in ROLES for each in target.plan.hosts_of(role)}
+    deployed = {each.name for each in target.plan.deployed}
     try:
         links.check(host.name)
     except UnreachableError as error:

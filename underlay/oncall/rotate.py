@@ -16,7 +16,6 @@ from pathlib import Path
 
 from underlay.access.ssh_config import CONNECT_SECONDS, TargetError
 from underlay.access.target import MACHINE_KEY, Target
-from underlay.plan import ROLES
 
 SECONDS = 3 * CONNECT_SECONDS
 """For one command on a host, the login on the jump host in between included."""
@@ -45,7 +44,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
         keys = _Keys(target, Path(folder))
         names = [each.name for each in target.endpoints if each.name not in set(without)]
         down = keys.errors(old, names, "true")
-        deployed = [host.name for role in ROLES for host in target.plan.hosts_of(role)]
+        deployed = [host.name for host in target.plan.deployed]
         if any(name in deployed for name in down):
             _tell(down)
             print("nothing was changed: fix it first, or leave hosts out (--without)")

@@ -14,11 +14,12 @@ from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
 from underlay.console import console
 from underlay.desired import routing
+from underlay.desired.units import Unit
 from underlay.observe import drift
 from underlay.observe.evidence import Evidence
 from underlay.observe.health import VITALS, Conntrack, Tally, Upstream, outer_addresses
 from underlay.observe.state import DRIFT, HostState, UnreadableError
-from underlay.plan import ROLES, Host, Plan
+from underlay.plan import Host, Plan
 
 WELL, DOWN, ATTENTION = 0, 1, 2
 SECTIONS = DRIFT | VITALS - {"counters", "neighbours"}
@@ -43,7 +44,7 @@ class HostStatus:
     clock_offset: seconds that its clock is ahead of this one
     uptime: seconds
     addresses_missing: planned addresses that it does not have, each `NIC CIDR`
-    services_wrong: what of its services is stopped, not enabled or failed
+    services_wrong: the units that are stopped, not enabled or failed → what is wrong, in words
     no_carrier: NICs of the plan without a signal
     drift: how many differences from the plan it has
     disk: the fullest of its file systems, 0 to 1
@@ -60,7 +61,7 @@ class HostStatus:
     clock_offset: float | None = None
     uptime: float | None = None
     addresses_missing: list[str] | None = None
-    services_wrong: list[str] | None = None
+    services_wrong: dict[str, str] | None = None
     no_carrier: list[str] | None = None
     drift: int | None = None
     disk: float | None = None
@@ -112,14 +113,17 @@ class Status:
 
     def document(self) -> dict[str, Any]:
         """For programs."""
-        return asdict(self) | {"down": self.down, "attention": self.attention, "code": self.code}
+        hosts = [asdict(host) for host in self.hosts]
+        for host in hosts:
+            host["services_wrong"] = None if host["services_wrong"] is None else [*host["services_wrong"].values()]
+        return asdict(self) | {"hosts": hosts, "down": self.down, "attention": self.attention, "code": self.code}
 
 
 def read(target: Target) -> Status:
     """Look at every host that is deployed, at the same time."""
     begin = time.monotonic()
     plan = target.plan
-    hosts = [host for role in ROLES for host in plan.hosts_of(role)]
+    hosts = plan.deployed
     evidence = Evidence(target)
     evidence.gather(hosts, [], SECTIONS)
     states: dict[str, HostState] = {}
@@ -185,9 +189,8 @@ def _fill(status: HostStatus, plan: Plan, host: Host, state: HostState) -> None:
     if differences is not None:
         status.drift = sum(each.kind != "unmanaged" for each in differences)
         if failed is not None:
-            stopped = [each.what for each in differences if each.kind == "stopped"]
-            told = {word for what in stopped for word in what.split()}
-            status.services_wrong = [*stopped, *(f"{unit} has failed" for unit in failed if unit not in told)]
+            stopped = {each.thing.name: each.what for each in differences if isinstance(each.thing, Unit)}
+            status.services_wrong = stopped | {unit: f"{unit} has failed" for unit in failed if unit not in stopped}
     if disks := _part(status, lambda: state.disks):
         status.disk = round(max(disk.share for disk in disks.values()), 3)
     if guard := _part(status, lambda: state.guard):
@@ -208,8 +211,8 @@ def _of_hosts(hosts: Iterable[HostStatus]) -> Iterator[str]:
             yield f"{host.name}: address missing: {address}"
         for nic in host.no_carrier or ():
             yield f"{host.name}: {nic} has no carrier: cable or switch"
-        for what in host.services_wrong or ():
-            yield f'{host.name}: {what}: ./inv ssh {host.name} "sudo systemctl status {what.split()[0]}"'
+        for unit, what in (host.services_wrong or {}).items():
+            yield f'{host.name}: {what}: ./inv ssh {host.name} "sudo systemctl status {unit}"'
         if host.drift:
             yield f"{host.name}: {_count(host.drift, 'difference')} from the plan: ./inv drift {host.role}"
         if host.disk is not None and host.disk > DISK_FULL:

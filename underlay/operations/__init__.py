@@ -5,9 +5,8 @@ undone.
 """
 
 import base64
-import difflib
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pyinfra import host as current_host
 from pyinfra import logger
@@ -46,15 +45,3 @@ def write_file(path: str, content: str, mode: str = "644") -> str:
     return (
         f"mkdir -p {folder}\necho {encoded} | base64 -d > {new}\nchmod {mode} {new}\nsync {new}\nmv -f {new} {target}\n"
     )
-
-
-def differences(wanted: Mapping[str, str], present: Mapping[str, str]) -> list[str]:
-    """The paths whose content is missing or another one."""
-    return [path for path, content in wanted.items() if present.get(path) != content]
-
-
-def file_diff(path: str, present: str | None, wanted: str | None) -> list[str]:
-    """The lines of a file that differ, as a unified diff; None is a file that is not there."""
-    old, new = (present or "").splitlines(), (wanted or "").splitlines()
-    names = ("/dev/null" if present is None else path, "/dev/null" if wanted is None else path)
-    return list(difflib.unified_diff(old, new, *names, lineterm="", n=1))

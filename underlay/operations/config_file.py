@@ -5,8 +5,9 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import StringCommand, operation
 
+from underlay.compare import files
 from underlay.facts.files import FileContents
-from underlay.operations import file_diff, tell, write_file
+from underlay.operations import tell, write_file
 
 
 @operation()
@@ -27,10 +28,11 @@ def installed(
     present = host.get_fact(FileContents, paths=[path])
     if present is None:
         return
-    if present.get(path) == content:
+    difference = files.file_difference(path, content, present)
+    if difference is None:
         host.noop(f"{path} is as planned")
         return
-    tell(file_diff(path, present.get(path), content))
+    tell(files.lines(difference))
     candidate = f"{path}.candidate"
     yield StringCommand(
         f"set -e\nNEW={candidate}\ntrap 'rm -f \"$NEW\"' EXIT\n"

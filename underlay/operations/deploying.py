@@ -7,7 +7,9 @@ from pyinfra.operations import apt, files, systemd
 
 from underlay.access import hostkeys
 from underlay.access.target import Target, current
-from underlay.desired import routing
+from underlay.desired import routing, units
+from underlay.desired.files import authorized_keys
+from underlay.desired.packages import PACKAGES
 from underlay.facts.system import System
 from underlay.operations import network
 from underlay.plan import Host
@@ -38,8 +40,9 @@ def require_supported_system() -> None:
         )
 
 
-def packages(names: list[str]) -> None:
-    """Packages of the role, installed where they are missing; what is installed stays as it is."""
+def packages(role: str) -> None:
+    """Packages of a role, installed where they are missing; what is installed stays as it is."""
+    names = list(PACKAGES[role])
     present = host.get_fact(DebPackages) or {}
     if any(name not in present for name in names):
         apt.update(name="Package lists: read what the repository has", _timeout=INSTALL)
@@ -50,7 +53,7 @@ def planned_network() -> None:
     """Addresses, routes and policy rules of the plan, kept over a boot by systemd-networkd."""
     target, planned_host = planned()
     systemd.service(
-        name="Network: systemd-networkd runs, now and at boot", service="systemd-networkd", running=True, enabled=True
+        name="Network: systemd-networkd runs, now and at boot", service=units.NETWORKD.name, running=True, enabled=True
     )
     network.configured(
         name="Network: addresses, routes, policy rules and sysctls of the plan",
@@ -64,11 +67,9 @@ def deploy_machine_access() -> None:
     key = hostkeys.machine_key(target.plan, target.known_hosts)
     if key is None:
         return
-    user = target.plan.operator.user
-    home = "/root" if user == "root" else f"/home/{user}"
     files.line(
         name="Access: the deploy machine may log in",
-        path=f"{home}/.ssh/authorized_keys",
+        path=authorized_keys(target.plan),
         line=f"^.* {hostkeys.MARK}$",
         replace=key,
     )

@@ -4,22 +4,17 @@ import base64
 import hashlib
 import re
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
+from underlay.compare import firewall
+from underlay.compare.firewall import Edit, canonical
 from underlay.desired import ruleset
-from underlay.desired.ruleset import Edit, Rule
+from underlay.desired.ruleset import Rule
 from underlay.facts.firewall import PERSISTED, RECORD, SAVE, Firewall, Rules
 from underlay.guard.change import Change, File
 from underlay.operations import guarded, tell
-
-
-def canonical(wanted: Sequence[Rule], form: ruleset.Ruleset) -> list[Rule]:
-    """The wanted rules in the form in which the host's own iptables printed them, chain by chain in the same order."""
-    printed = {(table, chain): iter(specs) for table, content in form.items() for chain, specs in content.rules.items()}
-    return [replace(rule, spec=next(printed[rule.table, rule.chain])) for rule in wanted]
 
 
 @operation()
@@ -47,15 +42,15 @@ def rules(wanted: list[Rule]) -> Generator[FunctionCommand, None, None]:
 def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
     """What brings a host from what was found to the wanted rules; None if nothing differs."""
     ours = ruleset.from_rules(wanted)
-    live_edits = ruleset.edits(found.live, wanted, found.recorded)
-    persisted_edits = ruleset.edits(found.persisted, wanted, found.recorded)
+    live_edits = firewall.edits(found.live, wanted, found.recorded)
+    persisted_edits = firewall.edits(found.persisted, wanted, found.recorded)
     record_differs = ruleset.render(found.recorded) != ruleset.render(ours)
     if not (live_edits or persisted_edits or record_differs):
         return None
     live = ""
     if live_edits:
         digest = hashlib.sha256(found.live_text.encode()).hexdigest()
-        encoded = base64.b64encode(ruleset.restore_script(live_edits).encode()).decode()
+        encoded = base64.b64encode(firewall.restore_script(live_edits).encode()).decode()
         live = (
             f'[ "$({SAVE} | sha256sum)" = "{digest}  -" ] || '
             "{ echo 'the live rules changed while they were compared: run the deploy again' >&2; exit 1; }\n"
@@ -63,7 +58,7 @@ def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
         )
     files: dict[str, File | None] = {}
     if persisted_edits:
-        persisted = ruleset.apply(found.persisted, persisted_edits)
+        persisted = firewall.apply(found.persisted, persisted_edits)
         files[PERSISTED] = File(ruleset.render(persisted), "640")
     if record_differs:
         files[RECORD] = File(ruleset.render(ours))

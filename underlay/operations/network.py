@@ -5,12 +5,15 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
+from underlay.compare import difference, network
+from underlay.compare import files as compared
+from underlay.compare.network import LiveNetwork
 from underlay.desired import routing
 from underlay.desired.files import network_files
-from underlay.desired.routing import HostNetwork, LiveNetwork
+from underlay.desired.routing import HostNetwork
 from underlay.facts.network import Network
 from underlay.guard.change import Change, File
-from underlay.operations import differences, file_diff, guarded, tell
+from underlay.operations import guarded, tell
 
 
 @operation()
@@ -21,7 +24,7 @@ def configured(wanted: HostNetwork) -> Generator[FunctionCommand, None, None]:
     + wanted: what `routing.host_network` made of the plan
 
     Live first, with `ip`, then the files: so networkd finds what it is told to make, and nothing goes away in between.
-    Routes, rules and addresses of others stay; what is ours is said in `routing.changes`.
+    Routes, rules and addresses of others stay; what is ours is said in `compare.network.differences`.
     """
     live = host.get_fact(Network, sysctls=list(wanted.sysctls))
     if live is None:
@@ -36,25 +39,24 @@ def configured(wanted: HostNetwork) -> Generator[FunctionCommand, None, None]:
 
 def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
     """What brings a host from its live network to the wanted one; None if nothing differs."""
-    files = network_files(wanted)
-    changed = differences(files, live.files)
-    stale = [path for path in live.files if path not in files]
-    changes = routing.changes(wanted, live)
-    if not (changes or changed or stale):
+    live_differences = network.differences(wanted, live)
+    files = compared.boot_differences(network_files(wanted), live.files)
+    if not (live_differences or files):
         return None
+    contents = {each.where: each.thing.content for each in files if isinstance(each.thing, difference.File)}
     activate = ""
-    if routing.NETWORKD_CONF in changed:
+    if contents.get(routing.NETWORKD_CONF) is not None:
         # networkd reads its own configuration at start only.
         activate = "systemctl restart systemd-networkd"
-    elif any(routing.nic_of(path) for path in [*changed, *stale]):
+    elif any(map(routing.nic_of, contents)):
         activate = "networkctl reload"
-    what = [change.what for change in changes]
-    for path in [*changed, *stale]:
-        what += file_diff(path, live.files.get(path), files.get(path))
     return Change(
-        what=tuple(what),
-        live="".join(f"{change.command}\n" for change in changes),
-        files={path: File(files[path]) for path in changed} | dict.fromkeys(stale),
+        what=(
+            *(each.what for each in live_differences),
+            *(line for each in files for line in compared.lines(each)),
+        ),
+        live="".join(f"{network.command(each)}\n" for each in live_differences),
+        files={path: None if content is None else File(content) for path, content in contents.items()},
         activate=activate,
         sysctls=tuple(wanted.sysctls),
     )

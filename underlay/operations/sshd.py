@@ -5,10 +5,11 @@ from collections.abc import Generator
 from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
+from underlay.compare import files
 from underlay.desired.files import SSHD
 from underlay.facts.files import FileContents
 from underlay.guard.change import Change, File
-from underlay.operations import file_diff, guarded, tell
+from underlay.operations import guarded, tell
 
 # The first value of a keyword counts: so the new file stands before the configuration in use.
 CHECK = f'cat "$STAGE{SSHD}" /etc/ssh/sshd_config > "$STAGE/whole"; sshd -t -f "$STAGE/whole"'
@@ -26,9 +27,10 @@ def configured(content: str) -> Generator[FunctionCommand, None, None]:
     present = host.get_fact(FileContents, paths=[SSHD])
     if present is None:
         return
-    if present.get(SSHD) == content:
+    difference = files.file_difference(SSHD, content, present)
+    if difference is None:
         host.noop("the settings of sshd are as planned")
         return
-    what = file_diff(SSHD, present.get(SSHD), content)
+    what = files.lines(difference)
     tell(what)
     yield guarded(Change(what=tuple(what), check=CHECK, files={SSHD: File(content)}, activate="systemctl reload ssh"))

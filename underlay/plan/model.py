@@ -163,6 +163,24 @@ class Plan(Frozen):
         assert nic is not None  # checked when the plan was loaded
         return nic.address
 
+    @property
+    def deployed(self) -> tuple[Host, ...]:
+        """The hosts of the roles that have a deploy, in the order of ROLES."""
+        return tuple(host for role in ROLES for host in self.hosts_of(role))
+
+    def line_of(self, address: IPAddress | str, host: Host | None = None) -> str:
+        """Where an address of a host stands in the plan, as `line` tells it.
+
+        host: whose line is told of an address that is in no plan; without one nothing is
+        """
+        for other in self.hosts:
+            if str(other.published) == str(address):
+                return self.line("hosts", other.name, "published")
+            for nic in other.interfaces:
+                if str(nic.address) == str(address):
+                    return self.line("hosts", other.name, "addresses", nic.network)
+        return self.line("hosts", host.name) if host else ""
+
     def line(self, *keys: str) -> str:
         """Where something stands in the plan, for people: `group_data/all.py:37 hosts.lb.published`."""
         return f"{shown_path(self.source)}:{self._literals.line(*keys)} {dotted(keys)}"

@@ -7,17 +7,17 @@ from datetime import datetime
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
+from underlay.compare.firewall import canonical
 from underlay.desired import nat, traffic
 from underlay.desired.traffic import Flow
 from underlay.guard import history
 from underlay.guard.apply import commit, who
 from underlay.guard.history import Entries
-from underlay.observe.drift import Difference, of_host
+from underlay.observe.drift import Line, line, of_host
 from underlay.observe.evidence import Evidence
 from underlay.observe.exchange import expectation, judge, observation
 from underlay.observe.state import DRIFT, HostState, UnreadableError
-from underlay.operations.firewall import canonical
-from underlay.plan import ROLES, Host, Plan
+from underlay.plan import Host, Plan
 from underlay.report.diagram import State
 
 SAMPLE = 8
@@ -55,7 +55,7 @@ class HostFacts:
     word: str
     reason: str
     nics: tuple[NicFacts, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[Line, ...]
     history: Entries
     history_error: str
 
@@ -134,7 +134,7 @@ def gather(target: Target) -> Facts:
     started, generated = time.monotonic(), datetime.now().astimezone()
     plan, evidence = target.plan, Evidence(target)
     sampled = shown(plan)
-    deployed = [host for role in ROLES for host in plan.hosts_of(role)]
+    deployed = plan.deployed
     flows = [flow for find in (traffic.expected, traffic.forbidden) for flow in find(sampled, target.outside)]
     evidence.gather(deployed, flows, DRIFT | {"nics", "counters"})
     histories = history.read(target, deployed, evidence.links)
@@ -183,7 +183,7 @@ def _state(evidence: Evidence, host: Host) -> HostState | UnreachableError:
 def _deployed(
     plan: Plan, host: Host, state: HostState | UnreachableError, changes: Entries | UnreachableError
 ) -> HostFacts:
-    differences: list[Difference] = []
+    differences: list[Line] = []
     reason, word = "", "as planned"
     verdict: State = "good"
     if isinstance(state, UnreachableError):
@@ -192,7 +192,7 @@ def _deployed(
         try:
             # One by one: what was read before a part that can't be is known.
             for each in of_host(plan, host, state):
-                differences.append(each)
+                differences.append(line(plan, host, each))
         except UnreadableError as error:
             reason, verdict, word = str(error), "attention", "can't be read"
         if count := sum(each.kind != "unmanaged" for each in differences):
@@ -293,6 +293,6 @@ def _rules(plan: Plan, state: HostState | UnreachableError) -> Iterator[RuleFact
             yield RuleFacts(rule.table, rule.chain, rule.spec, rule.origin, "unknown", None, None)
         return
     for rule in wanted:
-        found = counters.get((rule.table, rule.chain, rule.spec))
+        found = counters.get(rule.place)
         counts = (found.packets, found.bytes) if found else (None, None)
         yield RuleFacts(rule.table, rule.chain, rule.spec, rule.origin, "good" if found else "bad", *counts)

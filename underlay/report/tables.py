@@ -13,7 +13,7 @@ from underlay.console import console
 from underlay.desired import nat
 from underlay.desired.ruleset import TABLES
 from underlay.guard.history import Entries
-from underlay.observe.drift import Difference
+from underlay.observe.drift import Line
 from underlay.plan import Plan
 
 
@@ -115,7 +115,7 @@ def _rules(plan: Plan) -> list[Section]:
     ]
 
 
-def show_drift(differences: Sequence[Difference], unread: Sequence[str]) -> None:
+def show_drift(differences: Sequence[Line], unread: Sequence[str]) -> None:
     """Print what differs, one line each, and which hosts could not be read."""
     page = console()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

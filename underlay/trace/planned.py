@@ -294,18 +294,9 @@ class _Walk:
             self._delivered(host.name, self.network, packet)
 
     def _delivered(self, name: str, network: Network, packet: Packet) -> None:
-        self.step(name, DELIVERED, TO_ITSELF, packet, self._owner_line(packet.destination))
+        self.step(name, DELIVERED, TO_ITSELF, packet, self.plan.line_of(packet.destination))
         if self.way == "request":
             self.receiver, self.arrival, self.network = name, packet, network
-
-    def _owner_line(self, address: IPAddress) -> str:
-        for host in self.plan.hosts:
-            if host.published == address:
-                return self.plan.line("hosts", host.name, "published")
-            for nic in host.interfaces:
-                if nic.address == address:
-                    return self.plan.line("hosts", host.name, "addresses", nic.network)
-        return ""
 
     def _gateway(self, packet: Packet) -> None:
         plan, gateway, came = self.plan, self.plan.gateway, packet

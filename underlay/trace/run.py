@@ -13,11 +13,11 @@ from rich.text import Text
 
 from underlay.access.sessions import INTERPRETER, Agent, Links, UnreachableError
 from underlay.access.target import Target
+from underlay.compare.firewall import canonical
 from underlay.console import console
 from underlay.desired import nat, ruleset
 from underlay.desired.ruleset import Rule
 from underlay.facts import firewall
-from underlay.operations.firewall import canonical
 from underlay.plan import Plan
 from underlay.remote import trace as trace_agent
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied

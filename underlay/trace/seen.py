@@ -10,7 +10,8 @@ from typing import Any, Literal
 from netaddr import IPAddress
 
 from underlay.access.sessions import Agent
-from underlay.desired.routing import MAIN, LiveNetwork
+from underlay.compare.network import LiveNetwork
+from underlay.desired.routing import MAIN
 from underlay.desired.ruleset import Rule
 from underlay.facts import network
 from underlay.trace.planned import (

@@ -4,11 +4,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from underlay.access import hostkeys
-from underlay.desired import routing
+from underlay.compare import network
+from underlay.compare.difference import UnitState
+from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys, network_files
+from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Address, PolicyRule, Route
+from underlay.desired.units import Unit
 from underlay.observe.evidence import Evidence
-from underlay.observe.state import HostState, Unit
+from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
 
 Test = TypeVar("Test", bound=Callable[..., None])
@@ -65,17 +69,6 @@ def boot_files(plan: Plan, host: Host) -> Iterable[str]:
     return network_files(routing.host_network(plan, host))
 
 
-def where(plan: Plan, host: Host, address: str) -> str:
-    """The line of the plan that has an address."""
-    for other in plan.hosts:
-        if str(other.published) == address:
-            return plan.line("hosts", other.name, "published")
-    for nic in host.interfaces:
-        if str(nic.address) == address:
-            return plan.line("hosts", host.name, "addresses", nic.network)
-    return plan.line("hosts", host.name)
-
-
 class EveryHost:
     """Subclass it with the `role`: pytest collects it there."""
 
@@ -86,7 +79,7 @@ class EveryHost:
         """Every address is on its NIC."""
         there = [address.cidr for address in state.network.addresses if address.nic == item.nic]
         if item.cidr not in there:
-            line = where(plan, planned, item.cidr.partition("/")[0])
+            line = plan.line_of(item.ip, planned)
             wrong(f"{item.cidr} on {item.nic}", there, f"{line}; ip address show {item.nic}")
 
     @each(routes)
@@ -94,20 +87,20 @@ class EveryHost:
         """Every route is there."""
         if item not in state.network.routes:
             seen = [route.arguments for route in state.network.routes if route.table == item.table]
-            wrong(item.arguments, seen, f"{where(plan, planned, item.source)}; ip route show table {item.table}")
+            wrong(item.arguments, seen, f"{plan.line_of(item.source, planned)}; ip route show table {item.table}")
 
     @each(policy_rules)
     def test_policy_rule(self, plan: Plan, planned: Host, state: HostState, item: PolicyRule) -> None:
         """Every policy rule is there."""
         if item not in state.network.rules:
             seen = [rule.arguments for rule in state.network.rules if rule.priority == item.priority]
-            wrong(item.arguments, seen, f"{where(plan, planned, item.source)}; ip rule show")
+            wrong(item.arguments, seen, f"{plan.line_of(item.source, planned)}; ip rule show")
 
     def test_network_as_planned(self, plan: Plan, planned: Host, state: HostState) -> None:
         """Nothing is stale or out of order."""
-        changes = routing.changes(routing.host_network(plan, planned), state.network)
-        if changes:
-            wrong("no difference from the plan", [change.what for change in changes], [c.command for c in changes])
+        found = network.differences(routing.host_network(plan, planned), state.network)
+        if found:
+            wrong("no difference from the plan", [each.what for each in found], map(network.command, found))
 
     @each(sysctls)
     def test_sysctl(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
@@ -126,9 +119,14 @@ class EveryHost:
             added = [f"{item}: {line}" for line in seen if line not in wanted]
             wrong(missing or f"no other lines in {item}", added or f"{item} without them", f"{item} on {planned.name}")
 
+    def test_packages(self, planned: Host, state: HostState) -> None:
+        """The packages are installed."""
+        missing = [name for name in PACKAGES[self.role] if name not in state.packages]
+        expect(missing, [], f"dpkg -l on {planned.name}")
+
     def test_networkd(self, planned: Host, state: HostState) -> None:
         """Networkd runs, now and at boot."""
-        expect_unit(planned, state, "systemd-networkd.service")
+        expect_unit(planned, state, units.NETWORKD)
 
     def test_ssh_port(self, planned: Host, state: HostState) -> None:
         """The ssh port is open."""
@@ -142,10 +140,10 @@ class EveryHost:
             wrong(key, f"no such line in {path}", f"{path} on {planned.name}")
 
 
-def expect_unit(planned: Host, state: HostState, name: str) -> None:
+def expect_unit(planned: Host, state: HostState, unit: Unit) -> None:
     """Fail unless a unit is active and enabled."""
-    unit = state.units.get(name, Unit("unknown", "unknown"))
-    seen = f"{name} is {unit.active} and {unit.enabled or 'not there'}"
+    name, found = unit.name, state.units.get(unit.name, UnitState("unknown", "unknown"))
+    seen = f"{name} is {found.active} and {found.enabled or 'not there'}"
     expect(seen, f"{name} is active and enabled", f"systemctl status {name} on {planned.name}")
 
 
@@ -154,9 +152,3 @@ def expect_listening(planned: Host, state: HostState, port: int) -> None:
     if port not in state.listening:
         seen = f"listeners on {', '.join(map(str, sorted(state.listening))) or 'no port'}"
         wrong(f"a listener on port {port}", seen, f"ss -ltnp on {planned.name}")
-
-
-def expect_packages(planned: Host, state: HostState, names: Iterable[str]) -> None:
-    """Fail unless Debian packages are installed."""
-    missing = [name for name in names if name not in state.packages]
-    expect(missing, [], f"dpkg -l on {planned.name}")

@@ -3,12 +3,15 @@
 import shlex
 from collections.abc import Iterator
 
+from underlay.compare import network
+from underlay.compare.difference import File, Nic, Sysctl
 from underlay.desired import routing
-from underlay.desired.routing import Address
+from underlay.desired.routing import Address, PolicyRule, Route
+from underlay.desired.ruleset import Rule
+from underlay.desired.units import Unit
 from underlay.doctor.diagnosis import Cause
 from underlay.doctor.investigation import Investigation, first
 from underlay.doctor.survey import CROWDED
-from underlay.observe.drift import Difference
 from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, Host
 from underlay.remote import guard as agent
@@ -37,12 +40,13 @@ def host(case: Investigation, planned: Host) -> Iterator[Cause]:
 def _network(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
     """`nic-down`, `no-carrier`, `address-missing`, `route-missing`, `route-wrong`, `policy-rule-missing`,
     `sysctl-wrong`, `network-differs`; what goes with a NIC or an address is not told by itself."""
-    wanted, live = routing.host_network(case.plan, planned), state.network
+    found = network.differences(routing.host_network(case.plan, planned), state.network)
+    down = {each.thing.name: each for each in found if isinstance(each.thing, Nic)}
     before = len(case.found)
     gone = set()
     for nic in planned.interfaces:
-        if not live.links.get(nic.nic):
-            how = "is switched off" if nic.nic in live.links else "is not there"
+        if nic.nic in down:
+            how = "is switched off" if down[nic.nic].kind == "down" else "is not there"
             fix, advice = case.fix_network(planned, state), ""
         elif nic.nic in state.nics and not state.nics[nic.nic].carrier:
             how = "has no signal"
@@ -61,32 +65,29 @@ def _network(case: Investigation, planned: Host, state: HostState) -> Iterator[C
             hosts=case.who_needs(planned, nic),
             cuts=True,
         )
-    addresses = [each for each in wanted.addresses if each not in live.addresses and each.nic not in gone]
+    missing = [each for each in found if each.kind == "missing" and not each.shaken]
+    addresses = [each.thing for each in missing if isinstance(each.thing, Address) and each.thing.nic not in gone]
     if addresses:
         hosts = frozenset(name for each in addresses for name in _need(case, planned, each))
         things = [f"address {each.cidr} on {each.nic}" for each in addresses]
-        yield _missing(case, planned, state, "address-missing", things, hosts, _ip(addresses[0]))
-    lost = {_ip(each) for each in addresses}
-    routes = [each for each in wanted.routes if not (each in live.routes or each.nic in gone or each.source in lost)]
+        yield _missing(case, planned, state, "address-missing", things, hosts, addresses[0].ip)
+    lost = {each.ip for each in addresses}
+    routes = {
+        each.thing: each.found
+        for each in missing
+        if isinstance(each.thing, Route) and not (each.thing.nic in gone or each.thing.source in lost)
+    }
     if routes:
-        places = {(each.table, each.destination) for each in routes}
-        instead = [
-            f"there is {each.selector} instead"
-            for each in live.routes
-            if (each.table, each.destination) in places and each not in wanted.routes
-        ]
+        others = dict.fromkeys(each for there in routes.values() if isinstance(there, tuple) for each in there)
+        instead = [f"there is {each.selector} instead" for each in others]
         hosts = frozenset({OUTSIDE}) if planned == case.gateway else case.behind(planned)
         things = [f"route {each.arguments}" for each in routes]
         kind = "route-wrong" if instead else "route-missing"
-        yield _missing(case, planned, state, kind, things, hosts, routes[0].source, instead)
-    rules = [f"policy rule {each.arguments}" for each in wanted.rules if each not in live.rules]
+        yield _missing(case, planned, state, kind, things, hosts, next(iter(routes)).source, instead)
+    rules = [f"policy rule {each.thing.arguments}" for each in missing if isinstance(each.thing, PolicyRule)]
     if rules and not gone:  # networkd of Debian 12 takes them away with the NIC in whose file they are
         yield _missing(case, planned, state, "policy-rule-missing", rules, case.behind(planned))
-    sysctls = [
-        f"{key} is {live.sysctls.get(key, 'not set')}, not {value}"
-        for key, value in wanted.sysctls.items()
-        if live.sysctls.get(key) != value
-    ]
+    sysctls = [each.what for each in found if isinstance(each.thing, Sysctl)]
     if sysctls:
         router = planned == case.gateway
         yield Cause(
@@ -99,7 +100,7 @@ def _network(case: Investigation, planned: Host, state: HostState) -> Iterator[C
             hosts=case.everybody - {planned.name} if router else case.behind(planned),
             cuts=True,
         )
-    if len(case.found) == before and (rest := [change.what for change in routing.changes(wanted, live)]):
+    if len(case.found) == before and (rest := [each.what for each in found]):
         yield Cause(
             id="network-differs",
             host=planned.name,
@@ -135,18 +136,14 @@ def _missing(
     )
 
 
-def _ip(address: Address) -> str:
-    return address.cidr.partition("/")[0]
-
-
 def _need(case: Investigation, planned: Host, address: Address) -> frozenset[str]:
     """Whose connections need an address of a host."""
     if planned != case.gateway:
         return case.behind(planned)
     for other in case.plan.published:
-        if str(other.published) == _ip(address):
+        if str(other.published) == address.ip:
             return case.behind(other)
-    nic = next(nic for nic in planned.interfaces if str(nic.address) == _ip(address))
+    nic = next(nic for nic in planned.interfaces if str(nic.address) == address.ip)
     if nic.network == case.plan.enterprise.name:
         return frozenset({planned.name, OUTSIDE, *(each.name for each in case.plan.hosts if not each.published)})
     return case.who_needs(planned, nic)
@@ -160,10 +157,10 @@ def _rules(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
     live = [
         each
         for each in case.differences(planned, state)
-        if each.what.startswith("rule ") and each.where == "live" and each.kind != "unmanaged"
+        if isinstance(each.thing, Rule) and not each.at_boot and each.kind != "unmanaged"
     ]
-    ids = {"missing": "rule-missing", "out of order": "rule-order", "extra": "rule-extra"}
-    words = {"missing": "is missing", "out of order": "comes too late: another one wins", "extra": "is not in the plan"}
+    ids = {"missing": "rule-missing", "order": "rule-order", "extra": "rule-extra"}
+    words = {"missing": "is missing", "order": "comes too late: another one wins", "extra": "is not in the plan"}
     for kind, id in ids.items():
         main = [each for each in live if each.kind == kind]
         if main:
@@ -175,8 +172,8 @@ def _rules(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
                 cause=f"{planned.name}: {main[0].what} {words[kind]}{more}",
                 evidence=first([f"{each.what} {words[each.kind]}" for each in main + others]),
                 fix=case.deploy(planned),
-                plan=main[0].plan,
-                hosts=case.about(" ".join(each.what for each in live)),
+                plan=main[0].origin(case.plan, planned),
+                hosts=case.about([end for each in live if isinstance(each.thing, Rule) for end in each.thing.networks]),
                 cuts=True,
             )
             return
@@ -235,9 +232,9 @@ def _guard(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
 def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
     """`service-down`, `file-differs`."""
     for each in case.differences(planned, state):
-        if each.kind == "stopped" and not _runs(state, each) and each.where == "live":
-            id, cause, evidence = "service-down", each.what, f"systemctl status {each.what.split()[0]}"
-        elif each.where.startswith("/") and not _for_boot(each):
+        if each.kind == "stopped" and isinstance(each.thing, Unit):
+            id, cause, evidence = "service-down", each.what, f"systemctl status {each.thing.name}"
+        elif isinstance(each.thing, File) and not each.thing.boot:
             id, cause = "file-differs", f"{each.where} is not as planned"
             evidence = f"./inv deploy {planned.role} --dry shows the lines"
         else:
@@ -248,7 +245,7 @@ def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[
             cause=f"{planned.name}: {cause}",
             evidence=(evidence,),
             fix=case.deploy(planned),
-            plan=each.plan or case.line(planned),
+            plan=each.origin(case.plan, planned) or case.line(planned),
             hosts=case.behind(planned),
         )
 
@@ -285,16 +282,16 @@ def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
     what = [
         each
         for each in case.differences(planned, state)
-        if each.where == "at boot" or _for_boot(each) or (each.kind == "stopped" and _runs(state, each))
+        if each.at_boot or each.kind == "disabled" or (isinstance(each.thing, File) and each.thing.boot)
     ]
     if what:
         yield Cause(
             id="boot-differs",
             host=planned.name,
             cause=f"{planned.name}: after its next boot it will not be as planned",
-            evidence=first([f"{each.where}: {each.what} ({each.kind})" for each in what]),
+            evidence=first([f"{each.where}: {each.what} ({each.word})" for each in what]),
             fix=case.deploy(planned),
-            plan=next((each.plan for each in what if each.plan), case.line(planned)),
+            plan=next(filter(None, (each.origin(case.plan, planned) for each in what)), case.line(planned)),
             latent=True,
         )
     offset = state.clock.offset
@@ -309,14 +306,3 @@ def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
             plan=case.line(planned),
             latent=True,
         )
-
-
-def _for_boot(each: Difference) -> bool:
-    """Whether a file matters at a boot only: what it makes is compared live, too."""
-    return each.where.startswith((str(routing.NETWORKD), routing.NETWORKD_CONF, routing.SYSCTL_CONF))
-
-
-def _runs(state: HostState, each: Difference) -> bool:
-    """Whether the service of a difference runs, and is just not enabled."""
-    unit = each.what.split()[0]
-    return each.where == "at boot" or (unit in state.units and state.units[unit].active == "active")

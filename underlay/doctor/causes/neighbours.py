@@ -14,7 +14,7 @@ def duplicates(case: Investigation) -> Iterator[Cause]:
     told = set()
     for name, state in case.seen.states.items():
         for address in state.network.addresses:
-            ip = IPAddress(address.cidr.partition("/")[0])
+            ip = IPAddress(address.ip)
             owner = next((each for each in case.deployed if each.name != name and ip in case.addresses(each)), None)
             if owner:
                 told.add(ip)

@@ -1,15 +1,15 @@
 """What only packets tell: large ones that are lost, rules of others that ours can't see, what nothing explains."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from netaddr import IPAddress, IPNetwork
 
+from underlay.compare.firewall import canonical
 from underlay.desired import nat, routing, traffic
 from underlay.desired.traffic import SSH_PORT, Flow
 from underlay.doctor.diagnosis import Cause
 from underlay.doctor.investigation import Investigation, some
 from underlay.doctor.suspects import GatewayRules, Suspect
-from underlay.operations.firewall import canonical
 from underlay.plan import Host, Network
 
 KERNEL_RULES = (0, 32766, 32767)
@@ -103,7 +103,7 @@ def connections(case: Investigation) -> Iterator[Cause]:
         )
 
 
-def _lost(case: Investigation, hosts: list[Host]) -> list[Host]:
+def _lost(case: Investigation, hosts: Sequence[Host]) -> list[Host]:
     return [host for host in hosts if host.name in case.seen.failures and not case.is_cut(host.name)]
 
 
@@ -143,7 +143,7 @@ def _unmanaged_rules(case: Investigation) -> Iterator[Cause]:
     if state is None or not (left or lost):
         return
     wanted = canonical(nat.gateway_rules(case.plan), state.firewall.wanted)
-    firewall = GatewayRules(case.plan, state.firewall.live, ((rule.table, rule.chain, rule.spec) for rule in wanted))
+    firewall = GatewayRules(case.plan, state.firewall.live, (rule.place for rule in wanted))
 
     def met(flow: Flow) -> list[Suspect]:
         return firewall.met(flow.source_address, flow.destination, flow.port)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from underlay.desired import units
 from underlay.doctor.diagnosis import Cause
 from underlay.doctor.investigation import Fix, Investigation, first
 from underlay.doctor.survey import HostSurvey
 from underlay.observe.health import Upstream
-from underlay.observe.state import UNITS
 from underlay.plan import OUTSIDE, Host
 from underlay.remote.survey import OUR_PROBE
 
@@ -48,11 +48,12 @@ def services(case: Investigation) -> Iterator[Cause]:
 def _dead_units(case: Investigation) -> list[_Unit]:
     """Those that are not ours: ours are compared with the plan."""
     found = []
+    ours = {unit.name for unit in units.ALL}
     for name, state in case.seen.states.items():
-        failed = [unit for unit in state.failed_units if unit not in UNITS]
+        failed = [unit for unit in state.failed_units if unit not in ours]
         idle = case.look(case.plan.host(name)).services
         found += [_Unit(name, unit, True) for unit in failed]
-        found += [_Unit(name, unit, False) for unit in idle if unit not in (*UNITS, *failed)]
+        found += [_Unit(name, unit, False) for unit in idle if unit not in (*ours, *failed)]
     return found
 
 

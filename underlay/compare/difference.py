@@ -1,0 +1,140 @@
+"""One thing of a host that is not as it must be, as a value; its sentence and its line of the plan follow from it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from underlay.desired.routing import Address, PolicyRule, Route
+from underlay.desired.ruleset import Rule
+from underlay.desired.units import Unit
+from underlay.plan import Host, Plan
+
+Kind = Literal["missing", "extra", "order", "differs", "down", "stopped", "disabled", "unmanaged"]
+Word = Literal["missing", "extra", "out of order", "differs", "stopped", "unmanaged"]
+LIVE, AT_BOOT = "live", "at boot"
+
+
+@dataclass(frozen=True)
+class Nic:
+    """A NIC, by its name on the host."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Sysctl:
+    """A sysctl and its value."""
+
+    key: str
+    value: str
+
+
+@dataclass(frozen=True)
+class File:
+    """A file and its text, None where there must be none; `boot`: what it makes is compared live, too."""
+
+    path: str
+    content: str | None
+    boot: bool = False
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """A systemd unit: `active` as ActiveState, `enabled` as UnitFileState (empty: there is no such unit)."""
+
+    active: str
+    enabled: str
+
+
+Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit
+Found = str | UnitState | tuple[Route, ...] | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference between a host and what the plan makes of it.
+
+    kind: "extra" is ours from an earlier plan; "down" is a NIC's, "stopped" and "disabled" are a unit's; "unmanaged" is
+        in no plan and never was: it is left alone, and is no drift
+    thing: as it must be, or where it must not be, as it is
+    found: what there is instead: the value of a sysctl, the text of a file, the state of a unit, the routes in the
+        place of a route
+    at_boot: it comes up so at the next boot; else it is so now
+    shaken: it is there, but an earlier step of the fix may take it away
+    """
+
+    kind: Kind
+    thing: Thing
+    found: Found = None
+    at_boot: bool = False
+    shaken: bool = False
+
+    @property
+    def where(self) -> str:
+        """Live, at boot, or a path."""
+        return self.thing.path if isinstance(self.thing, File) else AT_BOOT if self.at_boot else LIVE
+
+    @property
+    def word(self) -> Word:
+        """The kind, for people: something is missing, whatever is there instead of it."""
+        match self.kind:
+            case "order":
+                return "out of order"
+            case "disabled":
+                return "stopped"
+            case "differs" if isinstance(self.thing, File):
+                return "differs"
+            case "differs" | "down":
+                return "missing"
+            case kind:
+                return kind
+
+    @property
+    def what(self) -> str:
+        """What is wrong, for people; of a rule of the firewall just which it is."""
+        how = {"missing": "is missing", "order": "is out of order"}.get(self.kind, "is not in the plan")
+        match self.thing, self.found:
+            case Nic(name), _:
+                return f"NIC {name} is down"
+            case Sysctl(key, value), found:
+                return f"{key} is {'not set' if found is None else found}, not {value}"
+            case Address(nic, cidr), _:
+                return f"address {cidr} on {nic} {how}"
+            case Route() as route, _ if self.kind == "extra":
+                return f"route {route.selector} {how}"
+            case Route() as route, _:
+                return f"route {route.arguments} {'may go with an address' if self.shaken else how}"
+            case PolicyRule() as rule, _:
+                return f"policy rule {rule.arguments} {how}"
+            case Rule() as rule, _:
+                return f"rule {rule}"
+            case File(), _:
+                return "the file is not as planned"
+            case Unit(name, True), UnitState(active, enabled):
+                return f"{name} is {active} and {enabled or 'unknown'}"
+            case Unit(name), _:
+                return f"{name} is not enabled"
+        raise AssertionError(self.thing)
+
+    def origin(self, plan: Plan, host: Host) -> str:
+        """The line of the plan that it comes from; empty for what is in no plan."""
+        match self.thing:
+            case Rule(origin=origin):
+                return origin
+            case Address(nic, cidr):
+                return _line(plan, host, cidr, nic)
+            case Route(source=source, nic=nic):
+                return _line(plan, host, source, nic)
+            case Nic(nic):
+                return _line(plan, host, "", nic)
+            case PolicyRule(source=source, destination=destination):
+                return _line(plan, host, source or destination)
+            case Sysctl() | File(boot=True):
+                return plan.line("hosts", host.name)
+            case _:
+                return ""
+
+
+def _line(plan: Plan, host: Host, cidr: str, name: str = "") -> str:
+    """The line of an address, else that of a NIC, else that of the host."""
+    nic = next((nic for nic in host.interfaces if nic.nic == name), None)
+    return plan.line_of(cidr.partition("/")[0]) or plan.line_of(nic.address if nic else "", host)

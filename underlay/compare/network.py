@@ -1,0 +1,125 @@
+"""The live network of a host beside what it must be. Pure."""
+
+from dataclasses import dataclass, field
+
+from underlay.compare.difference import Difference, Nic, Sysctl
+from underlay.desired.routing import MAIN, PRIORITIES, TABLES, Address, HostNetwork, PolicyRule, Route, nic_of
+
+
+@dataclass(frozen=True)
+class LiveNetwork:
+    """What the network of a host is.
+
+    addresses: every IPv4 address on every NIC, in the kernel's order
+    routes: every route of every table but `local`
+    sysctls: those that were asked for; absent keys are absent here
+    files: our own files, path → content
+    """
+
+    links: dict[str, bool]
+    addresses: tuple[Address, ...]
+    routes: tuple[Route, ...]
+    rules: tuple[PolicyRule, ...]
+    sysctls: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
+    """What differs in the live state, in a safe order to fix it: first what is missing, then what must go.
+
+    Ours to remove: policy rules with our priorities, routes in our tables, addresses that our own files gave the host,
+    and default routes through the plan's NICs. Everything else is left alone.
+    """
+    found = [
+        Difference("down" if nic in live.links else "missing", Nic(nic))
+        for nic in wanted.nics
+        if not live.links.get(nic, False)
+    ]
+    found += [
+        Difference("differs", Sysctl(key, value), live.sysctls.get(key))
+        for key, value in wanted.sysctls.items()
+        if live.sysctls.get(key) != value
+    ]
+    for nic in wanted.nics:
+        found += _address_differences(nic, wanted, live)
+    # The kernel drops routes together with an address: those of such a NIC are set again afterwards.
+    shaken = {each.thing.nic for each in found if isinstance(each.thing, Address) and each.kind in ("order", "extra")}
+    return found + _route_differences(wanted, live, shaken)
+
+
+def command(difference: Difference) -> str:
+    """The command that fixes a difference of the live network, as root on its host."""
+    gone = difference.kind in ("order", "extra")
+    match difference.thing:
+        case Nic(name):
+            return f"ip link set {name} up"
+        case Sysctl(key, value):
+            return f"sysctl -qw {key}={value}"
+        case Address(nic, cidr):
+            return f"ip addr del {cidr} dev {nic}" if gone else f"ip addr replace {cidr} brd + dev {nic}"
+        case Route() as route if gone:
+            return f"ip route del {route.selector}" + (" || true" if difference.shaken else "")
+        case Route() as route:
+            return f"ip route replace {route.arguments}"
+        case PolicyRule() as rule:
+            return f"ip rule del {rule.arguments}" if gone else f"ip rule add {rule.arguments} proto static"
+    raise AssertionError(difference)
+
+
+def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:
+    recorded = {
+        Address(nic, line.removeprefix("Address="))
+        for path, content in live.files.items()
+        if (nic := nic_of(path))
+        for line in content.splitlines()
+        if line.startswith("Address=")
+    }
+    return [address for address in live.addresses if address in recorded and address not in wanted.addresses]
+
+
+def _address_differences(nic: str, wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
+    found: list[Difference] = []
+    mine = [address for address in wanted.addresses if address.nic == nic]
+    there = [address for address in live.addresses if address in mine]
+    # The kernel sends from the first address of a network: if that is another of ours, all are set anew. The order
+    # of the others means nothing, and one that comes back comes back as the last.
+    anew = bool(there) and there[0] != mine[0]
+    if anew:
+        found += [Difference("order", address) for address in reversed(there)]
+    found += [
+        Difference("missing", address, shaken=address in there) for address in mine if anew or address not in there
+    ]
+    found += [
+        Difference("extra", address)
+        for address in reversed(_stale_addresses(wanted, live))  # the first of a network last: with it the kernel
+        if address.nic == nic  # touches all others
+    ]
+    return found
+
+
+def _route_differences(wanted: HostNetwork, live: LiveNetwork, shaken: set[str]) -> list[Difference]:
+    """Those of routes and policy rules; on NICs that are `shaken` routes may go with an address."""
+    found = [
+        Difference("missing", route, _instead(route, wanted, live), shaken=route in live.routes)
+        for route in wanted.routes
+        if route not in live.routes or route.nic in shaken
+    ]
+    found += [Difference("missing", rule) for rule in wanted.rules if rule not in live.rules]
+    found += [
+        Difference("extra", rule) for rule in sorted(set(live.rules) - set(wanted.rules)) if rule.priority in PRIORITIES
+    ]
+    # `ip route replace` takes the place of the route that has the same table, destination and metric.
+    replaced = {(route.table, route.destination, route.metric) for route in wanted.routes if route not in live.routes}
+    for route in live.routes:
+        ours = route.table in TABLES or (
+            route.table == MAIN and route.destination == "default" and route.nic in wanted.nics
+        )
+        if ours and route not in wanted.routes and (route.table, route.destination, route.metric) not in replaced:
+            found.append(Difference("extra", route, shaken=route.nic in shaken))
+    return found
+
+
+def _instead(route: Route, wanted: HostNetwork, live: LiveNetwork) -> tuple[Route, ...]:
+    """The routes to the same destination in the same table that are in no plan."""
+    place = (route.table, route.destination)
+    return tuple(each for each in live.routes if (each.table, each.destination) == place and each not in wanted.routes)
