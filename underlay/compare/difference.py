@@ -135,6 +135,9 @@ class Difference:
 
 
 def _line(plan: Plan, host: Host, cidr: str, name: str = "") -> str:
-    """The line of an address, else that of a NIC, else that of the host."""
-    nic = next((nic for nic in host.interfaces if nic.nic == name), None)
-    return plan.line_of(cidr.partition("/")[0]) or plan.line_of(nic.address if nic else "", host)
+    """The line of a published address, else that of the host's NIC with an address or a name, else that of the host."""
+    address = cidr.partition("/")[0]
+    if address not in map(str, (other.published for other in plan.published)):
+        nics = (nic for nic in host.interfaces if str(nic.address) == address or nic.nic == name)
+        address = next((str(nic.address) for nic in nics), "")
+    return plan.line_of(address, host)

@@ -169,16 +169,17 @@ class Plan(Frozen):
         return tuple(host for role in ROLES for host in self.hosts_of(role))
 
     def line_of(self, address: IPAddress | str, host: Host | None = None) -> str:
-        """Where an address of a host stands in the plan, as `line` tells it.
+        """Where an address stands in the plan, as `line` tells it; empty for one that is in no plan.
 
-        host: whose line is told of an address that is in no plan; without one nothing is
+        host: whose address it is, or may be, unless it is a published one: else its own line is told
         """
-        for other in self.hosts:
+        for other in self.published:
             if str(other.published) == str(address):
                 return self.line("hosts", other.name, "published")
-            for nic in other.interfaces:
+        for owner in self.hosts if host is None else (host,):
+            for nic in owner.interfaces:
                 if str(nic.address) == str(address):
-                    return self.line("hosts", other.name, "addresses", nic.network)
+                    return self.line("hosts", owner.name, "addresses", nic.network)
         return self.line("hosts", host.name) if host else ""
 
     def line(self, *keys: str) -> str:
