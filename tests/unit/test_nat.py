@@ -62,7 +62,7 @@ def test_a_network_is_exempt_from_every_other_in_both_directions(planned: Planne
 
 
 def test_what_comes_from_networks_stands_behind_the_rules_of_others(planned: Planned) -> None:
-    """A chain's head comes first, as `ruleset.edits` asks; networks' SNAT and the exemptions are no head."""
+    """A chain's head comes first, as `compare.firewall.edits` asks; networks' SNAT and the exemptions are no head."""
     tails = {rule.chain for rule in nat.gateway_rules(planned()) if not rule.head}
     assert tails == {"PREROUTING", "OUTPUT", "POSTROUTING"}
     for table in ruleset.TABLES:

@@ -36,7 +36,7 @@ class Outcome:
 
 def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
     """What was expected of a flow and what was seen, in words; None if they agree."""
-    expected = expectation(flow)
+    expected = f"{flow}: {expectation(flow)}"
     if flow.must_not:
         reached = outcome.receiver in flow.receivers
         return (expected, observation(outcome)) if reached or outcome.unasked else None
@@ -59,8 +59,8 @@ def expectation(flow: Flow) -> str:
     """What is expected of a flow, in words."""
     receivers = " or ".join(flow.receivers)
     if flow.must_not:
-        return f"{flow}: must not reach {receivers}: from outside, only published addresses lead inside"
-    return f"{flow}: {receivers} answers and sees {flow.seen_as}{_TABLE[flow.tracked]}"
+        return f"must not reach {receivers}: from outside, only published addresses lead inside"
+    return f"{receivers} answers and sees {flow.seen_as}{_TABLE[flow.tracked]}"
 
 
 def observation(outcome: Outcome) -> str:

@@ -18,6 +18,7 @@ from underlay.observe.evidence import Evidence
 from underlay.observe.exchange import expectation, judge, observation
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
+from underlay.plan.model import shown_path
 from underlay.report.diagram import State
 
 SAMPLE = 8
@@ -142,7 +143,7 @@ def gather(target: Target) -> Facts:
     asked = {name for flow in flows for name in flow.hosts}
     return Facts(
         site=plan.site,
-        plan=plan.line("site").rpartition(":")[0],
+        plan=shown_path(plan.source),
         target=target.name,
         hosts=tuple(
             _deployed(plan, host, states[host.name], histories[host.name])
@@ -275,7 +276,7 @@ def _flow(plan: Plan, flow: Flow, evidence: Evidence) -> FlowFacts:
         through=flow.through,
         must_not=flow.must_not,
         verdict=verdict,
-        expected=expectation(flow).partition(": ")[2],
+        expected=expectation(flow),
         seen=seen,
         why=tuple(traffic.why(plan, flow)),
     )

@@ -372,25 +372,24 @@ class Comparison:
 
     def _met(self, step: Step, found: Observation) -> str | None:
         chain = found.chain(step.way, step.stage)
+        assert step.rule is not None  # a step in a chain has the rule that is to be met
         if chain is None:
-            if self._passed_hook(step, found):
+            if self._passed_hook(step.way, step.rule.chain, found):
                 return NO_RULE
             return None if self._silent(step.way) else NOTHING
         decision, text = chain.decision
         if decision == "drop":
             return self._dropped(text)
-        wanted = self.forms.get(step.rule, step.rule.spec) if step.rule else ""
-        if wanted in (text for _, text, _ in chain.rules):
+        if self.forms.get(step.rule, step.rule.spec) in (text for _, text, _ in chain.rules):
             return step.expected
         met = [spec for _, spec, verdict in chain.rules if verdict == "accept" or _is_notrack(spec)]
         return self._owned(met[0]) if met else NO_RULE
 
-    def _passed_hook(self, step: Step, found: Observation) -> bool:
+    def _passed_hook(self, way: Way, chain: str, found: Observation) -> bool:
         hooks = {"PREROUTING": "prerouting", "FORWARD": "forward", "OUTPUT": "output", "INPUT": "input"}
-        name = step.stage.partition(" ")[2]
-        if name == "POSTROUTING":
-            return any(found.came(step.way, hook) for hook in ("forward", "output"))
-        return found.came(step.way, hooks[name]) is not None
+        if chain == "POSTROUTING":
+            return any(found.came(way, hook) for hook in ("forward", "output"))
+        return found.came(way, hooks[chain]) is not None
 
     def _dropped(self, text: str) -> str:
         return f"DROPPED by {self._owned(text)}" if text else "DROPPED by the chain's policy"
