@@ -10,7 +10,6 @@ from invoke import Context, Exit, task
 
 from underlay.access.target import announce, current
 from underlay.commands import parameters
-from underlay.console import console
 from underlay.errors import OperatorError, exit_code, report_and_exit
 
 
@@ -64,6 +63,7 @@ def restore(
     --dry: 0 nothing would be written; 2 something would; 1 it could not be looked at.
     """
     from underlay.access.sessions import Links
+    from underlay.console import console
     from underlay.oncall import backup as backups
 
     with ExitStack() as stack:

@@ -7,7 +7,6 @@ from invoke import Context, Exit, task
 
 from underlay.access.target import announce, current
 from underlay.commands import parameters
-from underlay.console import console
 from underlay.errors import OperatorError, exit_code, report_and_exit
 
 SECONDS = 10
@@ -41,6 +40,7 @@ def capture(
     """
     from rich.console import Console
 
+    from underlay.console import console
     from underlay.oncall import capture as captures
 
     if json and output == "-":

@@ -6,7 +6,6 @@ from invoke import Context, task
 
 from underlay.access.target import Target, announce, current
 from underlay.commands import parameters
-from underlay.console import console
 from underlay.errors import OperatorError, report_and_exit
 
 
@@ -35,6 +34,7 @@ def flows(
     A TCP connection that was killed is picked up anew by its next packet, with the translation that holds now; one
     whose translation is gone ends. Exit code: 0 done; 1 the gateway can't be asked, or there is no such connection.
     """
+    from underlay.console import console
     from underlay.oncall import flows as tables
 
     if sum(map(bool, (host, published, kill))) > 1:
@@ -60,6 +60,7 @@ def flows(
 def _kill(target: Target, which: str, yes: bool, json: bool) -> None:
     from rich.console import Console
 
+    from underlay.console import console
     from underlay.oncall import flows as tables
 
     gateway = tables.Gateway(target)
