@@ -8,13 +8,16 @@ from underlay.access.target import Target, announce, current
 from underlay.commands import parameters
 from underlay.errors import OperatorError, report_and_exit
 
+NAME = ("PROTOCOL", "SOURCE", "DESTINATION")
+"""What names a connection, as the list shows it."""
+
 
 @task(
     help={
         "host": "only those that a host of the plan has a part in",
         "published": "only those to or from this published address (or the gateway's own)",
         "limit": "how many to show",
-        "kill": "take this one out of the table: its id, or 'PROTOCOL SOURCE DESTINATION' as the list shows them",
+        "kill": f"take this one out of the table: its id, or '{' '.join(NAME)}' as the list shows them",
         "yes": "with --kill: do not ask",
         "json": "as JSON",
     }
@@ -64,9 +67,10 @@ def _kill(target: Target, which: str, yes: bool, json: bool) -> None:
     from underlay.oncall import flows as tables
 
     gateway = tables.Gateway(target)
-    name = " ".join(which.replace("->", " ").split())
-    if not name.isdecimal() and name.count(" ") != 2:
-        raise OperatorError(f"{which!r} is neither an id nor 'PROTOCOL SOURCE DESTINATION': see `./inv flows`")
+    words = which.replace("->", " ").split()
+    name = " ".join(words)
+    if not name.isdecimal() and len(words) != len(NAME):
+        raise OperatorError(f"{which!r} is neither an id nor '{' '.join(NAME)}': see `./inv flows`")
     found = gateway.find(identifier=int(name), limit=1) if name.isdecimal() else gateway.find(name=name, limit=1)
     if not found.connections:
         raise OperatorError(f"no connection {name!r} in the table of {gateway.name}: `./inv flows` lists them")
