@@ -5,17 +5,26 @@ import sys
 from invoke import Collection
 
 import targets  # noqa: F401 (the commands find the lab by it)
-from underlay.commands import oncall, site
+from underlay.commands.change import announce, publish, rotate_key
+from underlay.commands.keep import backup, bundle, report
+from underlay.commands.oncall import capture, doctor, flows, ssh, status, trace
 from underlay.commands.positionals import allow_optional_positionals
+from underlay.commands.site import deploy, drift, history, plan, rollback, topology, verify
 from underlay.plan import REPO
 
 # Progress of the parts belongs before what follows it, also into a pipe.
 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 allow_optional_positionals()
-namespace = Collection.from_module(site)
-for each in Collection.from_module(oncall).tasks.values():
-    namespace.add_task(each)
+namespace = Collection()
+for module in (
+    *(plan, topology, deploy, verify, drift, history, rollback),
+    *(doctor, status, trace, flows, capture, ssh),
+    *(backup, bundle, report),
+    *(publish, announce, rotate_key),
+):
+    for each in Collection.from_module(module).tasks.values():
+        namespace.add_task(each)
 # The deploy machine's copy of the repo has neither.
 if (REPO / "lab").is_dir():
     from lab import tasks as lab

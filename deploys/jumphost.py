@@ -38,7 +38,7 @@ if deploying.runs_for("jumphost"):
         mode="440",
     )
     for person, keys in people.items():
-        server.user(
+        server.user(  # noqa: S604 (its `shell` is the one that an account gets)
             name=f"People on call: {person}",
             user=person,
             shell="/bin/bash",

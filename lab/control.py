@@ -276,8 +276,8 @@ def replace(name: str) -> None:
     The new key is in `known_hosts`, as if the operator had read it from the machine's console.
     """
     with _changing(name) as (_, drawn, each):
-        drawn = drawn.with_another(name)
-        _rebuild(drawn, gone=[each], new=[drawn.machine(name)])
+        another = drawn.with_another(name)
+        _rebuild(another, gone=[each], new=[another.machine(name)])
 
 
 def _rebuild(drawn: Blueprint, gone: Iterable[Machine] = (), new: Iterable[Machine] = ()) -> None:

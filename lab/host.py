@@ -289,7 +289,14 @@ def execute(
     source = subprocess.DEVNULL if capture and stdin is None else None
     try:
         return subprocess.run(
-            argv, env=env, input=stdin, stdin=source, capture_output=capture, text=True, timeout=timeout
+            argv,
+            env=env,
+            input=stdin,
+            stdin=source,
+            capture_output=capture,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise CommandError(inside, None, "") from error

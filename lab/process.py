@@ -27,7 +27,7 @@ class CommandError(LabError):
         self.returncode = returncode
 
 
-def run(
+def run(  # noqa: PLR0913 (what a process has; all but one have a default)
     argv: Sequence[str],
     *,
     stdin: str = "",
@@ -50,6 +50,7 @@ def run(
             capture_output=True,
             text=True,
             timeout=timeout,
+            check=False,
             pass_fds=tuple(LOCKS) if inherit else (),
         )
     except subprocess.TimeoutExpired as error:

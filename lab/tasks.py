@@ -12,7 +12,7 @@ from invoke.tasks import task
 
 from lab.state import SUITES
 from underlay import plan as plans
-from underlay.errors import report_and_exit
+from underlay.errors import COULD_NOT, report_and_exit
 
 SUITE_HELP = (
     f"Debian release of the hosts: {' or '.join(SUITES)} (default: that of the lab that is up, else {SUITES[0]})"
@@ -148,7 +148,10 @@ def heal(_: Context) -> None:
 
 @task(help={"suite": "Debian release of the lab's hosts"})
 def demo(_: Context, suite: str = SUITES[0]) -> None:
-    """See it work: install what the lab needs, bring the lab up, deploy every role, verify the site."""
+    """See it work: install what the lab needs, bring the lab up, deploy every role, verify the site.
+
+    Exit code: 0 the site works; 1 a step failed: its own words are above.
+    """
     from lab import machine
 
     begin = time.monotonic()
@@ -160,7 +163,7 @@ def demo(_: Context, suite: str = SUITES[0]) -> None:
         print(f"\n### invoke {' '.join(step)}", flush=True)
         done = subprocess.run([*invoke, *step], cwd=plans.REPO, check=False)
         if done.returncode != 0:
-            raise Exit(f"error: the demo stopped at `invoke {' '.join(step)}`: see above", code=1)
+            raise Exit(f"error: the demo stopped at `invoke {' '.join(step)}`: see above", code=COULD_NOT)
     print(f"\nThe site works, after {time.monotonic() - begin:.0f} s. Look around:")
     print("  ./inv plan                     what was planned, rule by rule")
     print("  ./inv drift                    what differs from the plan on the hosts")

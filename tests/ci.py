@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from lab import image, machine
 from lab.process import LabError, Progress
 from lab.state import SUITES
+from underlay.errors import COULD_NOT, GOOD
 from underlay.plan import REPO
 
 
@@ -59,7 +60,7 @@ LONG = (
 
 
 def run(long: bool) -> int:
-    """Run the stages up to the first that fails; 0 if all passed, else 1. Prints what each took.
+    """Run the stages up to the first that fails; the exit code. Prints what each took.
 
     long: also the tests that CI has no time for: `LONG`, and those that are marked so
     """
@@ -69,7 +70,7 @@ def run(long: bool) -> int:
     passed = passed and (_run_in_labs((*IN_LABS, *LONG), ()) if long else _run_in_labs(IN_LABS, ("-m", "not long")))
     if passed:
         print(f"\nall passed in {time.monotonic() - begin:.0f} s")
-    return 0 if passed else 1
+    return GOOD if passed else COULD_NOT
 
 
 @contextmanager

@@ -1,8 +1,22 @@
-"""How a mistake of a person is told: one report on stderr, exit code 1, no traceback."""
+"""How a command ends: the exit codes of all of them, and a mistake of a person as one report without a traceback."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+GOOD = 0
+"""As it should be, or done."""
+COULD_NOT = 1
+"""Could not be done or looked at: a mistake in a command or the plan, a host that can't be reached."""
+WRONG = 2
+"""Looked at, and something is wrong or would change; done, but not with all of it."""
+INTERRUPTED = 130
+"""Ended by Ctrl-C, in the way of shells."""
+
+
+def exit_code(*, wrong: object, unread: object) -> int:
+    """The exit code of a look at the site: what is wrong counts for more than what could not be looked at."""
+    return WRONG if wrong else COULD_NOT if unread else GOOD
 
 
 class OperatorError(Exception):
@@ -11,12 +25,12 @@ class OperatorError(Exception):
 
 @contextmanager
 def report_and_exit() -> Iterator[None]:
-    """Turn an OperatorError into its text and exit code 1; Ctrl-C into exit code 130."""
+    """Turn an OperatorError into its text and exit code COULD_NOT, Ctrl-C into INTERRUPTED."""
     try:
         yield
     except OperatorError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(COULD_NOT) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None

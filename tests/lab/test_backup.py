@@ -56,7 +56,9 @@ def restored(path: Path) -> None:
     wrong = invoke("restore", str(path), HOST, "--yes", "--host-key", "SHA256:other", good=False)
     assert wrong.returncode == 1
     assert f"shows the host key {fingerprint()}, not SHA256:other" in wrong.stderr
-    shown = json.loads(invoke("restore", str(path), HOST, "--dry", "--json", "--host-key", fingerprint()).stdout)
+    dry = invoke("restore", str(path), HOST, "--dry", "--json", "--host-key", fingerprint(), good=False)
+    assert dry.returncode == 2
+    shown = json.loads(dry.stdout)
     assert shown["/etc/ssh/ssh_host_ed25519_key"] == "differs"
     assert COLLEAGUE not in inside(HOST, f"cat {KEYS}"), "a dry run changes nothing"
     invoke("restore", str(path), HOST, "--yes", "--host-key", fingerprint())

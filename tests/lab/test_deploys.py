@@ -81,6 +81,53 @@ def test_dry_json_of_all_roles_is_one_document() -> None:
     assert list(found) == list(ROLES)
 
 
+CHANGES = {
+    "a package": ("master-1", "dpkg --purge --force-depends conntrack", "master"),
+    "a service": ("lb", "systemctl stop nginx", "lb_nginx"),
+    "a line of a file": ("lb", "sed -i /underlay/d ~ops/.ssh/authorized_keys", "lb_nginx"),
+    "a file": ("jumphost", "rm /etc/sudoers.d/underlay-oncall", "jumphost"),
+    "a guarded change": ("gateway", "iptables -D FORWARD 1", "gateway"),
+}
+"""What gets lost → host, how, and the role that brings it back."""
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_dry_run_says_whether_something_would_change(what: str) -> None:
+    """By its exit code, for every kind of operation: 0 as deployed, 2 with something lost; and in pyinfra's table."""
+    host, command, role = CHANGES[what]
+    invoke("deploy", role, "--dry")
+    inside(host, command)
+    try:
+        done = invoke("deploy", role, "--dry", good=False)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert re.search(rf"^ {{4}}\w.* 1 \({host}\) ", done.stderr, re.MULTILINE), done.stderr
+        assert invoke("deploy", role, "--dry", "--json", good=False).returncode == 2
+    finally:
+        invoke("deploy", role)
+
+
+def test_a_dry_run_without_a_host(tmp_path: Path) -> None:
+    """1. the only host is off: 1; 2. one of two is there, and nothing would change on it: 1; 3. something would: 2."""
+    control.power_off("lb")
+    try:
+        assert invoke("deploy", "lb_nginx", "--dry", good=False).returncode == 1
+    finally:
+        control.power_on("lb")
+    addresses = '{"mgmt": "100.64.0.3", "traffic": "100.64.32.3", "storage": "100.64.64.3"}'
+    line = f'    "master-2": {{"role": "master", "addresses": {addresses}, "default_route": "traffic"}},\n'
+    plan = tmp_path / "all.py"
+    plan.write_text(PLAN.replace('    "master-1": {', f'{line}    "master-1": {{'))
+    done = invoke("deploy", "master", "--dry", good=False, UNDERLAY_PLAN=str(plan))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "[master-1] Ready" in done.stderr
+    inside("master-1", "sed -i /underlay/d ~ops/.ssh/authorized_keys")
+    try:
+        done = invoke("deploy", "master", "--dry", good=False, UNDERLAY_PLAN=str(plan))
+        assert done.returncode == 2, done.stdout + done.stderr
+    finally:
+        invoke("deploy", "master")
+
+
 def test_the_rules_are_those_of_the_notes_to_the_line_and_order() -> None:
     """The notes' commands run in a throw-away namespace on the gateway itself, so both are in its iptables' form."""
     commands = (HERE / "gateway-rules.sh").read_text()

@@ -71,7 +71,15 @@ def test_fault(runner: Runner, score: list[tuple[Fault, str]], plan: Plan, each:
         fix = found[0]["fix"]
         assert re.fullmatch(each.fix, fix), fix
         done = subprocess.run(
-            fix, shell=True, cwd=REPO, env=CLEAN, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200
+            fix,
+            shell=True,
+            cwd=REPO,
+            env=CLEAN,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
         )
         assert done.returncode == 0, f"{fix}\n{done.stdout}\n{done.stderr}"
         code, output = runner("verify", *ROLES)

@@ -114,9 +114,10 @@ def confirmed(host: str) -> list[dict[str, Any]]:
     return found
 
 
-def shown(*arguments: str, **environment: str) -> list[str]:
+def shown(*arguments: str, code: int = 0, **environment: str) -> list[str]:
     """Of a deploy's output the lines that say what differs."""
-    done = invoke("deploy", *arguments, good=True, **environment)
+    done = invoke("deploy", *arguments, good=False, **environment)
+    assert done.returncode == code, done.stdout + done.stderr
     return differences(done.stdout + done.stderr)
 
 
@@ -505,7 +506,7 @@ def test_drift_and_dry_run_tell_what_differs() -> None:
     1. as deployed: nothing, exit code 0; only somebody else's: shown, still 0;
     2. missing, ours from an earlier plan, out of order: each named, exit code 2; nothing was changed;
     3. a dry run shows lines of every host, and the deploy then the same ones, in the same order, and fixes it all;
-    4. a host that is off: exit code 1, the others still told.
+    4. a host that is off: exit code 1, the others still told; with drift on one of those: 2.
     """
     code, told, errors = drift()
     assert (code, errors, {host for host, each in told.items() if each}) == (0, {}, set()), told
@@ -541,7 +542,7 @@ def test_drift_and_dry_run_tell_what_differs() -> None:
             ("differs", "/etc/ssh/sshd_config.d/05-underlay.conf", "the file is not as planned")
         ]
         assert [kind for kind, *_ in told["lb"]] == ["differs", "stopped"]
-        dry = shown("--dry")
+        dry = shown("--dry", code=2)
         assert [dump(host) for host in hosts] == before
         assert shown() == dry
         assert {line.split("]")[0][1:] for line in dry} == set(hosts)
@@ -554,6 +555,9 @@ def test_drift_and_dry_run_tell_what_differs() -> None:
             "jumphost": [],
             "master-1": [],
         }
+        inside("master-1", "ip rule add priority 30250 from 192.0.2.1 lookup 1001")
+        code, told, errors = drift()
+        assert (code, list(errors), [kind for kind, *_ in told["master-1"]]) == (2, ["lb"], ["extra"])
     finally:
         control.power_on("lb")
         invoke("deploy")

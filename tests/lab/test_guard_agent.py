@@ -631,7 +631,7 @@ def test_a_host_that_cannot_undo_is_left_alone(ends: dict[str, str], obstacle: s
     try:
         _, answer = guard.begin(SMALL)
     finally:
-        inside("lb", f"umount {obstacle.split()[-1]}")
+        inside("lb", f"umount {obstacle.rsplit(maxsplit=1)[-1]}")
     assert said in answer["error"]
     guard.settle(1)
     assert differing(before, guard.dump()) == ""

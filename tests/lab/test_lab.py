@@ -48,7 +48,7 @@ def ssh(lab: LabState, login: str, command: str) -> subprocess.CompletedProcess[
     ]
     argv = ["nsenter", f"--net={lab.hosts['dev'].netns}", "ssh", "-F", "none", "-i", str(lab.key)]
     argv += [word for option in options for word in ("-o", option)]
-    return subprocess.run([*argv, login, command], capture_output=True, text=True, timeout=30)
+    return subprocess.run([*argv, login, command], capture_output=True, text=True, timeout=30, check=False)
 
 
 # --- what a host is before any deploy -------------------------------------------------------------------------------

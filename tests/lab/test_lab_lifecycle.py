@@ -90,7 +90,7 @@ def test_reset_gives_fresh_disks_and_keys(plan: Plan) -> None:
 
 MOMENTS: dict[str, tuple[str, Callable[[], bool]]] = {
     "record written": (UP, lambda: load() is not None),
-    "keys made": (UP, lambda: (RUNTIME / "known_hosts").exists()),
+    "keys made": (UP, (RUNTIME / "known_hosts").exists),
     "switch made": (UP, lambda: len(network.namespaces()) > 0),
     "disks mounted": (UP, lambda: len(machine.mounts_below(host.HOSTS)) > 2),
     "hosts started": (UP, lambda: len(network.namespaces()) > 4),

@@ -69,7 +69,7 @@ def test_what_goes_wrong_changes_nothing(before: str, tmp_path: Path) -> None:
     assert re.search(r"another machine of network 'enterprise' has 192\.168\.0\.54: MAC 02:", taken.stderr), taken
     assert confirmed("gateway")[0]["number"] == number
     silent = invoke("publish", "web", good=False, UNDERLAY_PLAN=path)
-    assert silent.returncode == 1, silent
+    assert silent.returncode == 2, silent
     assert "WRONG 192.168.0.54 does not answer a ping from here" in silent.stdout
     assert "gateway is as before" in silent.stdout
     assert confirmed("gateway")[0]["what"] == [f"back to the state before change {number + 1}"]
@@ -96,7 +96,7 @@ def test_a_host_without_a_login(before: str, tmp_path: Path) -> None:
             answered = invoke("unpublish", "web", good=False, UNDERLAY_PLAN=path)
         finally:
             inside("images", TAKEN.format("del"))
-        assert answered.returncode == 1, answered
+        assert answered.returncode == 2, answered
         assert "WRONG 192.168.0.54 still answers a ping from here" in answered.stdout
         done = invoke("unpublish", "web", "--address", "192.168.0.54", UNDERLAY_PLAN=path)
         assert "good: 192.168.0.54 is no longer published" in done.stdout

@@ -386,7 +386,9 @@ def test_of_two_runs_one_waits(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def run(*argv: str, stdin: str = "") -> tuple[int, Any, str]:
     """The agent as it runs on a host: nothing but Python's own library."""
-    done = subprocess.run([sys.executable, "-I", "-S", *argv], input=stdin, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", *argv], input=stdin, capture_output=True, text=True, timeout=60, check=False
+    )
     return done.returncode, json.loads(done.stdout), done.stderr
 
 

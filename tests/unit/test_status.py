@@ -235,9 +235,10 @@ def test_clock_that_may_be_right(site: Site) -> None:
 
 @pytest.mark.parametrize("part", ["clock", "load", "disks", "failed_units", "guard", "conntrack", "tally", "upstreams"])
 def test_unread_is_not_well(site: Site, part: str) -> None:
-    """What could not be read is unknown, and exit code 1; the rest is shown all the same."""
+    """What could not be read is unknown, and exit code 1; what is wrong beside it is 2, and shown all the same."""
     found = site(**{part: None})
     assert found.code == 1
+    assert site(**{part: None}, gone=["100.64.0.53/21"]).code == 2
     assert f"{part} can't be read: no" in found.down
     assert "gateway" in shown(found)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from tests.unit.conftest import Planned
 from underlay.compare.network import LiveNetwork
 from underlay.desired.routing import host_network
+from underlay.errors import COULD_NOT, GOOD, WRONG
 from underlay.plan import Plan
 from underlay.trace.planned import (
     ARRIVES,
@@ -27,7 +28,7 @@ from underlay.trace.planned import (
     ends,
     path,
 )
-from underlay.trace.run import AS_PLANNED, COULD_NOT, DIFFERS, Trace, document, show, summary
+from underlay.trace.run import Trace, document, show, summary
 from underlay.trace.seen import Chain, Comparison, Observation
 
 OUTSIDE = IPAddress("203.0.113.1")
@@ -93,7 +94,7 @@ def test_as_planned(planned: Planned, source: str, destination: str) -> None:
     found = way(planned(), source, destination)
     trace = compared(found, as_planned(planned(), found))
     assert [(row.step.stage, row.seen) for row in trace.rows if row.verdict != "as planned"] == []
-    assert (trace.code, summary(trace)) == (AS_PLANNED, "as planned")
+    assert (trace.code, summary(trace)) == (GOOD, "as planned")
 
 
 def changed(observations: Observations, host: str, change: Callable[[Observation], dict[str, Any]]) -> Observations:
@@ -116,20 +117,20 @@ def forward(table: str, *rules: tuple[str, str, str], policy: str = "") -> Calla
 @pytest.mark.parametrize(
     ("change", "stage", "seen", "code"),
     [
-        (forward("filter", ("FORWARD", "-j ACCEPT", "accept")), None, "-j ACCEPT (not in the plan)", AS_PLANNED),
-        (forward("filter", policy="accept"), "filter FORWARD", "no rule", DIFFERS),
-        (forward("filter", policy="drop"), "filter FORWARD", "DROPPED by the chain's policy", DIFFERS),
+        (forward("filter", ("FORWARD", "-j ACCEPT", "accept")), None, "-j ACCEPT (not in the plan)", GOOD),
+        (forward("filter", policy="accept"), "filter FORWARD", "no rule", WRONG),
+        (forward("filter", policy="drop"), "filter FORWARD", "DROPPED by the chain's policy", WRONG),
         (
             forward("filter", ("FORWARD", "-j DOCKER-USER", "jump"), ("DOCKER-USER", "-j DROP", "drop")),
             "filter FORWARD",
             "DROPPED by -j DROP in chain DOCKER-USER (not in the plan)",
-            DIFFERS,
+            WRONG,
         ),
         (
             forward("filter", ("FORWARD", "17", "drop")),
             "filter FORWARD",
             "DROPPED by the rule with handle 17 (not in the plan)",
-            DIFFERS,
+            WRONG,
         ),
     ],
     ids=["accepted by somebody else", "no rule", "policy", "chain of others", "no iptables"],
@@ -184,7 +185,7 @@ def test_a_host_that_cannot_be_asked(planned: Planned) -> None:
     assert "gateway can't be reached" in summary(compared(found, without, None, **down))
     lost = changed(without, "lb", lambda lb: {"packets": (), "neighbours": frozenset(["100.64.0.1"])})
     trace = compared(found, lost, "no answer", **down)
-    assert trace.code == DIFFERS
+    assert trace.code == WRONG
     assert summary(trace) == (
         "DIFFERS: the packet at lb, leaves: nothing: 100.64.0.1 does not answer ARP on eth0; "
         "planned: eth0 100.64.0.53 -> 100.64.64.2"
@@ -204,7 +205,7 @@ def test_silence_over_udp(planned: Planned) -> None:
         for name, each in whole.items()
     }
     trace = compared(found, silent, "no answer")
-    assert (trace.code, summary(trace)) == (AS_PLANNED, "as planned; no answer, which a service on UDP need not give")
+    assert (trace.code, summary(trace)) == (GOOD, "as planned; no answer, which a service on UDP need not give")
     lost = compared(found, silent, "no answer", own=True)
     assert lost.difference is not None
     assert (lost.difference.step.host, lost.difference.step.stage, lost.difference.seen) == ("lb", "answers", "no")
@@ -215,9 +216,9 @@ def test_an_answer_where_there_is_no_way(planned: Planned) -> None:
     """That nothing gets through is part of the plan, too."""
     found = way(planned(), "dev", "100.64.64.2")
     whole = as_planned(planned(), found)
-    assert compared(found, whole, "no answer").code == AS_PLANNED
+    assert compared(found, whole, "no answer").code == GOOD
     assert summary(compared(found, whole, "no answer")).startswith("as planned: the plan has no way from enterprise")
-    assert compared(found, whole).code == DIFFERS
+    assert compared(found, whole).code == WRONG
 
 
 def test_for_programs(planned: Planned) -> None:

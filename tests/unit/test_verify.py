@@ -15,6 +15,7 @@ from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.difference import UnitState
 from underlay.desired.traffic import Flow
+from underlay.errors import OperatorError
 from underlay.observe import evidence, exchange, state
 from underlay.observe.exchange import Outcome, judge
 from underlay.observe.state import HostState, UnreadableError
@@ -233,9 +234,9 @@ def test_only_the_hosts_that_are_needed(site: Callable[..., NoLinks]) -> None:
 
 
 def test_something_wrong(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit code 1; what is wrong is told in the words of the check, without a traceback, like ones not too often."""
+    """Exit code 2; what is wrong is told in the words of the check, without a traceback, like ones not too often."""
     links = site(outcome=lambda flow: replace(good(flow), seen_as="192.0.2.9"))
-    assert command.run(links.target, ["jumphost"]) == 1
+    assert command.run(links.target, ["jumphost"]) == 2
     output = capsys.readouterr().out
     assert re.search(r"^ jumphost +traffic: internal hosts to the world +WRONG 2/2", output, re.MULTILINE)
     assert "  expected  jumphost 100.64.0.52 -> 192.168.0.50: images answers and sees 192.168.0.52" in output
@@ -250,7 +251,7 @@ def test_something_wrong(site: Callable[..., NoLinks], capsys: pytest.CaptureFix
 def test_many_alike(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
     """Of many failures of one check the first few are told in full, the others are counted."""
     links = site(outcome=lambda _: Outcome(error="no answer within 3 s"))
-    assert command.run(links.target, ["master"]) == 1
+    assert command.run(links.target, ["master"]) == 2
     output = capsys.readouterr().out
     assert output.count("\nWRONG master / traffic: internal hosts to the world\n") == 3
     assert "WRONG master / traffic: internal hosts to the world: 3 more like these" in output
@@ -259,7 +260,7 @@ def test_many_alike(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[
 def test_dead_host(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
     """A host that can't be reached is one row for each role that needs it and one line; the others are checked."""
     links = site(dead=["lb"])
-    assert command.run(links.target, ["jumphost", "lb_nginx"]) == 1
+    assert command.run(links.target, ["jumphost", "lb_nginx"]) == 2
     output = capsys.readouterr().out
     assert re.search(r"^ lb_nginx +what needs lb +WRONG (\d+)/\1 ", output, re.MULTILINE)
     assert output.count("lb can't be reached at 192.0.2.1: no answer") == 1
@@ -269,7 +270,7 @@ def test_dead_host(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[s
 def test_workstation_that_cannot_be_asked(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is wrong with the site if a host that it does not deploy can't be reached; what is unknown is told."""
     links = site(dead=["dev"])
-    assert command.run(links.target, ["gateway"]) == 1  # the state of the made-up gateway can't be read
+    assert command.run(links.target, ["gateway"]) == 2  # the state of the made-up gateway can't be read
     output = capsys.readouterr().out
     assert re.search(r"^ gateway +traffic: the gateway to its networks +unknown 1/2", output, re.MULTILINE)
     assert re.search(r"^ gateway +traffic: workstation to the gateway +unknown 1/1", output, re.MULTILINE)
@@ -277,7 +278,7 @@ def test_workstation_that_cannot_be_asked(site: Callable[..., NoLinks], capsys: 
     assert re.search(r"^WRONG: \d+ of \d+ checks \(2 more could not be made\), in ", output, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("dead", "code"), [(["dev"], 0), (["dev", "images"], 2)])
+@pytest.mark.parametrize(("dead", "code"), [(["dev"], 0), (["dev", "images"], 1)])
 def test_only_some_can_be_asked(
     site: Callable[..., NoLinks], monkeypatch: pytest.MonkeyPatch, dead: list[str], code: int
 ) -> None:
@@ -288,11 +289,11 @@ def test_only_some_can_be_asked(
 
 
 def test_nothing_to_check(site: Callable[..., NoLinks], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A role without hosts: exit code 2, and the reason."""
+    """A role without hosts: exit code 1, and the reason."""
     links = site()
     text = (REPO / "group_data/all.py").read_text()
     (tmp_path / "plan.py").write_text(re.sub(r'    "lb": .*\n', "", text))
-    assert command.run(replace(links.target, plan=load(tmp_path / "plan.py")), ["lb_nginx"]) == 2
+    assert command.run(replace(links.target, plan=load(tmp_path / "plan.py")), ["lb_nginx"]) == 1
     assert "nothing was checked: the plan has no host with the role lb_nginx" in capsys.readouterr().out
 
 
@@ -307,7 +308,7 @@ def test_interrupted(
     links = site()
     monkeypatch.setattr(evidence.Evidence, "outcome", interrupt)
     only_traffic(monkeypatch)
-    assert command.run(links.target, ["gateway"]) == 1
+    assert command.run(links.target, ["gateway"]) == 130
     assert "the run was cut off" in capsys.readouterr().out
 
 
@@ -315,8 +316,9 @@ def test_file_that_cannot_be_written(
     site: Callable[..., NoLinks], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A bad place for the XML file is told before anything is done."""
-    assert command.run(site().target, ["gateway"], tmp_path / "no" / "such.xml") == 1
-    assert "such.xml can't be written: No such file or directory" in capsys.readouterr().err
+    with pytest.raises(OperatorError, match=r"such\.xml can't be written: No such file or directory"):
+        command.run(site().target, ["gateway"], tmp_path / "no" / "such.xml")
+    assert capsys.readouterr().out == ""
 
 
 def test_checks_that_cannot_be_loaded(
@@ -327,4 +329,6 @@ def test_checks_that_cannot_be_loaded(
     (tmp_path / "test_broken.py").write_text("import no_such_module\n")
     monkeypatch.setattr("underlay.verify.run.CHECKS", tmp_path)
     assert command.run(links.target, ["gateway"]) == 1
-    assert "no_such_module" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "no_such_module" in output
+    assert re.search(r"^not verified: 0 checks were good, in ", output, re.MULTILINE)

@@ -12,14 +12,13 @@ from underlay.access.target import Target, announce
 from underlay.doctor.diagnosis import Cause, Diagnosis
 from underlay.doctor.survey import examine
 from underlay.doctor.walk import diagnose
-
-HEALTHY, BLIND, FINDINGS = 0, 1, 2
+from underlay.errors import exit_code
 
 
 def run(target: Target, json: bool) -> int:
     """Examine the site and print the diagnosis; the walk goes to stderr as it is made.
 
-    Returns 0 for a healthy site, 2 if there is something to fix, 1 if something could not be looked at.
+    Returns the exit code.
     """
     announce(target)
     begin = time.monotonic()
@@ -38,7 +37,7 @@ def run(target: Target, json: bool) -> int:
 
 def code(diagnosis: Diagnosis) -> int:
     """The exit code."""
-    return FINDINGS if diagnosis.findings else BLIND if diagnosis.unread else HEALTHY
+    return exit_code(wrong=diagnosis.findings, unread=diagnosis.unread)
 
 
 def document(target: Target, diagnosis: Diagnosis, seconds: float) -> dict[str, object]:

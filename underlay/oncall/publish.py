@@ -20,7 +20,7 @@ from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target, announce
 from underlay.desired import traffic
 from underlay.desired.traffic import Flow
-from underlay.errors import OperatorError
+from underlay.errors import COULD_NOT, GOOD, INTERRUPTED, WRONG, OperatorError
 from underlay.guard import history as histories
 from underlay.guard import runner
 from underlay.guard.change import Change
@@ -29,7 +29,6 @@ from underlay.plan import REPO, Host, Interface, Plan, PlanError, load
 from underlay.plan.edit import published_in, unpublished_in
 from underlay.remote import arp
 
-GOOD, WRONG, PLAN_FIRST = 0, 1, 2
 SECONDS = 15
 """For one command on a host."""
 TRIED = 16
@@ -157,9 +156,10 @@ def announce_all(target: Target) -> int:
     return GOOD
 
 
-def _deploy(*options: str) -> bool:
+def _deploy(*options: str) -> int:
+    """The exit code of a deploy of the gateway."""
     argv = [sys.executable, "-m", "invoke", "deploy", "gateway", *options]
-    return subprocess.run(argv, cwd=REPO, check=False).returncode == 0
+    return subprocess.run(argv, cwd=REPO, check=False).returncode
 
 
 # --- publish --------------------------------------------------------------------------------------------------------
@@ -186,44 +186,45 @@ def publish(target: Target, host: Host, address: IPAddress | None, dry: bool) ->
             "Nothing was changed: take the address from it, or choose another"
         )
     if dry:
-        return GOOD if _deploy("--dry") else WRONG
+        return _deploy("--dry")
     before = gateway.changes()
-    if not _deploy():
-        return WRONG
+    if _deploy() != GOOD:
+        return COULD_NOT
+    code = WRONG
     try:
         gateway.announce(plan.gateway.primary, [host.published])
         wrong = _verify(target, gateway, host)
     except UnreachableError as error:
-        wrong = [str(error)]
+        code, wrong = COULD_NOT, [str(error)]
     except KeyboardInterrupt:
-        wrong = ["interrupted"]
+        code, wrong = INTERRUPTED, ["interrupted"]
     if not wrong:
         return GOOD
     for line in wrong:
-        print(f"WRONG {line}")
-    return _roll_back(gateway, before)
+        print(f"{'WRONG' if code == WRONG else 'NOT TRIED'} {line}")
+    _roll_back(gateway, before)
+    return code
 
 
 def _plan_first(what: str, diff: str) -> int:
     _say(what)
     print(diff, end="", flush=True)
-    return PLAN_FIRST
+    return WRONG
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _roll_back(gateway: _Gateway, before: int) -> int:
+def _roll_back(gateway: _Gateway, before: int) -> None:
     if gateway.changes() == before:
         print("nothing to roll back: the deploy had nothing to change")
-        return WRONG
+        return
     change = Change(what=(f"back to the state before change {before + 1}",), restore=before + 1)
     if runner.run(gateway.target, gateway.name, change, print):
         print(f"{gateway.name} is as before. The plan still has the line: delete it, or fix what is wrong")
     else:
         print(f"NOT rolled back: look at `./inv history {gateway.name}`")
-    return WRONG
 
 
 def _verify(target: Target, gateway: _Gateway, host: Host) -> list[str]:
@@ -244,7 +245,7 @@ def _verify(target: Target, gateway: _Gateway, host: Host) -> list[str]:
     judged = [exchange.judge(flow, outcome) for flow, outcome in outcomes.items()]
     wrong = [f"expected {expected}; seen: {seen}" for expected, seen in filter(None, judged)]
     if not asked:
-        return ["no host can be asked to try it"]
+        raise UnreachableError("no host can be asked to try it")
     if not wrong:
         sources = ", ".join(dict.fromkeys(flow.source for flow in asked))
         print(f"good: {len(asked)} connections to and from {host.published}, made by {sources}")
@@ -310,12 +311,12 @@ def unpublish(target: Target, host: Host, address: IPAddress | None, dry: bool) 
     gateway = _Gateway(target)
     gone = list(dict.fromkeys([*gateway.mapped_to(host), *([str(address)] if address else [])]))
     if dry:
-        return GOOD if _deploy("--dry") else WRONG
+        return _deploy("--dry")
     if not gone:
         print(f"{host.name} is not published, on {gateway.name} neither: nothing to do")
         return GOOD
-    if not _deploy():
-        return WRONG
+    if _deploy() != GOOD:
+        return COULD_NOT
     wrong = [f"{gateway.name} still has: {line}" for each in gone for line in gateway.left(each, host)]
     end = time.monotonic() + PATIENCE
     for each in gone:

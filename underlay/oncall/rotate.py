@@ -16,6 +16,7 @@ from pathlib import Path
 
 from underlay.access.ssh_config import CONNECT_SECONDS, TargetError
 from underlay.access.target import MACHINE_KEY, Target
+from underlay.errors import COULD_NOT, GOOD, WRONG
 
 SECONDS = 3 * CONNECT_SECONDS
 """For one command on a host, the login on the jump host in between included."""
@@ -48,7 +49,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
         if any(name in deployed for name in down):
             _tell(down)
             print("nothing was changed: fix it first, or leave hosts out (--without)")
-            return 1
+            return COULD_NOT
         # A host without a deploy (a workstation, say) need not know the operator.
         names = [name for name in names if name not in down]
         if made:
@@ -67,7 +68,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
                 print("the new key was taken away again: nothing changed")
         if errors:
             _tell(errors)
-            return 1
+            return COULD_NOT
         print(f"the new key logs in on {', '.join(names)}")
         kept = _swap(old, new)
         print(f"{old} is the new key now, {kept} the old one", flush=True)
@@ -76,11 +77,11 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
     _tell(errors)
     if still := [name for name in names if name not in refused]:
         print(f"the old key still logs in on {', '.join(still)}: delete its line there in ~/.ssh/authorized_keys")
-        return 1
+        return WRONG
     print(f"the old key is refused on {', '.join(names)}")
     for name in sorted(set(without)):
         print(f"left out: {name} still takes the old key, and only that")
-    return 0
+    return GOOD
 
 
 class _Keys:

@@ -15,13 +15,13 @@ from underlay.access.target import Target
 from underlay.console import console
 from underlay.desired import routing
 from underlay.desired.units import Unit
+from underlay.errors import GOOD, exit_code
 from underlay.observe import drift
 from underlay.observe.evidence import Evidence
 from underlay.observe.health import VITALS, Conntrack, Tally, Upstream, outer_addresses
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
 
-WELL, DOWN, ATTENTION = 0, 1, 2
 SECTIONS = DRIFT | VITALS - {"counters", "neighbours"}
 FULL = 0.8
 """How much of a connection table, or of an address's ports, may be in use before somebody should look."""
@@ -108,8 +108,8 @@ class Status:
 
     @property
     def code(self) -> int:
-        """0 all well, 1 something is down or was not read, 2 something needs attention."""
-        return DOWN if self.down else ATTENTION if self.attention else WELL
+        """The exit code: a host that does not answer was not looked at, nothing more."""
+        return exit_code(wrong=self.attention, unread=self.down)
 
     def document(self) -> dict[str, Any]:
         """For programs."""
@@ -270,7 +270,7 @@ def page(plan: Plan, status: Status) -> RenderableType:
     parts += [Text(f"DOWN  {line}", style="bold red") for line in status.down]
     parts += [Text(f"LOOK  {line}", style="yellow") for line in status.attention]
     when = f"{status.time[:19].replace('T', ' ')} UTC, in {status.seconds:.1f} s"
-    if status.code == WELL:
+    if status.code == GOOD:
         parts.append(Text.assemble(("all well", "bold green"), f": {len(status.hosts)} hosts, {when}"))
     else:
         unread = sum(bool(host.error or host.unread) for host in status.hosts)

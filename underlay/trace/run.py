@@ -17,13 +17,13 @@ from underlay.compare.firewall import canonical
 from underlay.console import console
 from underlay.desired import nat, ruleset
 from underlay.desired.ruleset import Rule
+from underlay.errors import COULD_NOT, GOOD, WRONG, exit_code
 from underlay.facts import firewall
 from underlay.plan import Plan
 from underlay.remote import trace as trace_agent
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
 from underlay.trace.seen import UNREACHABLE, Comparison, Observation, Row, Verdict, observe
 
-AS_PLANNED, COULD_NOT, DIFFERS = 0, 1, 2
 ROOT_IF_POSSIBLE = 'if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n "$@"; fi; exec "$@"'
 """A workstation's user may have no sudo without a password: it can send all the same."""
 NO_LISTENER = 33434
@@ -64,12 +64,12 @@ class Trace:
         difference = self.difference
         for row in self.rows:
             if row is difference:
-                return DIFFERS
+                return WRONG
             if row.verdict == "unknown" and row.step.host in self.unasked:
                 return COULD_NOT
         if self.path.end:
-            return DIFFERS if self.error is None else AS_PLANNED
-        return COULD_NOT if self.error and not (self.path.translated_answer or self.silent) else AS_PLANNED
+            return WRONG if self.error is None else GOOD
+        return COULD_NOT if self.error and not (self.path.translated_answer or self.silent) else GOOD
 
     @property
     def silent(self) -> bool:
@@ -217,7 +217,7 @@ def run(target: Target, source: str, destination: str, protocol: str, port: int 
         for each in found:
             show(page, each, proxy=found[0].path.receiver if each is not found[0] else None)
     codes = {each.code for each in found}
-    return DIFFERS if DIFFERS in codes else max(codes)
+    return exit_code(wrong=WRONG in codes, unread=COULD_NOT in codes)
 
 
 def make(target: Target, links: Links, source: str, destination: str, protocol: str, port: int | None) -> list[Trace]:
@@ -258,7 +258,7 @@ def summary(trace: Trace) -> str:
         way = "the answer" if row.step.way == "answer" else "the packet"
         where = f"{way} at {row.step.host}, {row.step.stage}: {row.seen}; planned: {row.step.expected}"
         where += "".join(f"; {each}" for each in trace.said)
-    if trace.code == DIFFERS:
+    if trace.code == WRONG:
         return f"DIFFERS: {where or f'{trace.path.end}, and yet there is an answer'}"
     if trace.code == COULD_NOT:
         why = [*trace.unasked.values()] or [f"as planned, as far as was seen, and yet no answer: {trace.error}"]
@@ -300,7 +300,7 @@ def show(page: Console, trace: Trace, proxy: str | None) -> None:
         page.print(f"{name}: not looked at, needs root", style="dim", markup=False, highlight=False)
     for why in trace.unasked.values():
         page.print(f"not asked: {why}", style="yellow", markup=False, highlight=False)
-    style = {AS_PLANNED: "bold green", DIFFERS: "bold red", COULD_NOT: "bold yellow"}[trace.code]
+    style = {GOOD: "bold green", WRONG: "bold red", COULD_NOT: "bold yellow"}[trace.code]
     page.print(summary(trace), style=style, markup=False, highlight=False)
 
 
@@ -318,7 +318,7 @@ def document(trace: Trace) -> dict[str, Any]:
         "source": {"host": trace.path.source, "address": str(trace.path.packet.source)},
         "destination": {"host": trace.path.receiver, "address": str(trace.path.packet.destination), "port": trace.port},
         "own_listener": trace.own,
-        "result": {AS_PLANNED: "as planned", DIFFERS: "differs", COULD_NOT: "could not be traced"}[trace.code],
+        "result": {GOOD: "as planned", WRONG: "differs", COULD_NOT: "could not be traced"}[trace.code],
         "summary": summary(trace),
         "error": trace.error,
         "unreachable": trace.unasked,

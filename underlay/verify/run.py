@@ -14,12 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from underlay.access.target import Target, announce
+from underlay.errors import COULD_NOT, GOOD, INTERRUPTED, WRONG, OperatorError
 from underlay.observe.evidence import Evidence
 from underlay.plan import REPO, ROLES
 from underlay.verify.plugin import Result, Verification
 
 CHECKS = REPO / "tests" / "site"
-GOOD, WRONG, NOTHING = 0, 1, 2
 SHOWN = 3
 """Failures of one check that are told in full: with the gateway down all are alike. JUnit XML has every one."""
 WIDTH = 80
@@ -29,7 +29,8 @@ WIDTH = 80
 def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
     """Verify roles, print what was found, and write it to `junit` as JUnit XML.
 
-    Returns 0 if all is good, 1 if something is wrong, 2 if nothing was checked.
+    Returns the exit code: COULD_NOT if nothing was checked, or the run was cut off before anything was found wrong.
+    Raises OperatorError if `junit` can't be written.
     """
     roles = [role for role in ROLES if role in set(roles)]
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH, color_system=None)
@@ -42,11 +43,11 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
         try:
             junit.touch()
         except OSError as error:
-            print(f"error: {junit} can't be written: {error.strerror}", file=sys.stderr)
-            return WRONG
+            raise OperatorError(f"{junit} can't be written: {error.strerror}") from error
         arguments.append(f"--junit-xml={junit.resolve()}")
     with console.status(f"verifying {', '.join(roles)}"):
         code = pytest.main(arguments, plugins=[verification])
+    interrupted = code == pytest.ExitCode.INTERRUPTED and not verification.errors
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         verification.errors.append("the run was cut off: there may be more")
     seconds = time.monotonic() - started
@@ -62,13 +63,16 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
     wrong = sum(1 for result in results if result.problem)
     skipped = sum(1 for result in results if result.skipped)
     counts = f"{len(results) - skipped} checks" + (f" ({skipped} more could not be made)" if skipped else "")
-    if wrong or verification.errors:
+    if wrong:
         console.print(f"[bold red]WRONG[/]: {wrong} of {counts}, in {seconds:.1f} s")
-        return WRONG
+        return INTERRUPTED if interrupted else WRONG
+    if verification.errors:
+        console.print(f"[bold red]not verified[/]: {counts} were good, in {seconds:.1f} s")
+        return INTERRUPTED if interrupted else COULD_NOT
     if len(results) == skipped:
         why = "see above" if skipped else f"the plan has no host with the role {' or '.join(roles)}"
         console.print(f"nothing was checked: {why}")
-        return NOTHING
+        return COULD_NOT
     console.print(f"[bold green]good[/]: all {counts}, in {seconds:.1f} s")
     return GOOD
 
