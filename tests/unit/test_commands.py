@@ -15,13 +15,13 @@ from underlay.access.sessions import UnreachableError
 from underlay.commands import parameters
 from underlay.commands.site import deploy, drift
 from underlay.errors import OperatorError, exit_code, report_and_exit
-from underlay.observe.drift import Difference
+from underlay.observe.drift import Line
 from underlay.oncall import publish
 from underlay.plan import REPO
 
 COMMANDS = REPO / "underlay" / "commands"
-DIFFERENCE = Difference("lb", "missing", "live", "a rule")
-UNMANAGED = Difference("lb", "unmanaged", "live", "a rule")
+DIFFERENCE = Line("lb", "missing", "live", "a rule")
+UNMANAGED = Line("lb", "unmanaged", "live", "a rule")
 
 
 def test_one_file_a_command() -> None:
