@@ -61,7 +61,7 @@ def test_mistake_and_ctrl_c(error: BaseException, code: int, said: str, capsys: 
     ],
 )
 def test_drift(
-    planned: Planned, monkeypatch: pytest.MonkeyPatch, found: dict[str, list[Difference] | str], code: int
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, found: dict[str, list[Line] | str], code: int
 ) -> None:
     """What others put there is no drift; drift counts although another host could not be read."""
     monkeypatch.setattr(drift, "current", lambda: target(planned()))
