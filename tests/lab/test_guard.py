@@ -43,11 +43,12 @@ pytestmark = pytest.mark.usefixtures("deployed")
 
 APPLY = """
 import json, sys
+from targets import current
 from underlay.guard import runner
 from underlay.guard.change import Change, File
 host, fields = sys.argv[1], json.loads(sys.argv[2])
 fields["files"] = {path: file and File(**file) for path, file in fields["files"].items()}
-sys.exit(not runner.run(host, Change(**fields), print))
+sys.exit(not runner.run(current(), host, Change(**fields), print))
 """
 
 
