@@ -13,7 +13,7 @@ from lab.image import image
 from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import inside, invoke
-from underlay.remote import guard as agent
+from underlay.remote.guard.paths import COPY
 
 pytestmark = pytest.mark.usefixtures("deployed")
 HOST = "master-1"
@@ -32,7 +32,7 @@ def fingerprint() -> str:
 
 
 def history() -> list[object]:
-    found: list[object] = json.loads(inside(HOST, f"python3 {agent.COPY} history"))["history"]
+    found: list[object] = json.loads(inside(HOST, f"python3 {COPY} history"))["history"]
     return found
 
 

@@ -26,8 +26,8 @@ from tests.lab.commands import CLEAN, inside, invoke
 from tests.lab.test_guard_agent import DUMP, differing
 from underlay.guard.change import Change, File
 from underlay.plan import REPO
-from underlay.remote import guard as agent
 from underlay.remote import probe
+from underlay.remote.guard import paths, systemd
 
 PLAN = (REPO / "group_data" / "all.py").read_text()
 LB_LINE = next(line for line in PLAN.splitlines() if '"lb"' in line)
@@ -105,13 +105,13 @@ def changed(host: str, before: str) -> str:
 
 def idle(host: str) -> bool:
     """Whether no change is pending on a host."""
-    units = f"{agent.TIMER}.timer {agent.TIMER}.service {agent.APPLY}.service"
-    return not control.run(host, f"! test -e {agent.PENDING} && ! systemctl -q is-active {units}").returncode
+    units = f"{systemd.TIMER}.timer {systemd.TIMER}.service {systemd.APPLY}.service"
+    return not control.run(host, f"! test -e {paths.PENDING} && ! systemctl -q is-active {units}").returncode
 
 
 def confirmed(host: str) -> list[dict[str, Any]]:
     """The history of a host, the latest first."""
-    found: list[dict[str, Any]] = json.loads(inside(host, f"python3 {agent.COPY} history"))["history"]
+    found: list[dict[str, Any]] = json.loads(inside(host, f"python3 {paths.COPY} history"))["history"]
     return found
 
 
@@ -268,7 +268,7 @@ def test_a_second_operator_is_refused_until_the_deadline(more: str) -> None:
         assert wait_until(lambda: not idle("gateway"), seconds=20, every=0.1)
         # He went home: the change stays pending until its deadline.
         kill(first)
-        pending = json.loads(inside("gateway", f"python3 {agent.COPY} status"))["pending"]
+        pending = json.loads(inside("gateway", f"python3 {paths.COPY} status"))["pending"]
         code, output = make("gateway", HARMLESS)
         assert code == 1
         assert f"a change of {pending['who']} is pending on this host since {pending['since']}" in output

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,10 +24,13 @@ from lab import control
 from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import inside
-from underlay.remote import guard as agent
+from tests.program import edited
+from underlay.remote import guard as guard_program
+from underlay.remote import send
+from underlay.remote.guard import paths, systemd
 
 TABLE = "changes that hurt, and ends at every moment:"
-SOURCE = Path(agent.__file__).read_text()
+PROGRAM = send.packed(guard_program)
 TOKENS = count(1)
 HOSTS = ("gateway", "jumphost", "lb", "master-1")
 
@@ -85,7 +87,7 @@ class Guard:
         self.host = host
 
     def begin(
-        self, change: dict[str, Any], seconds: float = 30, source: str = SOURCE, **more: Any
+        self, change: dict[str, Any], seconds: float = 30, program: bytes = PROGRAM, **more: Any
     ) -> tuple[str, dict[str, Any]]:
         """Begin a change: its token and the answer."""
         token = f"token-{next(TOKENS)}"
@@ -96,12 +98,12 @@ class Guard:
             "what": ["a test"],
         }
         request |= {"seconds": seconds, "change": change, **more}
-        stdin = f"{base64.b64encode(source.encode()).decode()}\n{json.dumps(request)}"
-        return token, self._answer(["python3", "-c", agent.BOOTSTRAP, "begin"], stdin)
+        stdin = f"{base64.b64encode(program).decode()}\n{json.dumps(request)}"
+        return token, self._answer(send.argv("begin"), stdin)
 
     def ask(self, *command: str) -> dict[str, Any]:
         """Run a command of the copy on the host."""
-        return self._answer(["python3", str(agent.COPY), *command])
+        return self._answer(["python3", str(paths.COPY), *command])
 
     def _answer(self, argv: list[str], stdin: str | None = None) -> dict[str, Any]:
         done = control.run(self.host, argv, stdin=stdin, timeout=120)
@@ -117,8 +119,8 @@ class Guard:
 
     def settle(self, seconds: float = 25) -> None:
         """Wait until nothing is pending and no timer runs."""
-        units = f"{agent.TIMER}.timer {agent.TIMER}.service {agent.APPLY}.service"
-        idle = f"! test -e {agent.PENDING} && ! systemctl -q is-active {units}"
+        units = f"{systemd.TIMER}.timer {systemd.TIMER}.service {systemd.APPLY}.service"
+        idle = f"! test -e {paths.PENDING} && ! systemctl -q is-active {units}"
         assert wait_until(lambda: not control.run(self.host, idle).returncode, seconds=seconds, every=0.2), (
             f"{self.host} does not settle: {self.ask('status')}"
         )
@@ -130,10 +132,11 @@ class Guard:
         assert self.ask("confirm", token)["state"] == "confirmed"
 
 
-def with_fault(command: str, number: int, what: int = KILL) -> str:
+def with_fault(command: str, number: int, what: int = KILL) -> bytes:
     """An agent that meets its end at a moment; with the number 0, one that counts the moments."""
     call = f"fault({command!r}, {number}, {what}, {MARKER.format(command)!r})\n"
-    return SOURCE.replace("import base64\n", f"{FAULT}\n{call}import base64\n", 1)
+    start = "from underlay.remote.guard.__main__ import main\n"
+    return edited(PROGRAM, start, f"{FAULT}\n{call}{start}")
 
 
 def differing(before: str, after: str) -> str:
@@ -178,7 +181,7 @@ def site(deployed: LabState) -> Iterator[None]:
     yield
     inside("gateway", "chown 0:0 /etc/issue; chmod 644 /etc/issue")
     for host in HOSTS:
-        inside(host, f"rm -rf {agent.GUARD} {agent.BOOT_UNIT} {agent.BOOT_WANTED} /var/tmp/fault-*")
+        inside(host, f"rm -rf {paths.GUARD} {systemd.BOOT_UNIT} {systemd.BOOT_WANTED} /var/tmp/fault-*")
         control.reboot(host, patience=60)
 
 
@@ -346,7 +349,7 @@ class Trial:
 
     def verdict(self, token: str) -> tuple[str, str]:
         """Old or new, and what differs from it: it must be new if, and only if, the change was confirmed."""
-        if not control.run(self.guard.host, f"test -e {agent.COPY}").returncode:
+        if not control.run(self.guard.host, f"test -e {paths.COPY}").returncode:
             last = self.guard.ask("status")["last"]
             if last and last["token"] == token:
                 return "new", differing(self.new, self.guard.dump())
@@ -592,7 +595,7 @@ def test_a_lost_connection_does_not_stop_the_change(guard: Guard) -> None:
     with ThreadPoolExecutor() as pool:
         running = pool.submit(guard.begin, {"live": "sleep 1", "files": SMALL["files"]}, 4)
         assert wait_until(
-            lambda: not control.run("jumphost", f"test -e {agent.PENDING}/applying").returncode, seconds=5
+            lambda: not control.run("jumphost", f"test -e {paths.PENDING}/applying").returncode, seconds=5
         )
         inside("jumphost", "kill -9 $(pgrep -f '[b]egin$')")
         assert "killed" in running.result()[1]["error"]
@@ -602,10 +605,10 @@ def test_a_lost_connection_does_not_stop_the_change(guard: Guard) -> None:
 
 def test_a_stale_change_is_undone_by_the_next(guard: Guard) -> None:
     """Nobody but the next operator is there to undo it: its timer is gone."""
-    hasty = SOURCE.replace("MARGIN = 10", "MARGIN = 1")
+    hasty = edited(PROGRAM, "MARGIN = 10", "MARGIN = 1")
     before = guard.dump()
     token, _ = guard.begin(SMALL, 1.5, hasty)
-    inside("jumphost", f"systemctl stop {agent.TIMER}.timer")
+    inside("jumphost", f"systemctl stop {systemd.TIMER}.timer")
     assert "is pending" in guard.begin(SMALL, 2, hasty)[1]["error"]
     time.sleep(3)
     other, answer = guard.begin({"files": {"/etc/test/other": file("x")}}, 2, hasty)
@@ -618,7 +621,7 @@ def test_a_stale_change_is_undone_by_the_next(guard: Guard) -> None:
 @pytest.mark.parametrize(
     ("obstacle", "said"),
     [
-        (f"mount -t tmpfs -o size=500k none {agent.GUARD}", "No space left"),
+        (f"mount -t tmpfs -o size=500k none {paths.GUARD}", "No space left"),
         ("mount --bind /bin/false /usr/bin/systemd-run", "can't arm its timer"),
         ("mount --bind /bin/false /usr/sbin/ip", "failed with 1: ip"),
     ],
@@ -690,18 +693,17 @@ WRECKS = [
     "ip address del 192.0.2.1/24 dev nic1; ip route replace default via 192.0.2.6; ip link set nic2 mtu 1280",
 ]
 RESTORE = """
-import difflib, importlib.util, json, subprocess, sys
-spec = importlib.util.spec_from_file_location("agent", sys.argv[1])
-agent = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(agent)
+import difflib, json, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from underlay.remote.guard import snapshot
 dump = lambda: subprocess.run(sys.argv[2], shell=True, capture_output=True, text=True).stdout.splitlines()
-before, shown = agent.snapshot([], [], []), dump()
+before, shown = snapshot.snapshot([], [], []), dump()
 for wreck in json.loads(sys.argv[3]):
     subprocess.run(wreck, shell=True)
     assert dump() != shown, wreck
     for _ in range(3):
-        agent.restore_pass(before)
-    problems = agent.restore_pass(before)
+        snapshot.restore_pass(before)
+    problems = snapshot.restore_pass(before)
     if problems != (0, []) or dump() != shown:
         print(wreck, problems, *difflib.unified_diff(shown, dump(), lineterm="", n=0), sep="\\n")
 """
@@ -710,7 +712,7 @@ for wreck in json.loads(sys.argv[3]):
 def test_all_that_ip_knows_comes_back(ends: dict[str, str]) -> None:
     """1. every kind of address, route and rule, in a network of its own; 2. wrecked and restored, it is the same."""
     live = "\n".join(line for line in DUMP.splitlines() if line.startswith(("if", "ip", "sysctl")))
-    script = f'{RICH}\nexec python3 -c "$0" {agent.COPY} "$1" "$2"'
+    script = f'{RICH}\nexec python3 -c "$0" {paths.COPY} "$1" "$2"'
     argv = ["unshare", "--net", "sh", "-ec", script, RESTORE, live, json.dumps(WRECKS)]
     done = control.run("gateway", argv, timeout=60)
     assert (done.returncode, done.stdout) == (0, ""), done

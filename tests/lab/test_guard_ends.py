@@ -22,7 +22,7 @@ from lab.state import LabState
 from tests.lab.commands import invoke
 from tests.lab.test_guard import MORE, SLACK, dump, finish, idle, kill, start, write_plan
 from tests.lab.test_guard_agent import Guard, differing
-from underlay.remote import guard as agent
+from underlay.remote.guard import paths
 
 TABLE = "the operator's command killed, and the gateway's power cut:"
 HOST = "gateway"
@@ -82,7 +82,7 @@ class Deploy:
 def deploy(deployed: LabState, tmp_path_factory: pytest.TempPathFactory) -> Deploy:
     """One that goes through, timed and taken back step by step."""
     plan = write_plan(tmp_path_factory.mktemp("more"), MORE)
-    found = Deploy(plan, deployed.hosts[HOST].root / agent.GUARD.relative_to("/"), [dump(HOST)], [])
+    found = Deploy(plan, deployed.hosts[HOST].root / paths.GUARD.relative_to("/"), [dump(HOST)], [])
     process = found.start()
     at = [time.monotonic()]
     while process.poll() is None:

@@ -509,7 +509,7 @@ def test_stale_change() -> None:
     assert found.findings == ()
     assert "being made right now, by ada@laptop" in found.notes[0]
     stale = only(diagnose(with_state(healthy(), "gateway", guard=GuardStatus({**pending, "left": 0.0}, None, None))))
-    assert stale.fix.endswith('agent.py rollback t1 doctor"')
+    assert stale.fix.endswith('guard.pyz rollback t1 doctor"')
 
 
 def test_services() -> None:

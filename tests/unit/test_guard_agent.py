@@ -11,26 +11,31 @@ from typing import Any
 
 import pytest
 
-from underlay.remote import guard as agent
-from underlay.remote.guard import Refused
+from tests.program import edited
+from underlay.remote import guard, send
+from underlay.remote.guard import paths, pending, snapshot, steps
+from underlay.remote.guard.commands import history
+from underlay.remote.guard.files import missing_folders, put_files, read_file, save, wanted_files
+from underlay.remote.guard.live import State, addresses, route, rule, sysctl_path, tables, without_counters
+from underlay.remote.guard.programs import Command, Refused
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty place for the guard's records."""
     for name in ("PENDING", "UNDONE", "HISTORY", "MUTEX"):
-        monkeypatch.setattr(agent, name, tmp_path / name.lower())
-    agent.HISTORY.mkdir()
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    paths.HISTORY.mkdir()
     return tmp_path
 
 
-def state(**aspects: Any) -> agent.State:
+def state(**aspects: Any) -> State:
     """A snapshot of a host with nothing but these."""
-    empty: agent.State = {"links": {}, "addresses": {}, "routes": [], "rules": [], "tables": {}, "sysctls": {}}
+    empty: State = {"links": {}, "addresses": {}, "routes": [], "rules": [], "tables": {}, "sysctls": {}}
     return {**empty, "services": [], "files": {}, "folders": [], **aspects}
 
 
-def words(commands: list[agent.Command]) -> list[str]:
+def words(commands: list[Command]) -> list[str]:
     """Commands as lines."""
     return [" ".join(argv) for argv, _ in commands]
 
@@ -56,7 +61,7 @@ def words(commands: list[agent.Command]) -> list[str]:
 )
 def test_route(line: str, arguments: str) -> None:
     """A route as it is shown becomes one as it is taken."""
-    assert agent.route(line) == arguments
+    assert route(line) == arguments
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,7 @@ def test_route(line: str, arguments: str) -> None:
 )
 def test_rule(line: str, arguments: str) -> None:
     """A policy rule as it is shown becomes one as it is taken."""
-    assert agent.rule(line) == arguments
+    assert rule(line) == arguments
 
 
 def test_addresses() -> None:
@@ -81,7 +86,7 @@ def test_addresses() -> None:
     leased = {"local": "192.0.2.8", "prefixlen": 24, "scope": "0", "dynamic": True, "noprefixroute": True, "metric": 9}
     peer = {"local": "10.7.0.1", "address": "10.7.0.2", "prefixlen": 32, "scope": "0"}
     infos = [{**first, **forever}, {**leased, "valid_life_time": 60, "preferred_life_time": 30}, {**peer, **forever}]
-    assert agent.addresses([{"ifname": "eth0", "addr_info": infos}, {}]) == {
+    assert addresses([{"ifname": "eth0", "addr_info": infos}, {}]) == {
         "eth0": [
             ["192.0.2.7/24 brd 192.0.2.255 scope 0 label eth0:1", ""],
             ["192.0.2.8/24 scope 0 metric 9 noprefixroute", "valid_lft 60 preferred_lft 30"],
@@ -106,9 +111,9 @@ COMMIT
 
 def test_tables() -> None:
     """Tables are kept with their counters, and compared without; what looks like a counter in a rule is its own."""
-    found = agent.tables(SAVED)
+    found = tables(SAVED)
     assert list(found) == ["nat", "raw"]
-    assert agent.without_counters(found["nat"]) == (
+    assert without_counters(found["nat"]) == (
         '*nat\n:PREROUTING ACCEPT\n:OTHERS -\n-A PREROUTING -m comment --comment "[1:2] COMMIT" -j OTHERS\nCOMMIT\n'
     )
     assert found["raw"] == "*raw\n:OUTPUT ACCEPT [7:70]\nCOMMIT\n"
@@ -124,7 +129,7 @@ def test_tables() -> None:
 )
 def test_sysctl_path(key: str, path: str) -> None:
     """Both ways to write a key."""
-    assert agent.sysctl_path(key) == path
+    assert sysctl_path(key) == path
 
 
 # --- what is run ----------------------------------------------------------------------------------------------------
@@ -134,13 +139,13 @@ def test_in_order_for_all_small_lists() -> None:
     """Removing, then appending, makes any list any other one; nothing that stays in its place is touched."""
     lists = [list(items) for size in range(4) for items in itertools.permutations("abcd", size)]
     for live, wanted in itertools.product(lists, lists):
-        remove, add = agent.in_order(live, wanted)
+        remove, add = steps.in_order(live, wanted)
         assert [item for item in live if item not in remove] + add == wanted
         if live == wanted[: len(live)]:
             assert remove == []
 
 
-def addresses_after(live: list[str], commands: list[agent.Command]) -> list[str]:
+def addresses_after(live: list[str], commands: list[Command]) -> list[str]:
     """A kernel without promotion, one network: with the first address all others go."""
     for (*_, action, cidr, _dev, _nic), _ in ((argv, stdin) for argv, stdin in commands):
         if action == "add":
@@ -156,7 +161,7 @@ def test_addresses_in_order_for_all_small_lists() -> None:
     lists = [list(items) for size in range(4) for items in itertools.permutations(cidrs, size)]
     for live, wanted in itertools.product(lists, lists):
         before, after = ({"eth0": [[cidr, ""] for cidr in each]} for each in (live, wanted))
-        commands = agent.plan_addresses(before, after, {"eth0"})
+        commands = steps.plan_addresses(before, after, {"eth0"})
         assert addresses_after(live, commands) == wanted
         assert bool(commands) == (live != wanted)
 
@@ -164,7 +169,7 @@ def test_addresses_in_order_for_all_small_lists() -> None:
 def test_addresses_of_a_peer_and_with_a_life_time() -> None:
     """An address is removed by what names it, and added with what is left of its life."""
     peer, leased = ["10.7.0.1 peer 10.7.0.2/32 scope 0", ""], ["192.0.2.8/24 scope 0", "valid_lft 9 preferred_lft 9"]
-    assert words(agent.plan_addresses({"eth0": [peer]}, {"eth0": [leased]}, {"eth0"})) == [
+    assert words(steps.plan_addresses({"eth0": [peer]}, {"eth0": [leased]}, {"eth0"})) == [
         "ip -4 address del 10.7.0.1 peer 10.7.0.2/32 dev eth0",
         "ip -4 address add 192.0.2.8/24 scope 0 valid_lft 9 preferred_lft 9 dev eth0",
     ]
@@ -172,10 +177,10 @@ def test_addresses_of_a_peer_and_with_a_life_time() -> None:
 
 def test_new_nics_are_left_alone() -> None:
     """What came with a NIC that the snapshot does not know is not ours to remove."""
-    assert agent.plan_addresses({"cali1": [["10.0.0.1/32", ""]]}, {}, {"eth0"}) == []
-    assert agent.plan_routes(["10.244.0.7 dev cali1 scope 253"], [], {"eth0"}) == []
-    assert agent.plan_sysctls({"net/ipv4/conf/cali1/rp_filter": "0"}, {}, {"eth0"}) == []
-    assert agent.plan_links({"cali1": [True, 1500]}, {}, set()) == []
+    assert steps.plan_addresses({"cali1": [["10.0.0.1/32", ""]]}, {}, {"eth0"}) == []
+    assert steps.plan_routes(["10.244.0.7 dev cali1 scope 253"], [], {"eth0"}) == []
+    assert steps.plan_sysctls({"net/ipv4/conf/cali1/rp_filter": "0"}, {}, {"eth0"}) == []
+    assert steps.plan_links({"cali1": [True, 1500]}, {}, set()) == []
 
 
 def test_routes() -> None:
@@ -188,7 +193,7 @@ def test_routes() -> None:
         "192.0.2.0/24 dev eth0 scope 253",
         "local 192.0.2.7 dev eth0 table 255 scope 254",
     ]
-    assert words(agent.plan_routes(live, wanted, {"eth0"})) == [
+    assert words(steps.plan_routes(live, wanted, {"eth0"})) == [
         "ip -4 route del default via 192.0.2.9 dev eth0",
         "ip -4 route del blackhole 10.8.0.0/16",
         "ip -4 route append local 192.0.2.7 dev eth0 table 255 scope 254",
@@ -201,13 +206,13 @@ def test_routes() -> None:
 def test_rules() -> None:
     """Within a priority the order is restored; other priorities are not touched."""
     kept, first, second = "priority 9 from all lookup 9", "priority 5 from a lookup 1", "priority 5 from b lookup 2"
-    assert words(agent.plan_rules([kept, second, first], [first, second, kept], set())) == [
+    assert words(steps.plan_rules([kept, second, first], [first, second, kept], set())) == [
         "ip -4 rule del priority 5 from b lookup 2",
         "ip -4 rule del priority 5 from a lookup 1",
         "ip -4 rule add priority 5 from a lookup 1",
         "ip -4 rule add priority 5 from b lookup 2",
     ]
-    assert agent.plan_rules([kept, first], [kept, first], set()) == []
+    assert steps.plan_rules([kept, first], [kept, first], set()) == []
 
 
 def test_iptables() -> None:
@@ -222,7 +227,7 @@ def test_iptables() -> None:
         "raw": "*raw\n[1:1] -A y\nCOMMIT\n",
         "filter": "*filter\nCOMMIT\n",
     }
-    assert [stdin for _, stdin in agent.plan_tables(live, wanted, set())] == [
+    assert [stdin for _, stdin in steps.plan_tables(live, wanted, set())] == [
         wanted["raw"],
         "*mangle\nCOMMIT\n",
         wanted["filter"],
@@ -233,7 +238,7 @@ def test_sysctls() -> None:
     """Forwarding first: it changes others. A key that has gone with its NIC is not written."""
     wanted = {"net/ipv4/conf/eth0/forwarding": "0", "net/ipv4/conf/all/rp_filter": "0", "net/ipv4/ip_forward": "1"}
     live = {**dict.fromkeys(wanted, "7"), "other": "1"}
-    assert words(agent.plan_sysctls(live, {**wanted, "net/ipv4/conf/eth9/rp_filter": "1"}, set())) == [
+    assert words(steps.plan_sysctls(live, {**wanted, "net/ipv4/conf/eth9/rp_filter": "1"}, set())) == [
         "sysctl -qw net/ipv4/ip_forward=1",
         "sysctl -qw net/ipv4/conf/all/rp_filter=0",
         "sysctl -qw net/ipv4/conf/eth0/forwarding=0",
@@ -242,7 +247,7 @@ def test_sysctls() -> None:
 
 def test_services() -> None:
     """What ran is started, even if it failed too often; what runs is left alone."""
-    assert words(agent.plan_services(["b.service"], ["a.service", "b.service"], set())) == [
+    assert words(steps.plan_services(["b.service"], ["a.service", "b.service"], set())) == [
         "systemctl reset-failed a.service",
         "systemctl start a.service",
     ]
@@ -261,12 +266,12 @@ def test_services() -> None:
 )
 def test_activation(path: str, commands: list[str]) -> None:
     """Services that run take the old files again."""
-    assert words(agent.activation([path], ["ssh.service", "systemd-networkd.service"])) == commands
+    assert words(steps.activation([path], ["ssh.service", "systemd-networkd.service"])) == commands
 
 
 def test_a_restart_of_networkd_reads_all_its_files() -> None:
     paths = ["/etc/systemd/network/x.network", "/etc/systemd/networkd.conf"]
-    assert words(agent.activation(paths, ["systemd-networkd.service"])) == [
+    assert words(steps.activation(paths, ["systemd-networkd.service"])) == [
         "systemctl restart systemd-networkd.service"
     ]
 
@@ -287,13 +292,13 @@ def test_difference() -> None:
         addresses={"eth0": [["192.0.2.7/24", ""], ["192.0.2.8/24", ""]]},
         files={"/etc/a": {"content": content, "mode": "600", "uid": 0, "gid": 4}, "/etc/b": {"link": "/dev/null"}},
     )
-    assert agent.difference(before, after).splitlines() == [
+    assert snapshot.difference(before, after).splitlines() == [
         *("--- addresses", "+++ addresses", "@@ -1 +1,2 @@", " eth0 192.0.2.7/24", "+eth0 192.0.2.8/24"),
         *("--- /etc/a", "+++ /etc/a", "@@ -1,2 +1,2 @@"),
         *("-(mode 644, owner 0:0)", "+(mode 600, owner 0:4)", " old"),
         *("--- /etc/b", "+++ /etc/b", "@@ -0,0 +1 @@", "+a link to /dev/null"),
     ]
-    assert agent.difference(before, before) == ""
+    assert snapshot.difference(before, before) == ""
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -307,7 +312,7 @@ def test_files_come_back(tmp_path: Path) -> None:
     Path(secret).chmod(0o4640)
     Path(link).symlink_to("nowhere")
     paths = [kept, secret, link, gone]
-    before = {"files": {path: agent.read_file(path) for path in paths}, "folders": agent.missing_folders(paths)}
+    before = {"files": {path: read_file(path) for path in paths}, "folders": missing_folders(paths)}
     inode = os.stat(kept).st_ino
     Path(secret).unlink()
     Path(secret).symlink_to(kept)
@@ -316,16 +321,16 @@ def test_files_come_back(tmp_path: Path) -> None:
     Path(gone).parent.mkdir(parents=True)
     Path(gone).write_text("x")
     (tmp_path / ".secret.guard-new").write_text("left by somebody who was killed")
-    assert agent.put_files(before) == []
-    assert {path: agent.read_file(path) for path in paths} == before["files"]
+    assert put_files(before) == []
+    assert {path: read_file(path) for path in paths} == before["files"]
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "secret", "link"}
     assert os.stat(kept).st_ino == inode, "what is right is not written again"
-    assert agent.put_files(before) == []
+    assert put_files(before) == []
 
 
 def test_a_file_that_cannot_come_back_is_told(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    found = agent.put_files({"files": {str(tmp_path / "folder"): None}, "folders": []})
+    found = put_files({"files": {str(tmp_path / "folder"): None}, "folders": []})
     assert found == [f"{tmp_path}/folder: {tmp_path}/folder is no file"]
 
 
@@ -333,7 +338,7 @@ def test_new_files_keep_owner_and_mode() -> None:
     """Unless the request names a mode; a new file is root's."""
     present = {"/a": {"content": "", "mode": "4711", "uid": 5, "gid": 6}, "/b": None, "/c": None}
     files: dict[str, Any] = {"/a": {"content": "eA=="}, "/b": {"content": "eA==", "mode": "0600"}, "/c": None}
-    assert agent.wanted_files(files, present) == {
+    assert wanted_files(files, present) == {
         "/a": {"content": "eA==", "mode": "4711", "uid": 5, "gid": 6},
         "/b": {"content": "eA==", "mode": "600", "uid": 0, "gid": 0},
         "/c": None,
@@ -345,10 +350,10 @@ def test_new_files_keep_owner_and_mode() -> None:
 
 def remember(number: int, **before: Any) -> None:
     """Put a confirmed change into the history."""
-    place = agent.HISTORY / str(number)
+    place = paths.HISTORY / str(number)
     place.mkdir()
-    agent.save(place / "before.json.gz", state(**before))
-    agent.save(place / "entry.json", {"number": number, "token": f"t{number}"})
+    save(place / "before.json.gz", state(**before))
+    save(place / "entry.json", {"number": number, "token": f"t{number}"})
 
 
 def test_the_state_before_a_change_has_the_files_of_all_later_ones(folder: Path) -> None:
@@ -356,7 +361,7 @@ def test_the_state_before_a_change_has_the_files_of_all_later_ones(folder: Path)
     remember(1, files={"/other": None})
     remember(2, files={"/a": {"link": "2"}}, routes=["r2"], sysctls={"x": "2"}, folders=["/p"])
     remember(3, files={"/a": {"link": "3"}, "/b": None}, routes=["r3"], sysctls={"x": "3", "y": "3"}, folders=["/p/q"])
-    past = agent.state_before(2)
+    past = pending.state_before(2)
     assert past["files"] == {"/a": {"link": "2"}, "/b": None}
     assert (past["routes"], past["sysctls"]) == (["r2"], {"x": "2", "y": "3"})
     assert past["folders"] == ["/p/q", "/p"]
@@ -366,45 +371,41 @@ def test_history_keeps_the_last_ones(folder: Path, monkeypatch: pytest.MonkeyPat
     """Of 60 the last 50, also if removing old ones was cut off; asking for another one tells which there are."""
     for number in range(1, 61):
         remember(number)
-    (agent.HISTORY / "3/entry.json").unlink()
-    agent.tidy(agent.HISTORY / "60")
-    assert agent.numbers() == list(range(11, 61))
-    assert len(list(agent.HISTORY.iterdir())) == 50
+    (paths.HISTORY / "3/entry.json").unlink()
+    pending.tidy(paths.HISTORY / "60")
+    assert pending.numbers() == list(range(11, 61))
+    assert len(list(paths.HISTORY.iterdir())) == 50
     with pytest.raises(Refused, match="no confirmed change 3 here: there are 11 to 60"):
-        agent.entry(3)
-    assert [each["number"] for each in agent.history()["history"]] == list(range(60, 10, -1))
+        pending.entry(3)
+    assert [each["number"] for each in history()["history"]] == list(range(60, 10, -1))
 
 
 def test_of_two_runs_one_waits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's lock is let go of by whoever ends, and waited for in vain only for so long."""
-    monkeypatch.setattr(agent, "PATIENCE", 0.05)
-    with agent.mutex(), pytest.raises(Refused, match="busy"), agent.mutex():
+    monkeypatch.setattr(pending, "PATIENCE", 0.05)
+    with pending.mutex(), pytest.raises(Refused, match="busy"), pending.mutex():
         pass
-    with agent.mutex():
+    with pending.mutex():
         pass
 
 
 def run(*argv: str, stdin: str = "") -> tuple[int, Any, str]:
-    """The agent as it runs on a host: nothing but Python's own library."""
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", *argv], input=stdin, capture_output=True, text=True, timeout=60, check=False
-    )
+    """The program as it runs on a host: nothing but Python's own library."""
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, json.loads(done.stdout), done.stderr
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> str:
-    """The agent's text, with a place of its own."""
-    text = Path(agent.__file__).read_text()
-    assert text.count('Path("/var/lib/underlay/guard")') == 1
-    return text.replace("/var/lib/underlay/guard", str(tmp_path / "guard"))
+def program(tmp_path: Path) -> bytes:
+    """The program, with a place of its own."""
+    return edited(send.packed(guard), "/var/lib/underlay/guard", str(tmp_path / "guard"))
 
 
-def test_as_sent_over_ssh(source: str) -> None:
+def test_as_sent_over_ssh(program: bytes) -> None:
     """The program is the first line of stdin; a host that was never changed has no records."""
-    encoded = base64.b64encode(source.encode()).decode()
+    encoded = base64.b64encode(program).decode()
     nothing = {"pending": None, "last": None, "last_rollback": None}
-    assert run("-c", agent.BOOTSTRAP, "status", stdin=f"{encoded}\n") == (0, nothing, "")
+    assert run(*send.argv("status"), stdin=f"{encoded}\n") == (0, nothing, "")
 
 
 @pytest.mark.parametrize(
@@ -421,9 +422,9 @@ def test_as_sent_over_ssh(source: str) -> None:
         ([], "", "IndexError"),
     ],
 )
-def test_bad_requests(source: str, tmp_path: Path, arguments: list[str], stdin: str, said: str) -> None:
+def test_bad_requests(program: bytes, tmp_path: Path, arguments: list[str], stdin: str, said: str) -> None:
     """One JSON object with what is wrong, exit code 1, no traceback."""
-    (tmp_path / "agent.py").write_text(source)
-    code, answer, errors = run(str(tmp_path / "agent.py"), *arguments, stdin=stdin)
+    (tmp_path / "guard.pyz").write_bytes(program)
+    code, answer, errors = run(sys.executable, "-IS", str(tmp_path / "guard.pyz"), *arguments, stdin=stdin)
     assert (code, errors) == (1, "")
     assert said in answer["error"]

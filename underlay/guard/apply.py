@@ -4,7 +4,6 @@ Runs as a process of its own (`runner.run` starts it), with a deadline for every
 connection, it ends by itself.
 """
 
-import base64
 import getpass
 import json
 import os
@@ -31,8 +30,8 @@ from underlay.errors import report_and_exit
 from underlay.guard.change import SECONDS, SECONDS_VARIABLE, Change
 from underlay.observe.exchange import Exchange, Outcome, judge
 from underlay.plan import REPO
-from underlay.remote import guard as agent
-from underlay.remote import probe
+from underlay.remote import guard, probe, send
+from underlay.remote.guard.paths import COPY
 
 PROBES = 60
 """Flows at most that are tried before and after a change."""
@@ -108,7 +107,7 @@ class _Guarded:
             if why:
                 return self._roll_back(fresh, begun, why)
             try:
-                answer = self._agent(fresh, ["confirm", self.token], begun)
+                answer = self._ask(fresh, ["confirm", self.token], begun)
             except LostError as error:
                 return self._lost(begun, str(error))
             if "error" in answer:
@@ -119,12 +118,12 @@ class _Guarded:
         return 0
 
     def _begin(self, request: dict[str, Any]) -> dict[str, Any]:
-        source = base64.b64encode(Path(agent.__file__).read_bytes()).decode()
-        command = shlex.join(["sudo", "-n", "python3", "-IS", "-c", agent.BOOTSTRAP, "begin"])
-        return _answer(self._ssh(self.target, command, f"{source}\n{json.dumps(request)}", self.seconds + LATE))
+        command = shlex.join(["sudo", "-n", *send.argv("begin")])
+        stdin = f"{send.line(guard).decode()}{json.dumps(request)}"
+        return _answer(self._ssh(self.target, command, stdin, self.seconds + LATE))
 
-    def _agent(self, target: Target, arguments: list[str], begun: float) -> dict[str, Any]:
-        command = shlex.join(["sudo", "-n", "python3", "-IS", str(agent.COPY), *arguments])
+    def _ask(self, target: Target, arguments: list[str], begun: float) -> dict[str, Any]:
+        command = shlex.join(["sudo", "-n", "python3", "-IS", str(COPY), *arguments])
         return _answer(self._ssh(target, command, "", max(begun + self.seconds + LATE - time.monotonic(), 3)))
 
     def _settle(self, target: Target) -> None:
@@ -186,7 +185,7 @@ class _Guarded:
     def _roll_back(self, fresh: Target, begun: float, why: str) -> int:
         for target in (self.target, fresh):
             try:
-                answer = self._agent(target, ["rollback", self.token, why], begun)
+                answer = self._ask(target, ["rollback", self.token, why], begun)
                 return _failed(_rolled_back(answer.get("error", why), answer))
             except LostError:
                 continue
@@ -199,7 +198,7 @@ class _Guarded:
         while time.monotonic() < end:
             with _new_connection(self.target, self.host) as fresh:
                 try:
-                    status = _answer(self._ssh(fresh, f"sudo -n python3 {agent.COPY} status", "", 6))
+                    status = _answer(self._ssh(fresh, f"sudo -n python3 {COPY} status", "", 6))
                 except LostError:
                     status = {}
             last = status.get("last_rollback") or {}

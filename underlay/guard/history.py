@@ -9,7 +9,7 @@ from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.errors import OperatorError
 from underlay.plan import Host
-from underlay.remote import guard as agent
+from underlay.remote.guard.paths import COPY
 
 SECONDS = 15
 """A host has so long to tell its history."""
@@ -20,7 +20,7 @@ class HistoryError(OperatorError):
 
 
 Entries = list[dict[str, Any]]
-"""Confirmed changes, the latest first: number, time, who, commit, what (see `guard.agent`)."""
+"""Confirmed changes, the latest first: number, time, who, commit, what (see `underlay.remote.guard`)."""
 
 
 def read(target: Target, hosts: Iterable[Host], links: Links | None = None) -> dict[str, Entries | UnreachableError]:
@@ -53,7 +53,7 @@ def change(target: Target, host: str, number: int) -> dict[str, Any]:
 
 def _ask(links: Links, host: str, command: str) -> dict[str, Any]:
     nothing = '{"history": []}'
-    line = f"if [ -e {agent.COPY} ]; then python3 {agent.COPY} {command}; else echo '{nothing}'; fi"
+    line = f"if [ -e {COPY} ]; then python3 {COPY} {command}; else echo '{nothing}'; fi"
     done = links.run(host, line, seconds=SECONDS)
     try:
         answer: dict[str, Any] = json.loads(done.stdout)

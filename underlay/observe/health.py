@@ -17,7 +17,7 @@ from typing import Any
 from underlay.desired import nginx
 from underlay.plan import Host, Plan, roles
 from underlay.remote import conntrack
-from underlay.remote import guard as agent
+from underlay.remote.guard.paths import COPY
 
 VITALS = frozenset(
     {
@@ -191,7 +191,7 @@ def commands(plan: Plan, host: Host) -> dict[str, str]:
         "failed units": "systemctl list-units --state=failed --plain --no-legend --full",
         "nics": "ip -j -s link show",
         "neighbours": "ip -j -4 neigh show",
-        "guard": f"if [ -e {agent.COPY} ]; then python3 {agent.COPY} status; else echo {shlex.quote(NOTHING_KEPT)}; fi",
+        "guard": f"if [ -e {COPY} ]; then python3 {COPY} status; else echo {shlex.quote(NOTHING_KEPT)}; fi",
         "system": '. /etc/os-release; echo "$PRETTY_NAME"; uname -r',
     }
     match host.role:

@@ -29,8 +29,8 @@ from underlay.facts import firewall
 from underlay.oncall.bundle import open_private, stem
 from underlay.oncall.redact import fingerprint
 from underlay.plan import Host, Plan
-from underlay.remote import guard as agent
 from underlay.remote import restore as replacing
+from underlay.remote.guard.paths import COPY, HISTORY
 
 SECONDS = 60
 MANIFEST = "manifest.json"
@@ -52,8 +52,8 @@ def paths(plan: Plan) -> list[str]:
         authorized_keys(plan),
         firewall.PERSISTED,
         firewall.RECORD,
-        str(agent.COPY),
-        str(agent.HISTORY),
+        str(COPY),
+        str(HISTORY),
     ]
 
 
@@ -172,7 +172,7 @@ def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) 
         "write": not dry,
         "prefixes": prefixes(plan),
         "state": STATE,
-        "own": [str(agent.HISTORY), firewall.RECORD],
+        "own": [str(HISTORY), firewall.RECORD],
     }
     argv = ["python3", "-I", "-S", "-c", Path(replacing.__file__).read_text(), json.dumps(wanted)]
     command = shlex.join(argv) + ("" if dry else " && systemctl reload ssh")
@@ -187,7 +187,7 @@ def show(found: Mapping[str, str], console: Console) -> None:
     """Print what a restore finds or does; a history is one line."""
     counts: Counter[tuple[str, str]] = Counter()
     for path, what in found.items():
-        shown = f"{agent.HISTORY}/…" if Path(path).is_relative_to(agent.HISTORY) else path
+        shown = f"{HISTORY}/…" if Path(path).is_relative_to(HISTORY) else path
         counts[what, shown] += 1
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("file", "on the host", ""):

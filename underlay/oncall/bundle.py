@@ -33,7 +33,7 @@ from underlay.oncall.redact import redact
 from underlay.plan import REPO, Host
 from underlay.plan.roles import role_file
 from underlay.remote import collect
-from underlay.remote import guard as agent
+from underlay.remote.guard.paths import COPY, HISTORY
 from underlay.report import tables
 
 SECONDS = 60
@@ -67,9 +67,9 @@ COMMANDS = {
     "journal": f"journalctl --no-pager --since -1h --lines 5000 {UNITS}",
     "kernel": "journalctl --no-pager -k --since -1h --lines 1000",
     "host-keys": "for f in /etc/ssh/ssh_host_*.pub; do ssh-keygen -lf $f; done",
-    "guard": f"if [ -e {agent.COPY} ]; then python3 {agent.COPY} status; fi",
-    "history": f"if [ -e {agent.COPY} ]; then "
-    f"for n in $(ls {agent.HISTORY} | sort -n | tail -5); do python3 {agent.COPY} history $n; done; fi",
+    "guard": f"if [ -e {COPY} ]; then python3 {COPY} status; fi",
+    "history": f"if [ -e {COPY} ]; then "
+    f"for n in $(ls {HISTORY} | sort -n | tail -5); do python3 {COPY} history $n; done; fi",
 }
 
 

@@ -14,7 +14,7 @@ from underlay.doctor.investigation import Investigation, first
 from underlay.doctor.survey import CROWDED
 from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, Host
-from underlay.remote import guard as agent
+from underlay.remote.guard.paths import COPY
 
 CLOCK_SECONDS = 60
 JOURNAL, LOGS = "/var/log/journal/", "/var/log/"
@@ -222,7 +222,7 @@ def _guard(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
         host=planned.name,
         cause=f"{planned.name}: a change was never confirmed, and its timer did not undo it",
         evidence=(what, f"it was to be undone at {pending['deadline']}"),
-        fix=case.ssh(planned.name, f"python3 {agent.COPY} rollback {pending['token']} doctor"),
+        fix=case.ssh(planned.name, f"python3 {COPY} rollback {pending['token']} doctor"),
         advice="this brings back the state before that change; tell whoever made it",
         plan=case.line(planned),
         hosts=case.behind(planned),
