@@ -224,5 +224,7 @@ def test_program_that_hangs(said: str, told: str) -> None:
     agent = Agent("box", ["sh", "-c", f"echo '{{}}'; {said}sleep 30 & wait"])
     with pytest.raises(UnreachableError, match=f"box: the probe does not work there: {told}"):
         agent.ask("peers", [], seconds=0.2)
+    with pytest.raises(UnreachableError, match=f"box: the probe does not work there: {told}"):
+        agent.ask("peers", [])
     agent.close()
     assert time.monotonic() - begin < 10

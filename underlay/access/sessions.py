@@ -160,6 +160,7 @@ class Agent:
         self._argv = argv
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._rest = b""
+        self._given_up = ""
         code = base64.b64encode(program.read_bytes())
         self.hello = self._exchange(code + b"\n" + name.encode() + b"\n", 10)
 
@@ -176,6 +177,8 @@ class Agent:
         return answer["answer"]
 
     def _exchange(self, request: bytes, seconds: float) -> dict[str, Any]:
+        if self._given_up:
+            raise UnreachableError(self._given_up)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # then there is no answer either, and stderr says why
             self._process.stdin.write(request)
@@ -184,7 +187,8 @@ class Agent:
         try:
             answer: dict[str, Any] = json.loads(line)
         except ValueError:
-            raise UnreachableError(f"{self.name}: the probe does not work there: {self._last_words(line)}") from None
+            self._given_up = f"{self.name}: the probe does not work there: {self._last_words(line)}"
+            raise UnreachableError(self._given_up) from None
         return answer
 
     def _line(self, deadline: float) -> bytes:
