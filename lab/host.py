@@ -13,8 +13,9 @@ from pathlib import Path
 from lab import machine, network
 from lab.blueprint import Blueprint, Machine
 from lab.image import REPO
-from lab.process import CommandError, LabError, run, search_path, tail, wait_until
+from lab.process import CommandError, LabError, run, tail, wait_until
 from lab.state import NAME, RUNTIME, VARIABLE
+from underlay.programs import search_path
 
 HOSTS = VARIABLE / "hosts"
 NSPAWN = Path("/run/systemd/nspawn")

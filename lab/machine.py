@@ -8,34 +8,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from lab.process import LabError, run, search_path, wait_until
+from lab.process import LabError, run, wait_until
 from lab.state import NAME, RUNTIME
+from underlay.programs import LAB, missing, packages, search_path
 
-# Each Debian package with the program, or file, that shows that it is there.
-REQUIRED = {
-    "systemd-container": "systemd-nspawn",
-    "mmdebstrap": "mmdebstrap",
-    "apt-utils": "apt-ftparchive",
-    "iproute2": "ip",
-    "openssh-client": "ssh-keygen",
-    "procps": "sysctl",
-    "util-linux": "nsenter",
-    "iptables": "iptables",
-    "debian-archive-keyring": "/usr/share/keyrings/debian-archive-keyring.gpg",
-}
 ROOT = RUNTIME.name
-FOR_TESTS = {"chromium": "chromium"}
-"""What only the tests need: a browser, to look at pages."""
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
-
-
-def missing(required: Mapping[str, str] = REQUIRED) -> list[str]:
-    """The packages that this machine lacks, by default of those that the lab needs."""
-    return [
-        package
-        for package, sign in required.items()
-        if not (Path(sign).exists() if sign.startswith("/") else shutil.which(sign, path=search_path()))
-    ]
 
 
 def check() -> None:
@@ -43,10 +21,10 @@ def check() -> None:
     if platform.system() != "Linux":
         raise LabError(f"the lab needs Linux, this is {platform.system()}: run it in a Debian or Ubuntu machine")
     check_root()
-    if packages := missing():
+    if lacking := packages(missing(LAB)):
         if not shutil.which("apt-get", path=search_path()):
-            raise LabError(f"the lab needs {', '.join(packages)} and there is no apt here: run it on Debian or Ubuntu")
-        raise LabError(f"the lab needs programs that are not here: apt-get install {' '.join(packages)}")
+            raise LabError(f"the lab needs {', '.join(lacking)} and there is no apt here: run it on Debian or Ubuntu")
+        raise LabError(f"the lab needs programs that are not here: apt-get install {' '.join(lacking)}")
     cgroup_root()
 
 
@@ -58,15 +36,13 @@ def check_root() -> None:
         raise LabError("the lab needs root: run the same command with sudo")
 
 
-def install_requirements(required: Mapping[str, str] = REQUIRED) -> list[str]:
-    """Install what is missing, if this is root on a machine with apt; the packages that were installed."""
-    packages = missing(required)
-    if packages and not os.geteuid() and shutil.which("apt-get", path=search_path()):
+def install(required: Mapping[str, str]) -> None:
+    """Install the packages of programs that are missing, if this is root on a machine with apt."""
+    lacking = packages(missing(required))
+    if lacking and not os.geteuid() and shutil.which("apt-get", path=search_path()):
         env = {"DEBIAN_FRONTEND": "noninteractive"}
         run(["apt-get", "update", "--quiet"], env=env, timeout=300)
-        run(["apt-get", "install", "--yes", "--no-install-recommends", *packages], env=env, timeout=600)
-        return packages
-    return []
+        run(["apt-get", "install", "--yes", "--no-install-recommends", *lacking], env=env, timeout=600)
 
 
 def raise_limits() -> None:

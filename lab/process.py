@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from underlay.errors import OperatorError
+from underlay.programs import search_path
 
 LOCKS: set[int] = set()
 """Open files with a lock that programs inherit: a run that is killed keeps it until what it started has ended, too."""
@@ -60,11 +61,6 @@ def run(  # noqa: PLR0913 (what a process has; all but one have a default)
     if done.returncode:
         raise CommandError(argv, done.returncode, done.stderr or done.stdout)
     return done.stdout
-
-
-def search_path() -> str:
-    """Where programs are: a root who came by `su` has no sbin in PATH."""
-    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
 
 def tail(text: str, lines: int = 12) -> list[str]:

@@ -12,6 +12,7 @@ from invoke.tasks import task
 
 from lab.state import SUITES
 from underlay import plan as plans
+from underlay import programs
 from underlay.errors import COULD_NOT, report_and_exit
 
 SUITE_HELP = (
@@ -156,7 +157,7 @@ def demo(_: Context, suite: str = SUITES[0]) -> None:
 
     begin = time.monotonic()
     with report_and_exit():
-        machine.install_requirements()
+        machine.install(programs.COMMANDS | programs.LAB)
     invoke = [sys.executable, "-m", "invoke"]
     # Processes of their own: a command with target lab moves into the lab's network and stays there.
     for step in (["lab.up", "--suite", suite], ["deploy"], ["verify"]):

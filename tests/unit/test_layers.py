@@ -9,8 +9,8 @@ import pytest
 from underlay.plan import REPO
 
 LAYERS = (
-    *("errors", "console", "plan", "desired", "compare", "remote", "access", "facts", "observe", "guard", "operations"),
-    *("verify", "doctor", "trace", "report", "oncall", "commands"),
+    *("errors", "programs", "console", "plan", "desired", "compare", "remote", "access", "facts", "observe", "guard"),
+    *("operations", "verify", "doctor", "trace", "report", "oncall", "commands"),
 )
 FILES = sorted((REPO / "underlay").rglob("*.py"))
 

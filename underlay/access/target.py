@@ -14,6 +14,7 @@ from typing import Literal, get_args
 
 from netaddr import IPAddress
 
+from underlay import programs
 from underlay.access import hostkeys
 from underlay.access.endpoints import Endpoint, endpoints_from, vantage_of
 from underlay.access.ssh_config import TargetError, private_folder, ssh_config, write
@@ -63,8 +64,9 @@ class Target:
 def enter(plan: Plan) -> Target:
     """Choose the target (UNDERLAY_TARGET, or the plan's), step into the lab if that is it, and write the ssh config.
 
-    Raises TargetError if the target is unknown, or is the lab and this checkout has none running.
+    Raises TargetError if the target is unknown, or is the lab and this checkout has none running; MissingError.
     """
+    programs.require(programs.COMMANDS)  # before anything is begun that would stop half-way
     name = os.environ.get("UNDERLAY_TARGET") or plan.target
     if name not in get_args(Name):
         raise TargetError(f"UNDERLAY_TARGET={name!r} is no target: use 'lab' or 'ssh'")
