@@ -91,47 +91,67 @@ class Difference:
     @property
     def what(self) -> str:
         """What is wrong, for people; of a rule of the firewall just which it is."""
-        how = {"missing": "is missing", "order": "is out of order"}.get(self.kind, "is not in the plan")
+        return " ".join(filter(None, (self._subject, self._how)))
+
+    @property
+    def _subject(self) -> str:
+        match self.thing:
+            case Address(nic, cidr):
+                found = f"address {cidr} on {nic}"
+            case Route() as route:
+                found = f"route {route.selector if self.kind == 'extra' else route.arguments}"
+            case PolicyRule() as rule:
+                found = f"policy rule {rule.arguments}"
+            case Rule() as rule:
+                found = f"rule {rule}"
+            case Nic(name):
+                found = f"NIC {name}"
+            case Sysctl(name) | Unit(name):
+                found = name
+            case File():
+                found = "the file"
+        return found
+
+    @property
+    def _how(self) -> str:
+        words = {"missing": "is missing", "order": "is out of order"}
         match self.thing, self.found:
-            case Nic(name), _:
-                return f"NIC {name} is down"
-            case Sysctl(key, value), found:
-                return f"{key} is {'not set' if found is None else found}, not {value}"
-            case Address(nic, cidr), _:
-                return f"address {cidr} on {nic} {how}"
-            case Route() as route, _ if self.kind == "extra":
-                return f"route {route.selector} {how}"
-            case Route() as route, _:
-                return f"route {route.arguments} {'may go with an address' if self.shaken else how}"
-            case PolicyRule() as rule, _:
-                return f"policy rule {rule.arguments} {how}"
-            case Rule() as rule, _:
-                return f"rule {rule}"
+            case Rule(), _:
+                found = ""
+            case Nic(), _:
+                found = "is down"
+            case Sysctl(_, value), there:
+                found = f"is {'not set' if there is None else there}, not {value}"
             case File(), _:
-                return "the file is not as planned"
-            case Unit(name, True), UnitState(active, enabled):
-                return f"{name} is {active} and {enabled or 'unknown'}"
-            case Unit(name), _:
-                return f"{name} is not enabled"
-        raise AssertionError(self.thing)
+                found = "is not as planned"
+            case Unit(_, True), UnitState(active, enabled):
+                found = f"is {active} and {enabled or 'unknown'}"
+            case Unit(), _:
+                found = "is not enabled"
+            case Route(), _ if self.kind == "missing" and self.shaken:
+                found = "may go with an address"
+            case _:
+                found = words.get(self.kind, "is not in the plan")
+        return found
 
     def origin(self, plan: Plan, host: Host) -> str:
         """The line of the plan that it comes from; empty for what is in no plan."""
         match self.thing:
             case Rule(origin=origin):
-                return origin
+                found = origin
             case Address(nic, cidr):
-                return _line(plan, host, cidr, nic)
+                found = _line(plan, host, cidr, nic)
             case Route(source=source, nic=nic):
-                return _line(plan, host, source, nic)
+                found = _line(plan, host, source, nic)
             case Nic(nic):
-                return _line(plan, host, "", nic)
+                found = _line(plan, host, "", nic)
             case PolicyRule(source=source, destination=destination):
-                return _line(plan, host, source or destination)
+                found = _line(plan, host, source or destination)
             case Sysctl() | File(boot=True):
-                return plan.line("hosts", host.name)
+                found = plan.line("hosts", host.name)
             case _:
-                return ""
+                found = ""
+        return found
 
 
 def _line(plan: Plan, host: Host, cidr: str, name: str = "") -> str:

@@ -8,7 +8,6 @@ from invoke import Context, Exit, task
 from underlay.access.target import current
 from underlay.commands import parameters
 from underlay.errors import exit_code, report_and_exit
-from underlay.plan import ROLES
 
 
 @task(
@@ -30,9 +29,7 @@ def history(_: Context, host: str | None = None, number: str | None = None, json
     from underlay.report import tables
 
     target = current()
-    hosts = (
-        [parameters.host(target.plan, host)] if host else [one for each in ROLES for one in target.plan.hosts_of(each)]
-    )
+    hosts = [parameters.host(target.plan, host)] if host else target.plan.deployed
     if number:
         change = histories.change(target, hosts[0].name, parameters.whole(number))
         print(dumps(change, indent=2) if json else change["diff"])
