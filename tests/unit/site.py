@@ -28,7 +28,7 @@ def state(plan: Plan, host: Host, **changed: object) -> HostState:
             sysctls=wanted.sysctls,
             files={str(path): content for path, content in network_files(wanted).items()},
         ),
-        nics={nic: Nic(True, True, 1500, "02:00:00:00:00:01", 0, 0, 0, 0, 0, 0) for nic in wanted.nics},
+        nics={nic: Nic(True, True, 1500, "02:00:00:00:00:01") for nic in wanted.nics},
         units=dict.fromkeys((unit.name for unit in units.ALL), UnitState("active", "enabled")),
         files={
             SSHD: sshd_settings(plan),

@@ -20,7 +20,7 @@ from underlay.access.target import Target
 from underlay.errors import OperatorError
 from underlay.oncall import backup
 from underlay.plan import REPO, load
-from underlay.remote import restore
+from underlay.remote import restore, send
 
 PLAN = load(REPO / "group_data/all.py")
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -56,8 +56,8 @@ def on_host(tmp_path: Path) -> Replace:
             "state": f"{tmp_path}/state",
             "own": [f"{tmp_path}/state/history", f"{tmp_path}/state/record"],
         }
-        argv = [sys.executable, "-I", "-S", "-c", Path(restore.__file__).read_text(), json.dumps(wanted)]
-        return subprocess.run(argv, input=content, capture_output=True, check=False)
+        argv = [sys.executable, *send.argv(json.dumps(wanted))[1:]]
+        return subprocess.run(argv, input=send.line(restore) + content, capture_output=True, check=False)
 
     return run
 

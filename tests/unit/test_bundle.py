@@ -18,7 +18,7 @@ from underlay.errors import OperatorError
 from underlay.oncall import bundle
 from underlay.oncall.redact import LEFT_OUT, redact
 from underlay.plan import Host
-from underlay.remote import collect
+from underlay.remote import collect, send
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\nQyNTUxOQAAACA\n-----END OPENSSH PRIVATE KEY-----"
 PUBLIC = "AAAAC3NzaC1lZDI1NTE5AAAAIEyn7nLGCYUaJ3jNdPMY2aaDRuzHxBJMI2yeBiBvSQAx"
@@ -93,8 +93,8 @@ def test_collect(tmp_path: Path) -> None:
         "most": 100,
     }
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-", json.dumps(wanted)],
-        input=Path(collect.__file__).read_bytes(),
+        [sys.executable, *send.argv(json.dumps(wanted))[1:]],
+        input=send.line(collect),
         capture_output=True,
         check=True,
     )
@@ -168,11 +168,11 @@ def test_no_file_with_secrets_is_asked_for(site: Target, monkeypatch: pytest.Mon
     """Redaction is the second line: keys, shadow and the like are not read in the first place."""
     asked: list[str] = []
 
-    def program(_: str, argument: str) -> str:
+    def argv(argument: str) -> list[str]:
         asked.append(argument)
-        return ""
+        return []
 
-    monkeypatch.setattr(bundle, "program", program)
+    monkeypatch.setattr(send, "argv", argv)
     [host] = site.plan.hosts_of(role)
     if host.name == "lb":
         host = Host(**{**dict(host), "name": "other"})

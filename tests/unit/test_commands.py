@@ -15,13 +15,13 @@ from underlay.access.sessions import UnreachableError
 from underlay.commands import parameters
 from underlay.commands.site import deploy, drift
 from underlay.errors import OperatorError, exit_code, report_and_exit
-from underlay.observe.drift import Difference
+from underlay.observe.drift import Line
 from underlay.oncall import publish
 from underlay.plan import REPO
 
 COMMANDS = REPO / "underlay" / "commands"
-DIFFERENCE = Difference("lb", "missing", "live", "a rule")
-UNMANAGED = Difference("lb", "unmanaged", "live", "a rule")
+DIFFERENCE = Line("lb", "missing", "live", "a rule")
+UNMANAGED = Line("lb", "unmanaged", "live", "a rule")
 
 
 def test_one_file_a_command() -> None:
@@ -61,7 +61,7 @@ def test_mistake_and_ctrl_c(error: BaseException, code: int, said: str, capsys: 
     ],
 )
 def test_drift(
-    planned: Planned, monkeypatch: pytest.MonkeyPatch, found: dict[str, list[Difference] | str], code: int
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, found: dict[str, list[Line] | str], code: int
 ) -> None:
     """What others put there is no drift; drift counts although another host could not be read."""
     monkeypatch.setattr(drift, "current", lambda: target(planned()))

@@ -83,7 +83,7 @@ def test_no_entry(line: str) -> None:
 
 def find(**wanted: Any) -> dict[str, Any]:
     first, *rest = TABLE.encode().splitlines(keepends=True)
-    anything: dict[str, Any] = {"hosts": [], "published": [], "name": "", "id": None, "limit": 10}
+    anything: dict[str, Any] = {"hosts": [], "published": [], "protocol": "", "name": "", "id": None, "limit": 10}
     return conntrack.find([first, b"", b"".join(rest)], anything | wanted)
 
 

@@ -73,10 +73,8 @@ def state(host: Host, **parts: object) -> HostState:
             for unit in ("systemd-networkd", "netfilter-persistent", "ssh", "nginx")
         },
         "files": files,
-        "nics": {
-            nic.nic: Nic(True, True, 1500, mac(host.name, nic.network), 0, 0, 0, 0, 0, 0) for nic in host.interfaces
-        },
-        "guard": GuardStatus(None, None, None),
+        "nics": {nic.nic: Nic(True, True, 1500, mac(host.name, nic.network)) for nic in host.interfaces},
+        "guard": GuardStatus(None, None),
         "failed_units": (),
         "conntrack": Conntrack(10, 1000, {}),
         "counters": (),
@@ -505,10 +503,10 @@ def test_stale_change() -> None:
     """A change that is being made is a note; one that nobody undid is a finding."""
     pending = {"who": "ada@laptop", "since": "03:00", "what": ["a rule"], "left": 12.0, "deadline": "03:01"}
     pending["token"] = "t1"
-    found = diagnose(with_state(healthy(), "gateway", guard=GuardStatus(pending, None, None)))
+    found = diagnose(with_state(healthy(), "gateway", guard=GuardStatus(pending, None)))
     assert found.findings == ()
     assert "being made right now, by ada@laptop" in found.notes[0]
-    stale = only(diagnose(with_state(healthy(), "gateway", guard=GuardStatus({**pending, "left": 0.0}, None, None))))
+    stale = only(diagnose(with_state(healthy(), "gateway", guard=GuardStatus({**pending, "left": 0.0}, None))))
     assert stale.fix.endswith('guard.pyz rollback t1 doctor"')
 
 

@@ -35,7 +35,8 @@ COMMIT
 
 
 def output(live: str = EMPTY, wanted: str = EMPTY, persisted: str = "", recorded: str = "") -> list[str]:
-    return f"== live\n{live}== wanted\n{wanted}== persisted\n{persisted}== record\n{recorded}".splitlines()
+    texts = {"live": live, "wanted": wanted, "persisted": persisted, "record": recorded}
+    return "".join(f"@@ {name}\n{text}@@ = 0\n" for name, text in texts.items()).splitlines()
 
 
 def test_what_a_host_prints() -> None:
@@ -51,7 +52,7 @@ def test_what_a_host_prints() -> None:
 
 
 def test_a_host_without_iptables() -> None:
-    assert process(["== missing"]) == Firewall(False, {}, "", {}, {}, {})
+    assert process(["@@ missing", "@@ = 0"]) == Firewall(False, {}, "", {}, {}, {})
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,12 @@ FILES = "/etc/systemd/network/05-underlay-eth0.network W05ldHdvcmtdCg==\n"
 
 def output(**sections: str) -> list[str]:
     default = {"address": ADDRESSES, "route": ROUTES, "rule": RULES, "sysctl": SYSCTLS, "files": FILES}
-    return [line for name, text in (default | sections).items() for line in (f"== {name}", *text.split("\n")) if line]
+    return [
+        line
+        for name, text in (default | sections).items()
+        for line in (f"@@ {name}", *text.split("\n"), "@@ = 0")
+        if line
+    ]
 
 
 @pytest.mark.parametrize("protocol", ["", '"protocol":"0x3",'], ids=["iproute2 6.1", "iproute2 6.15"])
@@ -86,5 +91,5 @@ def test_what_can_t_be_read_is_not_empty(lines: list[str]) -> None:
 
 
 def test_sysctls_are_asked_for_only_where_there_are_some() -> None:
-    assert "sysctl -e net.ipv4.ip_forward;" in command(["net.ipv4.ip_forward"])
+    assert "sysctl -e net.ipv4.ip_forward\n" in command(["net.ipv4.ip_forward"])
     assert "sysctl -e" not in command([])

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from underlay.access.sessions import Agent, UnreachableError
-from underlay.remote import probe
+from underlay.plan import REPO
+from underlay.remote import probe, send
 
 HERE, THERE = "127.0.0.1", "127.0.0.2"
-ARGV = [sys.executable, "-I", "-S", "-c", probe.BOOTSTRAP]
+ARGV = [sys.executable, *send.argv("me")[1:]]
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def test_further_listeners_share_their_port(agent: Agent, server: socket.socket)
     """That of another check is not taken for the real service, and its end is not ours."""
     port = server.getsockname()[1]
     server.close()
-    other = Agent("other", ARGV)
+    other = Agent("other", [*ARGV[:-1], "other"])
     assert other.ask("serve", port) is True
     assert agent.ask("free", port) is True
     assert agent.ask("serve", port) is True
@@ -197,13 +199,16 @@ def test_ends_with_its_stdin(agent: Agent) -> None:
         socket.create_connection((HERE, port))
 
 
-def test_ends_at_its_deadline() -> None:
+def test_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends by itself in time although its stdin stays open."""
-    source = Path(probe.__file__).read_text().replace("DEADLINE = 30", "DEADLINE = 1")
+    shutil.copytree(REPO / "underlay", tmp_path / "underlay")
+    copy = tmp_path / "underlay/remote/probe.py"
+    copy.write_text(copy.read_text().replace("DEADLINE = 30", "DEADLINE = 1"))
+    monkeypatch.setattr(send, "ROOT", tmp_path)
     process = subprocess.Popen(ARGV, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(base64.b64encode(source.encode()) + b"\nme\n")
+    process.stdin.write(base64.b64encode(send.packed.__wrapped__(probe)) + b"\n")
     process.stdin.flush()
     assert "port" in json.loads(process.stdout.readline())
     assert process.wait(5) != 0

@@ -163,5 +163,6 @@ def test_who_has_it() -> None:
     with nic, switch:
         for mac, address in ((ours, "192.168.0.54"), (theirs, "192.168.0.55"), (theirs, "192.168.0.99")):
             switch.send(arp.packet(arp.REPLY, mac, address, address))
-        assert arp.probe(nic, ours, ["192.168.0.54", "192.168.0.55"]) == {"192.168.0.55": "02:00:00:00:00:02"}
+        [found] = arp.ask({nic: (ours, ["192.168.0.54", "192.168.0.55"])}, 0.2).values()
+        assert found == {"192.168.0.54": [], "192.168.0.55": ["02:00:00:00:00:02"]}
         assert len(switch.recv(100)) == 42

@@ -4,11 +4,13 @@ import io
 import os
 import subprocess
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from underlay.plan import REPO
 from underlay.remote import send
 
 FILES = {
@@ -98,3 +100,15 @@ def test_nothing_is_left(tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*")), os.listdir("/tmp")
     run(send.argv(), send.line(module("plain")))
     assert (sorted(tmp_path.rglob("*")), os.listdir("/tmp")) == before
+
+
+PROGRAMS = {path.stem for path in (REPO / "underlay/remote").glob("*.py") if "\ndef main(" in path.read_text()}
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_programs_need_python_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on hosts imports what goes along and the standard library only."""
+    monkeypatch.setattr(send, "ROOT", REPO)
+    (tmp_path / "zip").write_bytes(send.packed(import_module(f"underlay.remote.{name}")))
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import underlay.remote.{name}"
+    assert run(["python3", "-I", "-S", "-c", code, str(tmp_path / "zip")]) == (0, "")

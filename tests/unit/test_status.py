@@ -24,7 +24,6 @@ from underlay.observe.health import (
     Conntrack,
     Disk,
     GuardStatus,
-    Load,
     Nic,
     Tally,
     Upstream,
@@ -38,10 +37,10 @@ PLAN = load(REPO / "group_data/all.py")
 LAST = {"number": 3, "time": "2026-11-23T04:20:00+00:00", "who": "ada@laptop", "commit": "abc", "what": ["much"]}
 WELL = {
     "clock": Clock(0.01, 0.02),
-    "load": Load(200_000.0, (0.1, 0.1, 0.1), 2, 100, 50),
+    "uptime": 200_000.0,
     "disks": {"/": Disk(100, 40, 0, 0)},
     "failed_units": (),
-    "guard": GuardStatus(None, LAST, None),
+    "guard": GuardStatus(None, LAST),
     "conntrack": Conntrack(100, 1000, {"drop": 4, "insert_failed": 5, "early_drop": 6}),
     "tally": Tally(100, {"tcp": 100}, {"192.168.0.51": 1, "192.168.0.52": 7, "192.168.0.53": 0}, {}),
     "upstreams": (Upstream("kubernetes_api", "100.64.0.2:6443", "", 0.001),),
@@ -83,7 +82,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Site:
 
         def nics(self: HostState) -> dict[str, Nic]:
             names = [nic.nic for nic in PLAN.host(self.name).interfaces]
-            return {name: Nic(True, name not in unplugged, 1500, "", *[0] * 6) for name in names}
+            return {name: Nic(True, name not in unplugged, 1500, "") for name in names}
 
         Some.network = property(network)  # type: ignore[assignment]
         Some.nics = property(nics)  # type: ignore[assignment]
@@ -215,7 +214,7 @@ def test_attention(site: Site, changed: dict[str, object], attention: list[str])
         ({"clock": Clock(-86400.0, 0.02)}, "its clock is -1 d 0 h from this one"),
         ({"clock": Clock(4.0, 0.1)}, "its clock is +4.0 s from this one"),
         (
-            {"guard": GuardStatus({"who": "ada@laptop", "left": 12.3}, None, None)},
+            {"guard": GuardStatus({"who": "ada@laptop", "left": 12.3}, None)},
             "a change of ada@laptop waits for its confirmation, else undone in 12 s",
         ),
     ],
@@ -233,7 +232,9 @@ def test_clock_that_may_be_right(site: Site) -> None:
     assert site(clock=Clock(4.0, 6.0)).code == 0
 
 
-@pytest.mark.parametrize("part", ["clock", "load", "disks", "failed_units", "guard", "conntrack", "tally", "upstreams"])
+@pytest.mark.parametrize(
+    "part", ["clock", "uptime", "disks", "failed_units", "guard", "conntrack", "tally", "upstreams"]
+)
 def test_unread_is_not_well(site: Site, part: str) -> None:
     """What could not be read is unknown, and exit code 1; what is wrong beside it is 2, and shown all the same."""
     found = site(**{part: None})

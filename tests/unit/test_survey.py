@@ -1,18 +1,16 @@
 """What the doctor sends to a host, tried in a network of its own."""
 
 import ast
-import base64
 import json
 import socket
 import struct
 import sys
-from pathlib import Path
 
 import pytest
 
 from tests.unit.namespaces import namespace
 from underlay.plan import REPO
-from underlay.remote import survey
+from underlay.remote import arp, send, survey
 
 PAIR = """\
 link add left type veth peer name right address 02:00:00:00:00:02
@@ -22,8 +20,7 @@ link add far type veth peer name farther address 02:00:00:00:00:04
 
 
 def ask(inside: object, request: object) -> dict[str, object]:
-    code = base64.b64encode(Path(survey.__file__).read_bytes()).decode()
-    answer = inside("python3", "-I", "-c", survey.BOOTSTRAP, text=f"{code}\n{json.dumps(request)}")  # type: ignore[operator]
+    answer = inside(*send.argv(), text=send.line(survey).decode() + json.dumps(request))  # type: ignore[operator]
     found: dict[str, object] = json.loads(answer)
     return found
 
@@ -70,7 +67,7 @@ def test_connect() -> None:
     ports = [each.getsockname()[1] for each in (quiet, closed)]
     closed.close()
     with quiet:
-        found = survey.connect([["127.0.0.1", ports[0], False], ["127.0.0.1", ports[1], False]])
+        found = survey.errors([["127.0.0.1", ports[0], False], ["127.0.0.1", ports[1], False]])
         assert found == {f"127.0.0.1:{ports[0]}": "", f"127.0.0.1:{ports[1]}": "Connection refused"}
         assert "does not answer within" in survey.error_of("127.0.0.1", ports[0], True)
     probe.close()
@@ -90,7 +87,7 @@ def test_echo_request(size: int) -> None:
 
 def test_question() -> None:
     """An ARP probe names no sender's address: nobody learns anything from it (RFC 5227)."""
-    frame = survey.question(b"\2\0\0\0\0\1", "192.0.2.7")
+    frame = arp.packet(arp.REQUEST, b"\2\0\0\0\0\1", "0.0.0.0", "192.0.2.7")
     assert frame[:6] == b"\xff" * 6
     assert frame[28:32] == bytes(4)
     assert frame[38:42] == socket.inet_aton("192.0.2.7")

@@ -5,12 +5,12 @@ import shutil
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from underlay.access.sessions import INTERPRETER, Agent, UnreachableError
+from underlay.access.sessions import Agent, UnreachableError
+from underlay.remote import send
 from underlay.remote import trace as trace_agent
 from underlay.remote.trace import Matcher, checksum
 
@@ -69,8 +69,8 @@ def ask() -> Iterator[Ask]:
     for tool in ("unshare", "iptables"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed")
-    argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *INTERPRETER]
-    agent = Agent("here", argv, Path(trace_agent.__file__))
+    argv = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *send.argv()]
+    agent = Agent("here", argv, trace_agent)
     assert agent.hello == {"root": True}
     yield lambda key, *value: agent.ask(key, value)
     agent.close()

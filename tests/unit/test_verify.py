@@ -16,6 +16,7 @@ from underlay.access.target import Target
 from underlay.compare.difference import UnitState
 from underlay.desired.traffic import Flow
 from underlay.errors import OperatorError
+from underlay.facts import sections
 from underlay.observe import evidence, exchange, state
 from underlay.observe.exchange import Outcome, judge
 from underlay.observe.state import HostState, UnreadableError
@@ -128,7 +129,7 @@ def test_python_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "sections", [{}, {"firewall": (1, ["permission denied"])}, {"firewall": (0, ["== live", "what is this"])}]
+    "sections", [{}, {"firewall": (1, ["permission denied"])}, {"firewall": (0, ["@@ live", "what is this", "@@ = 0"])}]
 )
 def test_unknown_is_never_empty(sections: dict[str, tuple[int, list[str]]]) -> None:
     """What could not be read is an error, not a host without rules."""
@@ -139,14 +140,14 @@ def test_unknown_is_never_empty(sections: dict[str, tuple[int, list[str]]]) -> N
 def test_host_without_iptables() -> None:
     """A gateway without iptables is told as such."""
     with pytest.raises(UnreadableError, match="box has no iptables"):
-        _ = host_state(firewall="== missing").firewall
+        _ = host_state(firewall="@@ missing\n@@ = 0").firewall
 
 
 def test_script_survives_a_failing_part() -> None:
     """Each part of what a host is asked has its own exit code and output, errors included."""
     script = state._script({"one": "echo 1; exit 3", "two words": "echo 2", "three": "no-such-command"})
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
-    found = state._sections(done.stdout.splitlines())
+    found = sections(done.stdout.splitlines())
     assert found["one"] == (3, ["1"])
     assert found["two words"] == (0, ["2"])
     assert found["three"][0] == 127

@@ -1,6 +1,5 @@
 """The way to the hosts: one ssh connection each, which every check and every agent of a run shares."""
 
-import base64
 import json
 import os
 import select
@@ -10,16 +9,14 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from underlay.access.ssh_config import CONNECT_SECONDS
 from underlay.access.target import Target
 from underlay.errors import OperatorError
-from underlay.remote import probe
+from underlay.remote import probe, send
 
-INTERPRETER = ["python3", "-I", "-S", "-c", probe.BOOTSTRAP]
-"""Runs an agent's program, which it reads from its stdin."""
 AT_ONCE = 24
 """Connections that are opened at the same time: sshd, and the jump host in between, refuse too many newcomers."""
 
@@ -138,7 +135,7 @@ class Links:
         """A new agent on a host. Raises UnreachableError."""
         # Only the connection table is root's.
         sudo = ["sudo", "-n"] if name == self.target.plan.gateway.name else []
-        return Agent(name, self.command(name, [*sudo, *INTERPRETER]))
+        return Agent(name, self.command(name, [*sudo, *send.argv(name)]))
 
     def command(self, name: str, argv: list[str]) -> list[str]:
         """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""
@@ -151,18 +148,18 @@ class Links:
 class Agent:
     """A program of ours at work on a host, until it is closed.
 
-    program: its file, `underlay/remote/probe.py` or one that is spoken to in the same way
+    argv: the command here that runs it there, see `send.argv`
+    program: `probe`, or another that makes use of `remote.serve`
     hello: what it said first
     """
 
-    def __init__(self, name: str, argv: list[str], program: Path = Path(probe.__file__)) -> None:
+    def __init__(self, name: str, argv: list[str], program: ModuleType = probe) -> None:
         self.name = name
         self._argv = argv
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._rest = b""
         self._given_up = ""
-        code = base64.b64encode(program.read_bytes())
-        self.hello = self._exchange(code + b"\n" + name.encode() + b"\n", 10)
+        self.hello = self._exchange(send.line(program), 10)
 
     @property
     def port(self) -> int:

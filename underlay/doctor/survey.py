@@ -4,10 +4,10 @@ Hosts that can't be reached the plan's way are tried through the gateway, and th
 is wrong with the way is told apart from what is wrong with the host.
 """
 
-import base64
 import errno
 import json
 import os
+import shlex
 import socket
 import subprocess
 import tempfile
@@ -27,7 +27,7 @@ from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
 from underlay.observe.state import DRIFT, HostState
 from underlay.plan import OUTSIDE, Host, Plan
-from underlay.remote import survey
+from underlay.remote import arp, send, survey
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
 CONNECT_SECONDS = 3
@@ -83,7 +83,7 @@ class Workstation:
 
 @dataclass(frozen=True)
 class HostSurvey:
-    """What a host sees around it; see `oncall.look`, whose keys these are."""
+    """What a host sees around it; see `remote.survey`, whose keys these are."""
 
     arp: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     echo: dict[str, list[int]] = field(default_factory=dict)
@@ -342,15 +342,9 @@ class _Examiner:
     # --- what is looked at ---
 
     def _look(self, links: Links, host: Host) -> HostSurvey:
-        request = json.dumps(self._request(host))
-        code = base64.b64encode(Path(survey.__file__).read_bytes()).decode()
-        # -S would leave out nothing that is needed, but Debian's own path of modules for ssl.
-        done = links.run(
-            host.name,
-            f"python3 -I -c '{survey.BOOTSTRAP}'",
-            seconds=LOOK_SECONDS,
-            stdin=f"{code}\n{request}".encode(),
-        )
+        request = json.dumps(self._request(host)).encode()
+        command = shlex.join(send.argv())
+        done = links.run(host.name, command, seconds=LOOK_SECONDS, stdin=send.line(survey) + request)
         try:
             # What took too long is null.
             return HostSurvey(**{key: value for key, value in json.loads(done.stdout).items() if value is not None})
@@ -359,7 +353,7 @@ class _Examiner:
             raise UnreachableError(f"{host.name} can't look around: {words[-1]}") from None
 
     def _request(self, host: Host) -> dict[str, object]:
-        """What to ask a host to look at; see `oncall.look`."""
+        """What to ask a host to look at; see `remote.survey`."""
         if host not in self.deployed:
             return {"services": True}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
@@ -455,7 +449,7 @@ def _failure(said: str, jump: bool) -> Failure:
 def _neighbours(asked: dict[str, str]) -> dict[str, str]:
     """Who answers for addresses on NICs of this machine: address → MAC, empty for nobody. Asking needs root."""
     try:
-        heard = survey.ask((nic, address) for address, nic in asked.items())
+        heard = arp.probe(((nic, address) for address, nic in asked.items()), survey.HEARD)
     except PermissionError:
         return {}
     return {address: next(iter(heard.get(nic, {}).get(address, [])), "") for address, nic in asked.items()}

@@ -7,12 +7,12 @@ from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
 from underlay.desired.ruleset import Ruleset, RulesetError, parse
-from underlay.facts import section, sections
+from underlay.facts import good, script
 
 PERSISTED = "/etc/iptables/rules.v4"
 RECORD = "/var/lib/underlay/rules.v4"
 """What the last deploy applied: so a later one knows which rules are ours."""
-SAVE = "saved=$(iptables-save); printf '%s\\n' \"$saved\" | sed -e '/^#/d' -e 's/\\[[0-9]*:[0-9]*\\]/[0:0]/'"
+SAVE = "saved=$(iptables-save) && printf '%s\\n' \"$saved\" | sed -e '/^#/d' -e 's/\\[[0-9]*:[0-9]*\\]/[0:0]/'"
 """The live rules without what changes by itself: comments and counters. Not a plain pipe: a failure must be seen."""
 
 
@@ -30,23 +30,21 @@ class Firewall:
 
 def command() -> str:
     """The shell command whose output `process` reads; it takes the wanted rules on stdin and needs root."""
-    return "; ".join(
-        [
-            "set -e",
-            f"if ! command -v iptables-save >/dev/null; then {section('missing')}; exit 0; fi",
-            *(section("live"), SAVE),
-            # The kernel's form of the wanted rules differs between versions of iptables: a throw-away network
-            # namespace on the same host gives it.
-            *(section("wanted"), "unshare --net sh -c 'iptables-restore && iptables-save'"),
-            *(section("persisted"), f"cat {PERSISTED} 2>/dev/null || true"),
-            *(section("record"), f"cat {RECORD} 2>/dev/null || true"),
-        ]
-    )
+    sections = {
+        "live": SAVE,
+        # The kernel's form of the wanted rules differs between versions of iptables: a throw-away network namespace on
+        # the same host gives it.
+        "wanted": "unshare --net sh -c 'iptables-restore && iptables-save'",
+        "persisted": f"cat {PERSISTED} 2>/dev/null || true",
+        "record": f"cat {RECORD} 2>/dev/null || true",
+    }
+    there = "command -v iptables-save >/dev/null"
+    return f"if {there}; then\n{script(sections)}\nelse\n{script({'missing': ':'})}\nfi"
 
 
 def process(output: Iterable[str]) -> Firewall:
-    """Read the output of `command`. Raises RulesetError or KeyError for anything else."""
-    found = sections(output)
+    """Read the output of `command`. Raises RulesetError, ValueError or KeyError for anything else."""
+    found = good(output)
     if "missing" in found:
         return Firewall(False, {}, "", {}, {}, {})
     texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in found.items()}
@@ -69,5 +67,5 @@ class Rules(FactBase[Firewall]):
     def process(self, output: list[str]) -> Firewall:
         try:
             return process(output)
-        except (RulesetError, KeyError) as error:
+        except (RulesetError, ValueError, KeyError) as error:
             raise FactProcessError(f"can't read the firewall of this host: {error}") from error

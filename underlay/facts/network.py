@@ -8,7 +8,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 from underlay.compare.network import LiveNetwork
 from underlay.desired.routing import LINK_FILE, NETWORKD, NETWORKD_CONF, SYSCTL_CONF, Address, PolicyRule, Route
-from underlay.facts import files, section, sections
+from underlay.facts import files, good, script
 
 OUR_FILES = (str(NETWORKD / LINK_FILE.format(nic="*")), NETWORKD_CONF, SYSCTL_CONF)
 LOCAL_TABLE = 255
@@ -17,20 +17,20 @@ LOCAL_TABLE = 255
 def command(sysctls: Iterable[str]) -> str:
     """The shell command whose output `parse` reads; needs no root."""
     keys = " ".join(sysctls)
-    return "; ".join(
-        [
-            *(section("address"), "ip -j -N address show"),
-            *(section("route"), "ip -j -N -4 route show table all"),
-            *(section("rule"), "ip -j -N -4 rule show"),
-            *(section("sysctl"), f"sysctl -e {keys}" if keys else ":"),
-            *(section("files"), files.command(OUR_FILES)),
-        ]
+    return script(
+        {
+            "address": "ip -j -N address show",
+            "route": "ip -j -N -4 route show table all",
+            "rule": "ip -j -N -4 rule show",
+            "sysctl": f"sysctl -e {keys}" if keys else ":",
+            "files": files.command(OUR_FILES),
+        }
     )
 
 
 def parse(lines: Iterable[str]) -> LiveNetwork:
     """Read the output of `command`. Raises ValueError or KeyError for anything else."""
-    found = sections(lines)
+    found = good(lines)
     links = json.loads("".join(found["address"]))
     routes = json.loads("".join(found["route"]) or "[]")
     rules = json.loads("".join(found["rule"]))

@@ -3,49 +3,29 @@
 Parsers raise ValueError, KeyError or IndexError for anything else than the output of their command.
 """
 
-import base64
-import gzip
 import json
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from underlay.desired import nginx
 from underlay.plan import Host, Plan, roles
-from underlay.remote import conntrack
+from underlay.remote import connect, conntrack, send
 from underlay.remote.guard.paths import COPY
 
 VITALS = frozenset(
     {
-        *("load", "disks", "failed units", "nics", "neighbours", "guard", "system"),
+        *("uptime", "disks", "failed units", "nics", "guard"),
         *("conntrack", "tally", "counters", "upstreams"),
     }
 )
 """The sections of the vital signs; the last four are of some roles only."""
 UPSTREAM_SECONDS = 1
 TALLY_SECONDS = 8
-NOTHING_KEPT = '{"pending": null, "last": null, "last_rollback": null}'
-CONNECT = """\
-import json, socket, sys, threading, time
-def connect(name, end):
-    address, _, port = end.rpartition(":")
-    begin = time.monotonic()
-    try:
-        socket.create_connection((address, int(port)), patience).close()
-        found[name, end] = [time.monotonic() - begin, ""]
-    except OSError as error:
-        found[name, end] = [None, error.strerror or f"no answer within {patience} s"]
-patience, ends = json.loads(sys.argv[1])
-found = {}
-threads = [threading.Thread(target=connect, args=end) for end in ends]
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print(json.dumps([[*end, *found[tuple(end)]] for end in ends]))
-"""
+NOTHING_KEPT = '{"pending": null, "last": null}'
 
 
 @dataclass(frozen=True)
@@ -57,17 +37,6 @@ class Clock:
 
     offset: float
     round_trip: float
-
-
-@dataclass(frozen=True)
-class Load:
-    """uptime: seconds since boot; averages: over 1, 5 and 15 minutes; memory, available: bytes of main memory."""
-
-    uptime: float
-    averages: tuple[float, float, float]
-    cpus: int
-    memory: int
-    available: int
 
 
 @dataclass(frozen=True)
@@ -88,45 +57,20 @@ class Disk:
 
 @dataclass(frozen=True)
 class Nic:
-    """up: it was switched on; carrier: the cable has a signal; the rest are counts since boot."""
+    """up: it was switched on; carrier: the cable has a signal."""
 
     up: bool
     carrier: bool
     mtu: int
     mac: str
-    rx_bytes: int
-    tx_bytes: int
-    rx_errors: int
-    tx_errors: int
-    rx_dropped: int
-    tx_dropped: int
-
-
-@dataclass(frozen=True)
-class Neighbour:
-    """An entry of the ARP table: `mac` is empty where nobody answered, `state` as `ip neigh` says it."""
-
-    nic: str
-    address: str
-    mac: str
-    state: str
 
 
 @dataclass(frozen=True)
 class GuardStatus:
-    """What the guard of changes says: each is one change, as `guard.agent` describes it, or None."""
+    """What the guard of changes says: each is one change, as `remote.guard` describes it, or None."""
 
     pending: dict[str, Any] | None
     last: dict[str, Any] | None
-    last_rollback: dict[str, Any] | None
-
-
-@dataclass(frozen=True)
-class System:
-    """release: as it calls itself; kernel: its version."""
-
-    release: str
-    kernel: str
 
 
 @dataclass(frozen=True)
@@ -186,13 +130,11 @@ class Upstream:
 def commands(plan: Plan, host: Host) -> dict[str, str]:
     """Section → the shell command that reads it, as root."""
     found = {
-        "load": "cat /proc/uptime /proc/loadavg; nproc; cat /proc/meminfo",
+        "uptime": "cat /proc/uptime",
         "disks": "df --block-size=1 --output=target,size,used,itotal,iused / /var",
         "failed units": "systemctl list-units --state=failed --plain --no-legend --full",
-        "nics": "ip -j -s link show",
-        "neighbours": "ip -j -4 neigh show",
+        "nics": "ip -j link show",
         "guard": f"if [ -e {COPY} ]; then python3 {COPY} status; else echo {shlex.quote(NOTHING_KEPT)}; fi",
-        "system": '. /etc/os-release; echo "$PRETTY_NAME"; uname -r',
     }
     match host.role:
         case "gateway":
@@ -201,26 +143,12 @@ def commands(plan: Plan, host: Host) -> dict[str, str]:
                 "conntrack": f"sysctl -n {keys} && conntrack -S",
                 "counters": "iptables-save -c",
                 # A table of millions must not cost the sections before this one.
-                "tally": program(
-                    Path(conntrack.__file__).read_text(),
-                    "tally",
-                    json.dumps(outer_addresses(plan)),
-                    seconds=TALLY_SECONDS,
-                ),
+                "tally": send.command(conntrack, "tally", json.dumps(outer_addresses(plan)), seconds=TALLY_SECONDS),
             }
         case "lb_nginx":
-            found["upstreams"] = program(CONNECT, json.dumps([UPSTREAM_SECONDS, upstreams_of(plan)]))
+            ends = json.dumps(upstreams_of(plan))
+            found["upstreams"] = send.command(connect, str(UPSTREAM_SECONDS), ends)
     return found
-
-
-def program(source: str, *arguments: str, seconds: float | None = None) -> str:
-    """A shell command that runs a Python program on a host: stdlib only, packed, nothing is left there.
-
-    seconds: after so many it is ended, with exit code 124
-    """
-    packed = base64.b64encode(gzip.compress(source.encode())).decode()
-    limit = ["timeout", str(seconds)] if seconds else []
-    return f"echo {packed} | base64 -d | gzip -d | {shlex.join([*limit, 'python3', '-I', '-S', '-', *arguments])}"
 
 
 def outer_addresses(plan: Plan) -> list[str]:
@@ -244,12 +172,9 @@ def clock(sent: float, first: float, last: float, received: float) -> Clock:
     return Clock(offset, max(0.0, (received - sent) - (last - first)))
 
 
-def load(lines: Sequence[str]) -> Load:
-    """Read the section of that name."""
-    uptime, averages, cpus, *memory = lines
-    one, five, fifteen, *_ = map(float, averages.split()[:3])
-    sizes = {key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in memory)}
-    return Load(float(uptime.split()[0]), (one, five, fifteen), int(cpus), sizes["MemTotal"], sizes["MemAvailable"])
+def uptime(lines: Sequence[str]) -> float:
+    """Read the section of that name: seconds since boot."""
+    return float(lines[0].split()[0])
 
 
 def disks(lines: Sequence[str]) -> dict[str, Disk]:
@@ -273,34 +198,16 @@ def nics(lines: Iterable[str]) -> dict[str, Nic]:
             carrier="LOWER_UP" in link["flags"],
             mtu=link["mtu"],
             mac=link.get("address", ""),
-            **{f"{way}_{what}": link["stats64"][way][what] for way in ("rx", "tx") for what in _COUNTS},
         )
         for link in json.loads("".join(lines))
         if "LOOPBACK" not in link["flags"]
     }
 
 
-_COUNTS = ("bytes", "errors", "dropped")
-
-
-def neighbours(lines: Iterable[str]) -> tuple[Neighbour, ...]:
-    """Read the section of that name."""
-    return tuple(
-        Neighbour(each["dev"], each["dst"], each.get("lladdr", ""), " ".join(each["state"]))
-        for each in json.loads("".join(lines))
-    )
-
-
 def guard(lines: Iterable[str]) -> GuardStatus:
     """Read the section of that name."""
     found = json.loads("".join(lines))
-    return GuardStatus(found["pending"], found["last"], found["last_rollback"])
-
-
-def system(lines: Sequence[str]) -> System:
-    """Read the section of that name."""
-    release, kernel = lines
-    return System(release, kernel)
+    return GuardStatus(found["pending"], found["last"])
 
 
 def connections(lines: Sequence[str]) -> Conntrack:

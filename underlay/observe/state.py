@@ -5,7 +5,7 @@ import gzip
 import re
 import shlex
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
@@ -17,7 +17,7 @@ from underlay.desired import checkout, nat, nginx, routing, ruleset, units
 from underlay.desired.files import SSHD, authorized_keys
 from underlay.desired.ruleset import RulesetError
 from underlay.errors import OperatorError
-from underlay.facts import files, firewall, network
+from underlay.facts import files, firewall, network, script, sections
 from underlay.facts.firewall import Firewall
 from underlay.observe import health
 from underlay.observe.health import (
@@ -26,11 +26,8 @@ from underlay.observe.health import (
     Conntrack,
     Disk,
     GuardStatus,
-    Load,
-    Neighbour,
     Nic,
     RuleCounter,
-    System,
     Tally,
     Upstream,
 )
@@ -40,7 +37,6 @@ SECONDS = 15
 TIMED_OUT = 124
 """The exit code of timeout(1)."""
 NO_SUCH_NAME = "no-such-name.invalid"
-MARK = "@@ "
 ANSWERS = "answers"
 DRIFT = frozenset({"network", "units", "files", "firewall"})
 """The sections that tell whether a host is as planned."""
@@ -96,7 +92,7 @@ class HostState:
         """The iptables rules: live, persisted, recorded, and the wanted ones in the host's own form."""
         try:
             found = firewall.process(self.lines("firewall"))
-        except (RulesetError, KeyError) as error:
+        except (RulesetError, ValueError, KeyError) as error:
             raise UnreadableError(f"the firewall of {self.name} can't be read: {error!r}") from error
         if not found.installed:
             raise UnreadableError(f"{self.name} has no iptables")
@@ -160,9 +156,9 @@ class HostState:
         return health.clock(self.asked[0], first, last, self.asked[1])
 
     @cached_property
-    def load(self) -> Load:
-        """Uptime, load, memory."""
-        return self._read("load", health.load)
+    def uptime(self) -> float:
+        """Seconds since boot."""
+        return self._read("uptime", health.uptime)
 
     @cached_property
     def disks(self) -> dict[str, Disk]:
@@ -180,19 +176,9 @@ class HostState:
         return self._read("nics", health.nics)
 
     @cached_property
-    def neighbours(self) -> tuple[Neighbour, ...]:
-        """The ARP table."""
-        return self._read("neighbours", health.neighbours)
-
-    @cached_property
     def guard(self) -> GuardStatus:
-        """The change that is pending, the last one that was confirmed, the last one that was undone."""
+        """The change that is pending, and the last one that was confirmed."""
         return self._read("guard", health.guard)
-
-    @cached_property
-    def system(self) -> System:
-        """Release and kernel."""
-        return self._read("system", health.system)
 
     @cached_property
     def conntrack(self) -> Conntrack:
@@ -220,18 +206,18 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def read(links: Links, plan: Plan, host: Host, sections: Collection[str] = CHECKS) -> HostState:
+def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS) -> HostState:
     """The state of a host, by one command; a section that it does not have is left out.
 
     Raises UnreachableError; a part that failed says so when it is asked for.
     """
     links.check(host.name)
-    script = _script({name: command for name, command in _commands(plan, host).items() if name in sections})
+    commands = {name: command for name, command in _commands(plan, host).items() if name in wanted}
     sent = time.time()
-    done = links.run(host.name, script, seconds=SECONDS)
+    done = links.run(host.name, _script(commands), seconds=SECONDS)
     asked = (sent, time.time())
-    answers = _answers(links, plan, host) if ANSWERS in sections else {}
-    return HostState(host.name, _sections(done.stdout.decode(errors="replace").split("\n")), answers, asked)
+    answers = _answers(links, plan, host) if ANSWERS in wanted else {}
+    return HostState(host.name, sections(done.stdout.decode(errors="replace").split("\n")), answers, asked)
 
 
 def _commands(plan: Plan, host: Host) -> dict[str, str]:
@@ -268,23 +254,8 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
 
 def _script(commands: dict[str, str]) -> str:
     now = "date +%s.%N"
-    commands = {"begin": now, **commands, "end": now}
-    return "\n".join(
-        f'echo {shlex.quote(MARK + name)}\n( {command}\n) 2>&1\necho "{MARK}= $?"' for name, command in commands.items()
-    )
-
-
-def _sections(lines: Iterable[str]) -> dict[str, tuple[int, list[str]]]:
-    found: dict[str, tuple[int, list[str]]] = {}
-    name, content = "", list[str]()
-    for line in lines:
-        if line.startswith(f"{MARK}= "):
-            found[name] = (int(line.removeprefix(f"{MARK}= ")), content)
-        elif line.startswith(MARK):
-            name, content = line.removeprefix(MARK), []
-        else:
-            content.append(line)
-    return found
+    # What a command says of its failure belongs to its section; one that failed fails no other.
+    return f"exec 2>&1\n{script({'begin': now, **commands, 'end': now})}\ntrue"
 
 
 def _answers(links: Links, plan: Plan, host: Host) -> dict[str, tuple[int, str]]:

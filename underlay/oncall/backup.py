@@ -30,6 +30,7 @@ from underlay.oncall.bundle import open_private, stem
 from underlay.oncall.redact import fingerprint
 from underlay.plan import Host, Plan
 from underlay.remote import restore as replacing
+from underlay.remote import send
 from underlay.remote.guard.paths import COPY, HISTORY
 
 SECONDS = 60
@@ -164,9 +165,9 @@ ANOTHER_KEY = (
 
 
 def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) -> dict[str, str]:
-    """Bring a host's files back: path → `new`, `differs`, `same` or `kept` (see `replace`). `dry` changes nothing.
+    """Bring a host's files back: path → `new`, `differs`, `same` or `kept` (see `remote.restore`).
 
-    sshd uses the host keys from then on. Raises UnreachableError, OperatorError.
+    `dry` changes nothing. sshd uses the host keys from then on. Raises UnreachableError, OperatorError.
     """
     wanted = {
         "write": not dry,
@@ -174,9 +175,8 @@ def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) 
         "state": STATE,
         "own": [str(HISTORY), firewall.RECORD],
     }
-    argv = ["python3", "-I", "-S", "-c", Path(replacing.__file__).read_text(), json.dumps(wanted)]
-    command = shlex.join(argv) + ("" if dry else " && systemctl reload ssh")
-    done = links.run(host.name, command, seconds=SECONDS, stdin=content)
+    command = shlex.join(send.argv(json.dumps(wanted))) + ("" if dry else " && systemctl reload ssh")
+    done = links.run(host.name, command, seconds=SECONDS, stdin=send.line(replacing) + content)
     if done.returncode:
         words = done.stderr.decode(errors="replace").strip().splitlines() or ["it gave no reason"]
         raise OperatorError(f"{host.name}: not restored: {words[-1]}")

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
 import tarfile
 import time
@@ -27,12 +28,11 @@ from underlay.errors import OperatorError
 from underlay.facts import firewall
 from underlay.guard import history
 from underlay.observe import drift
-from underlay.observe.health import program
 from underlay.oncall import status
 from underlay.oncall.redact import redact
 from underlay.plan import REPO, Host
 from underlay.plan.roles import role_file
-from underlay.remote import collect
+from underlay.remote import collect, send
 from underlay.remote.guard.paths import COPY, HISTORY
 from underlay.report import tables
 
@@ -188,8 +188,8 @@ def _collect(links: Links, host: Host, target: Target) -> dict[str, str]:
             commands["nginx"] = "nginx -t; nginx -V"
             files += [nginx.PATH, "/var/log/nginx/error.log"]
     wanted = {"commands": commands, "files": files, "seconds": COMMAND_SECONDS, "most": MOST}
-    command = program(Path(collect.__file__).read_text(), json.dumps(wanted))
-    done = links.run(host.name, command, seconds=SECONDS)
+    command = shlex.join(send.argv(json.dumps(wanted)))
+    done = links.run(host.name, command, seconds=SECONDS, stdin=send.line(collect))
     try:
         texts: dict[str, str] = json.loads(gzip.decompress(done.stdout))
     except (OSError, EOFError, ValueError):

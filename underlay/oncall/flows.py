@@ -1,9 +1,9 @@
 """The connections that go through the gateway: shown from its connection table, and taken out of it."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,10 +11,9 @@ from rich.table import Table
 
 from underlay.access.sessions import Links
 from underlay.access.target import Target
-from underlay.observe.health import program
 from underlay.observe.state import UnreadableError
 from underlay.plan import Host
-from underlay.remote import conntrack
+from underlay.remote import conntrack, send
 from underlay.remote.conntrack import Connection
 
 SECONDS = 30
@@ -56,16 +55,18 @@ class Gateway:
         *,
         host: Host | None = None,
         published: str = "",
+        protocol: str = "",
         name: str = "",
         identifier: int | None = None,
         limit: int,
     ) -> Found:
-        """The connections of a host, of a published address, or of that name or id (see `Connection`); or all."""
+        """The connections of a host, of a published address, a protocol, or of that name or id (see `Connection`)."""
         addresses = [str(nic.address) for nic in host.interfaces] if host else []
         addresses += [str(host.published)] if host and host.published else []
         wanted = {
             "hosts": addresses,
             "published": [published] if published else [],
+            "protocol": protocol,
             "name": name,
             "id": identifier,
             "limit": limit,
@@ -79,8 +80,8 @@ class Gateway:
         return bool(self._ask("delete", asdict(connection))["deleted"])
 
     def _ask(self, command: str, argument: object) -> dict[str, Any]:
-        source = Path(conntrack.__file__).read_text()
-        done = self._links.run(self.name, program(source, command, json.dumps(argument)), seconds=SECONDS)
+        argv = shlex.join(send.argv(command, json.dumps(argument)))
+        done = self._links.run(self.name, argv, seconds=SECONDS, stdin=send.line(conntrack))
         if done.returncode:
             words = done.stderr.decode(errors="replace").strip().splitlines() or [f"no answer within {SECONDS} s"]
             raise UnreadableError(f"the connection table of {self.name} can't be read: {words[-1]}")

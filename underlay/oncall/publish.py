@@ -6,6 +6,7 @@ The plan is never edited here: people do that.
 import difflib
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,14 +26,19 @@ from underlay.guard import history as histories
 from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.observe import exchange
+from underlay.observe.state import UnreadableError
+from underlay.oncall.flows import Gateway as Table
 from underlay.plan import REPO, Host, Interface, Plan, PlanError, load
 from underlay.plan.edit import published_in, unpublished_in
-from underlay.remote import arp
+from underlay.remote import arp, send
+from underlay.remote.conntrack import Connection
 
 SECONDS = 15
 """For one command on a host."""
 TRIED = 16
 """Free addresses of the plan of which the gateway asks whether another machine has them."""
+CONNECTIONS = 1000
+"""Of the connection table, how many are looked at or told at most."""
 PATIENCE = 5
 """Seconds after which an address that is no longer published must be silent."""
 
@@ -99,12 +105,13 @@ class _Gateway:
         self.links = Links(target)
         self.links.open([self.name])
 
-    def run(self, command: str, *arguments: str) -> str:
+    def run(self, command: str, stdin: bytes = b"") -> str:
         """The output of a command that must succeed."""
-        done = self.links.host(self.name).run(f"timeout {SECONDS} {command}", *arguments)
-        if done.rc != 0:
-            raise UnreachableError(f"{self.name}: {(done.stderr or done.stdout).strip() or f'exit code {done.rc}'}")
-        return str(done.stdout)
+        done = self.links.run(self.name, command, seconds=SECONDS, stdin=stdin)
+        if done.returncode:
+            said = (done.stderr or done.stdout).decode(errors="replace").strip()
+            raise UnreachableError(f"{self.name}: {said or f'exit code {done.returncode}'}")
+        return done.stdout.decode()
 
     def others(self, addresses: Iterable[IPAddress]) -> dict[str, str]:
         """Address → MAC of those that another machine of the enterprise network has."""
@@ -116,8 +123,7 @@ class _Gateway:
         self._arp("announce", nic, addresses)
 
     def _arp(self, what: str, nic: Interface, addresses: Iterable[IPAddress]) -> str:
-        words = [Path(arp.__file__).read_text(), what, nic.nic, *map(str, addresses)]
-        return self.run(f"python3 -I -S -c{' %s' * len(words)}", *words)
+        return self.run(shlex.join(send.argv(what, nic.nic, *map(str, addresses))), send.line(arp))
 
     def mapped_to(self, host: Host) -> list[str]:
         """The addresses outside the plan that are translated to a host."""
@@ -129,12 +135,19 @@ class _Gateway:
 
     def left(self, address: str, host: Host) -> list[str]:
         """What there still is of an address that was published for a host."""
-        shown = self.run("sh -c 'ip -4 -o address show; iptables-save -t nat; conntrack -L 2>/dev/null'")
         here = re.compile(rf"(?<![\d.]){re.escape(address)}(?![\d.])")
-        inner = [str(nic.address) for nic in host.interfaces]
-        # A connection that is not translated is somebody who still tries.
-        lines = [line.strip() for line in shown.splitlines() if here.search(line)]
-        return [line for line in lines if "src=" not in line or any(f"={each} " in line for each in inner)]
+        shown = self.run("ip -4 -o address show && iptables-save -t nat")
+        found = [line.strip() for line in shown.splitlines() if here.search(line)]
+        # A connection that is not translated is of one who still tries.
+        return found + [f"{each.name} {each.translated}" for each in self.connections(address, host=host)]
+
+    def connections(self, address: str, *, host: Host | None = None, protocol: str = "") -> tuple[Connection, ...]:
+        """Those that were opened to a published address or leave as it, of a host, and of a protocol."""
+        try:
+            found = Table(self.target).find(published=address, host=host, protocol=protocol, limit=CONNECTIONS)
+        except UnreadableError as error:
+            raise UnreachableError(str(error)) from error
+        return found.connections
 
     def changes(self) -> int:
         """The number of the last confirmed change; 0 if there is none."""
@@ -284,8 +297,10 @@ def _answers(target: Target, links: Links, host: Host) -> list[str]:
         wrong.append(f"{address} does not answer a ping from here")
     if links.host(inside).run(" ".join(ping)).rc:
         wrong.append(f"{address} does not answer a ping from {inside}")
-    entries = _Gateway(target).run("sh -c %s", f"conntrack -L -p icmp --orig-dst {address} 2>/dev/null")
-    if not any(f"src={inner} " in line and "UNREPLIED" not in line for line in entries.splitlines()):
+    pings = _Gateway(target).connections(address, protocol="icmp")
+    if not any(
+        (each.destination, each.answered_by) == (address, inner) and "UNREPLIED" not in each.state for each in pings
+    ):
         wrong.append(f"no ping to {address} was translated to {inner} and answered")
     if not wrong:
         print(f"good: {host.name} answers a ping to {address}, from here and from {inside} (no login there)")

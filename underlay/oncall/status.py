@@ -22,7 +22,7 @@ from underlay.observe.health import VITALS, Conntrack, Tally, Upstream, outer_ad
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
 
-SECTIONS = DRIFT | VITALS - {"counters", "neighbours"}
+SECTIONS = DRIFT | VITALS - {"counters"}
 FULL = 0.8
 """How much of a connection table, or of an address's ports, may be in use before somebody should look."""
 DISK_FULL = 0.9
@@ -176,8 +176,7 @@ def _part(status: HostStatus, part: Callable[[], T]) -> T | None:
 def _fill(status: HostStatus, plan: Plan, host: Host, state: HostState) -> None:
     if clock := _part(status, lambda: state.clock):
         status.round_trip, status.clock_offset = round(clock.round_trip, 4), round(clock.offset, 4)
-    if load := _part(status, lambda: state.load):
-        status.uptime = load.uptime
+    status.uptime = _part(status, lambda: state.uptime)
     wanted = routing.host_network(plan, host)
     if network := _part(status, lambda: state.network):
         missing = [address for address in wanted.addresses if address not in network.addresses]

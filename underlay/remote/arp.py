@@ -1,7 +1,9 @@
-"""What is sent to a host, as root, to ask or tell a network about IPv4 addresses. Runs on any Python 3.10 or later.
+"""ARP: ask who has an IPv4 address, or tell that it is here. As a program, as root:
 
-probe NIC ADDRESS…      prints as JSON the address → MAC of each that another machine has (RFC 5227: no cache changes)
+probe NIC ADDRESS…      prints as JSON the address → MAC of each that another machine has
 announce NIC ADDRESS…   tells all neighbours that these addresses are here now (gratuitous ARP)
+
+The questions are probes of RFC 5227: nobody learns anything from them.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ import json
 import select
 import socket
 import struct
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 
 ARP = 0x0806
 REQUEST, REPLY = 1, 2
@@ -39,25 +41,66 @@ def sender(frame: bytes) -> tuple[str, str] | None:
     return socket.inet_ntoa(fields[9]), fields[8].hex(":")
 
 
-def frames(nic: socket.socket, seconds: float) -> Iterator[bytes]:
-    """What arrives in this time."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        if select.select([nic], [], [], left)[0]:
-            yield nic.recv(2048)
+def ask(
+    nics: Mapping[socket.socket, tuple[bytes, Iterable[str]]], seconds: float
+) -> dict[socket.socket, dict[str, list[str]]]:
+    """On sockets of NICs, each with its MAC, who has these addresses: address → the MACs of other machines.
 
-
-def probe(nic: socket.socket, mac: bytes, addresses: Iterable[str]) -> dict[str, str]:
-    """Which machine has which of these addresses; this one is never among them."""
-    found = {}
+    So many seconds are waited for answers; each question is asked twice meanwhile.
+    """
+    found: dict[socket.socket, dict[str, list[str]]] = {
+        nic: {address: [] for address in addresses} for nic, (_, addresses) in nics.items()
+    }
     for _ in range(TIMES):
-        for address in addresses:
-            nic.send(packet(REQUEST, mac, "0.0.0.0", address))
-        for frame in frames(nic, APART / 2):
-            who = sender(frame)
-            if who and who[0] in addresses and who[1] != mac.hex(":"):
-                found[who[0]] = who[1]
+        for nic, addresses in found.items():
+            with suppress(OSError):  # it is down: nobody answers there
+                for address in addresses:
+                    nic.send(packet(REQUEST, nics[nic][0], "0.0.0.0", address))
+        for nic, frame in frames(nics, seconds / TIMES):
+            address, mac = sender(frame) or ("", "")
+            macs = found[nic].get(address)
+            if macs is not None and mac not in (*macs, nics[nic][0].hex(":")):
+                macs.append(mac)
     return found
+
+
+def frames(nics: Iterable[socket.socket], seconds: float) -> Iterator[tuple[socket.socket, bytes]]:
+    """What arrives in this time, and where."""
+    nics, end = list(nics), time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        for nic in select.select(nics, [], [], left)[0]:
+            with suppress(OSError):  # it went down
+                yield nic, nic.recv(2048)
+
+
+def on(nic: str) -> socket.socket:
+    """A socket for the ARP packets of a NIC. Raises OSError; PermissionError without root."""
+    opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ARP))
+    try:
+        opened.bind((nic, ARP))
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def probe(pairs: Iterable[tuple[str, str]], seconds: float) -> dict[str, dict[str, list[str]]]:
+    """Who has addresses: NIC → address → see `ask`; a NIC that is not there is left out. Raises PermissionError."""
+    wanted: dict[str, list[str]] = {}
+    for name, address in pairs:
+        wanted.setdefault(name, []).append(address)
+    with ExitStack() as stack:
+        nics = {}
+        for name, addresses in wanted.items():
+            try:
+                nic = stack.enter_context(on(name))
+            except PermissionError:
+                raise
+            except OSError:
+                continue
+            nics[nic] = name, (nic.getsockname()[4], addresses)
+        found = ask({nic: each for nic, (_, each) in nics.items()}, seconds)
+        return {name: found[nic] for nic, (name, _) in nics.items()}
 
 
 def announce(nic: socket.socket, mac: bytes, addresses: Iterable[str]) -> None:
@@ -71,14 +114,10 @@ def announce(nic: socket.socket, mac: bytes, addresses: Iterable[str]) -> None:
 
 def main(what: str, name: str, *addresses: str) -> None:
     """Do what the module's docstring says."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ARP)) as nic:
-        nic.bind((name, ARP))
+    with on(name) as nic:
         mac = nic.getsockname()[4]
         if what == "probe":
-            print(json.dumps(probe(nic, mac, addresses)))
+            [found] = ask({nic: (mac, addresses)}, APART).values()
+            print(json.dumps({address: macs[-1] for address, macs in found.items() if macs}))
         else:
             announce(nic, mac, addresses)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

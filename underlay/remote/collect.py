@@ -1,8 +1,8 @@
-"""What is sent to a host to gather what a colleague needs to see. Runs on any Python 3.10 or later, with nothing else.
+"""What is sent to a host to gather what a colleague needs to see.
 
-`python3 -I -S - JSON` with this file as stdin; JSON is {commands: {NAME: SHELL}, files: [PATTERN, …], seconds: NUMBER,
+`main(JSON)`; JSON is {commands: {NAME: SHELL}, files: [PATTERN, …], seconds: NUMBER,
 most: NUMBER}. Writes a packed (gzip) JSON object to stdout: NAME or PATH → text. A command has so many seconds, a text
-so many bytes: of what is longer, the end is kept. Nothing is written on the host.
+so many bytes: of what is longer, the end is kept.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def collect(wanted: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-if __name__ == "__main__":
+def main(wanted: str) -> None:
+    """Do what the module's docstring says."""
     os.environ["LC_ALL"] = "C.UTF-8"
-    sys.stdout.buffer.write(gzip.compress(json.dumps(collect(json.loads(sys.argv[1]))).encode()))
+    sys.stdout.buffer.write(gzip.compress(json.dumps(collect(json.loads(wanted))).encode()))

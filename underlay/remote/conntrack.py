@@ -1,10 +1,10 @@
 """The connection table, read where it is: a million entries pass by, and only what was asked for leaves the host.
 
-This file is sent to the host and run by its own Python 3.10 or later, with nothing else, as root:
-`python3 -I -S - COMMAND JSON` with the file as stdin. It writes one JSON object to stdout.
+As a program, as root: `main(COMMAND, JSON)` writes one JSON object to stdout.
 
 - `tally [ADDRESS, …]` → see `tally`
-- `find {hosts: [ADDRESS, …], published: [ADDRESS, …], name: TEXT, id: NUMBER or null, limit: NUMBER}` → see `find`
+- `find {hosts: [ADDRESS, …], published: [ADDRESS, …], protocol: TEXT, name: TEXT, id: NUMBER or null, limit: NUMBER}`
+  → see `find`
 - `delete {protocol, source, destination, …}` (a `Connection` as a dict) → `{"deleted": NUMBER}`
 """
 
@@ -15,15 +15,20 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 BLOCK = 1 << 18
 # An entry has two tuples: as the connection was opened, and as its answers come. ICMP has no ports, and GRE has keys.
 ENDS = re.compile(
-    rb"^(\w+) [^=\n]*\bsrc=(\S+) dst=(\S+) (?:\S+ )*?src=\S+ dst=(\S+)(?: sport=\d+ dport=(\d+))?", re.MULTILINE
+    rb"^(\w+) [^=\n]*\bsrc=(\S+) dst=(\S+)(?: sport=(\d+) dport=(\d+))? (?:\S+ )*?"
+    rb"src=\S+ dst=(\S+)(?: sport=\d+ dport=(\d+))?",
+    re.MULTILINE,
 )
+Ends = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+"""Of an entry: protocol; source, destination, source port and destination port as it was opened; the address and the
+port that its answers go to. The ports are empty where the protocol has none."""
 
 
 def blocks(argv: list[str], size: int = BLOCK) -> Iterator[bytes]:
@@ -38,7 +43,13 @@ def blocks(argv: list[str], size: int = BLOCK) -> Iterator[bytes]:
         yield rest
         words = process.stderr.read().decode(errors="replace").strip()
     if process.returncode:
-        raise OSError(f"{' '.join(argv)} failed with {process.returncode}: {words}")
+        raise OSError(f"{' '.join(argv[:2])} failed with {process.returncode}: {words}")
+
+
+def opened(*options: str) -> Generator[Ends, None, None]:
+    """The entries of the table, as they come; the options are those of `conntrack -L`. Raises OSError."""
+    for block in blocks(["conntrack", "-L", *options]):
+        yield from ENDS.findall(block)
 
 
 def tally(table: Iterable[bytes], addresses: list[str]) -> dict[str, Any]:
@@ -54,7 +65,7 @@ def tally(table: Iterable[bytes], addresses: list[str]) -> dict[str, Any]:
     wanted = {address.encode() for address in addresses}
     used: dict[bytes, dict[bytes, bytearray]] = {}
     for block in table:
-        for protocol, source, asked, answered_to, port in ENDS.findall(block):
+        for protocol, source, asked, _, _, answered_to, port in ENDS.findall(block):
             protocols[protocol] += 1
             if asked in wanted:
                 flows[asked] += 1
@@ -200,12 +211,13 @@ def find(table: Iterable[bytes], wanted: dict[str, Any]) -> dict[str, Any]:
     """Entries of the table (`conntrack -L -o id,timestamp` in blocks of whole lines).
 
     wanted: `hosts`: addresses of which one is an end of it, as it was opened or translated; `published`: addresses that
-      it was opened to or leaves as; `name`: see `Connection.name`; `id`; each is empty or null for any. `limit`: how
-      many entries at most
+      it was opened to or leaves as; `protocol`; `name`: see `Connection.name`; `id`; each is empty or null for any.
+      `limit`: how many entries at most
     → {entries: how many there are, matching: how many of them are wanted, found: the first of those as dicts}
     """
     hosts = [f"={address} ".encode() for address in wanted["hosts"]]
     published = {address.encode() for address in wanted["published"]}
+    protocol = f"{wanted['protocol']} ".lstrip().encode()
     mark = f" id={wanted['id']}".encode() if wanted["id"] is not None else b""
     named = wanted["name"]
     ends = [f"={end.partition(':')[0]} ".encode() for end in named.split()[1:]]
@@ -215,6 +227,8 @@ def find(table: Iterable[bytes], wanted: dict[str, Any]) -> dict[str, Any]:
         lines = block.splitlines()
         entries += len(lines)
         for line in lines:
+            if not line.startswith(protocol):
+                continue
             if hosts and not any(each in line for each in hosts):
                 continue
             if published and not _leads_to(line, published):
@@ -235,7 +249,7 @@ def _leads_to(line: bytes, addresses: set[bytes]) -> bool:
     match = ENDS.match(line)
     if match is None:
         return False
-    _, source, asked, answered_to, _ = match.groups()
+    _, source, asked, _, _, answered_to, _ = match.groups()
     return asked in addresses or (answered_to != source and answered_to in addresses)
 
 
@@ -263,7 +277,3 @@ def main(command: str, argument: str) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

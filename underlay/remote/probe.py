@@ -1,8 +1,7 @@
-"""What is sent to a host to make and to take connections there. Runs on any Python 3.10 or later, with nothing else.
+"""What is sent to a host to make and to take connections there.
 
-It is run as `python3 -c BOOTSTRAP`, reads this file (base64) and its name as the first two lines of stdin, then one
-request a line, and answers each with one line; both are JSON. It opens one listener, on all addresses and a free port,
-that tells whoever connects as what it is seen, and closes.
+It is spoken to as `remote.serve` says, and its hello is `{"port": PORT}`: it opens one listener, on all addresses and
+a free port, that tells whoever connects as what it is seen, and closes.
 
 Requests, each an object with one key:
 
@@ -23,17 +22,15 @@ Nothing stays behind: it ends with its stdin, and after DEADLINE seconds whateve
 from __future__ import annotations
 
 import json
-import re
-import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-BOOTSTRAP = "import base64,sys;exec(base64.b64decode(sys.stdin.readline()))"
+from underlay.remote import at_once, connect, serve
+
 DEADLINE = 30
 PATIENCE = 3
 """Seconds that one connection has, from its first packet to its answer."""
@@ -98,25 +95,17 @@ HELD: list[socket.socket] = []
 """The connections that stay open until the end."""
 
 
-def connect(source: str, destination: str, port: int, how: str) -> tuple[int, Any, str | None]:
+def converse(source: str, destination: str, port: int, how: str) -> tuple[int, Any, str | None]:
     """One connection: the local port, what was told, and the error."""
-    client = socket.socket()
-    HELD.append(client)
-    local = 0
     patience = SOON if how == "read soon" else PATIENCE
+    client, error = connect.connect(destination, port, patience, source)
+    HELD.append(client)
+    local = client.getsockname()[1]
+    if error or how == "hold":
+        return local, None, error or None
     try:
-        client.settimeout(patience)
-        client.bind((source, 0))
-        local = client.getsockname()[1]
-        client.connect((destination, port))
-        if how == "hold":
-            return local, None, None
         if how == "tls":
-            import ssl
-
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            HELD.append(context.wrap_socket(client))
+            HELD.append(connect.tls(client))
             return local, "tls", None
         told = b""
         while chunk := client.recv(4096):
@@ -125,12 +114,10 @@ def connect(source: str, destination: str, port: int, how: str) -> tuple[int, An
         if not told:
             return local, None, "connected, and closed by the other end without a word"
         return local, json.loads(told), None
+    except OSError as failure:
+        return local, None, connect.words(failure, patience)
     except ValueError:
         return local, None, "connected, but something else than this check answered"
-    except OSError as error:
-        if isinstance(error, TimeoutError):
-            return local, None, f"no answer within {patience} s"
-        return local, None, error.strerror or str(error)
 
 
 def get(address: str, port: int, url: str) -> tuple[int, str]:
@@ -147,66 +134,28 @@ def get(address: str, port: int, url: str) -> tuple[int, str]:
         return 0, str(error)
 
 
-def at_once(function: Callable[..., Any], calls: list[list[Any]]) -> list[Any]:
-    """The results of many calls that wait, in their order."""
-    results: list[Any] = [None] * len(calls)
-
-    def work(index: int) -> None:
-        results[index] = function(*calls[index])
-
-    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
-
-
-ENTRY = re.compile(r"\bsrc=(\S+) dst=(\S+) sport=(\d+) dport=(\d+)")
-
-
 def tracked(flows: list[list[Any]]) -> list[bool]:
     """For each flow whether a connection that was opened so is in the gateway's table."""
-    wanted = {tuple(flow) for flow in flows}
-    argv = ["conntrack", "-L", "-p", "tcp"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as dump:
-        assert dump.stdout is not None
-        # The first of an entry's two pairs is the way in which it was opened. The table may be huge: keep what matters.
-        entries = ((e[1], int(e[3]), e[2], int(e[4])) for e in map(ENTRY.search, dump.stdout) if e)
-        # To its end: `set.intersection` would stop reading when it has all, and conntrack die of the closed pipe.
-        found = {entry for entry in entries if entry in wanted}
-    if dump.returncode:
-        raise OSError(f"conntrack -L failed with {dump.returncode}")
-    return [tuple(flow) in found for flow in flows]
+    from underlay.remote import conntrack  # noqa: PLC0415  most hosts have no use for it
+
+    wanted = [(source.encode(), to.encode(), b"%d" % port, b"%d" % to_port) for source, port, to, to_port in flows]
+    # The table may be huge: keep what matters. To its end, else conntrack would die of the closed pipe.
+    known = set(wanted)
+    found = {ends for entry in conntrack.opened("-p", "tcp") if (ends := entry[1:5]) in known}
+    return [flow in found for flow in wanted]
 
 
-def main() -> None:
-    """Answer requests until stdin ends."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(DEADLINE)
-    name = sys.stdin.readline().strip()
-    port = listen(name, 0)
-    requests: dict[str, Callable[[Any], Any]] = {
-        "connect": lambda calls: at_once(connect, calls),
-        "peers": lambda ports: [peer for peer in sockets(ESTABLISHED) if peer[0] in ports],
-        "free": free,
-        "serve": lambda number: bool(listen(name, number)),
-        "tracked": tracked,
-        "get": lambda calls: at_once(get, calls),
-    }
-
-    def say(answer: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-
-    say({"port": port})
-    for line in iter(sys.stdin.readline, ""):
-        [(key, value)] = json.loads(line).items()
-        try:
-            say({"answer": requests[key](value)})
-        except OSError as error:
-            say({"error": str(error)})
-
-
-if __name__ == "__main__":
-    main()
+def main(name: str) -> None:
+    """Answer requests as the host of that name."""
+    serve(
+        {
+            "connect": lambda calls: at_once(converse, calls),
+            "peers": lambda ports: [peer for peer in sockets(ESTABLISHED) if peer[0] in ports],
+            "free": free,
+            "serve": lambda port: bool(listen(name, port)),
+            "tracked": tracked,
+            "get": lambda calls: at_once(get, calls),
+        },
+        {"port": listen(name, 0)},
+        DEADLINE,
+    )

@@ -1,6 +1,6 @@
-"""What is sent to a host to bring files of a backup back. Runs on any Python 3.10 or later, with nothing else.
+"""What is sent to a host to bring files of a backup back.
 
-`python3 -I -S -c SOURCE JSON` reads a packed tar from stdin; JSON is {write: BOOL, prefixes: [PREFIX, …],
+`main(JSON)` reads a packed tar from stdin; JSON is {write: BOOL, prefixes: [PREFIX, …],
 state: FOLDER, own: [PATH, …]}. Writes a JSON list to stdout: `[PATH, WHAT]` for each file.
 
 - Only paths that begin with one of the prefixes are taken.
@@ -79,7 +79,7 @@ def has_own(paths: list[str], files: dict[Path, tuple[tarfile.TarInfo, bytes]]) 
     return False
 
 
-def main(wanted: dict[str, Any]) -> list[list[str]]:
+def restore(wanted: dict[str, Any]) -> list[list[str]]:
     """Compare, or put in place; see above."""
     folders: dict[Path, tarfile.TarInfo] = {}
     files: dict[Path, tuple[tarfile.TarInfo, bytes]] = {}
@@ -113,10 +113,12 @@ def main(wanted: dict[str, Any]) -> list[list[str]]:
     return found
 
 
-if __name__ == "__main__":
+def main(wanted: str) -> int:
+    """Do what the module's docstring says; the exit code."""
     os.umask(0o022)
     try:
-        print(json.dumps(main(json.loads(sys.argv[1]))))
+        print(json.dumps(restore(json.loads(wanted))))
     except (OSError, ValueError, tarfile.TarError) as error:
         print(error, file=sys.stderr)
-        sys.exit(1)
+        return 1
+    return 0

@@ -1,7 +1,7 @@
-"""What the doctor sends to a host to look around from there. Runs as root on any Python 3.10 or later, nothing else.
+"""What the doctor sends to a host to look around from there, as root.
 
-It is run as `python3 -c BOOTSTRAP`, reads this file (base64) as the first line of stdin and the request (JSON) as the
-rest, and prints one JSON object. It changes nothing and leaves nothing there; every wait in it is a second or two.
+It reads the request from stdin (JSON), and prints one JSON object. It changes nothing; every wait in it is a second or
+two.
 
 Keys of the request, and of the answer:
 
@@ -26,24 +26,23 @@ import os
 import re
 import select
 import socket
-import ssl
 import struct
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-BOOTSTRAP = "import base64,sys;exec(base64.b64decode(sys.stdin.readline()))"
-ARP, ARP_REQUEST, ARP_REPLY = 0x0806, 1, 2
+from underlay.remote import arp, at_once
+from underlay.remote.connect import connect, tls, words
+
 HEARD = 0.6
-"""Seconds to listen for answers from the neighbours; each question is asked twice meanwhile."""
+"""Seconds to listen for answers from the neighbours."""
 PATIENCE = 1.5
 """Seconds that a connection has."""
 SIZES = (100, 576, 1280, 1400, 1420, 1450, 1480, 1492, 4000, 8000)
@@ -65,58 +64,9 @@ SEARCH = 1.5
 # --- neighbours -----------------------------------------------------------------------------------------------------
 
 
-def ask(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, list[str]]]:
-    """Who answers for addresses, on NICs that work."""
-    found: dict[str, dict[str, list[str]]] = {}
-    sockets: dict[socket.socket, str] = {}
-    wanted: dict[str, list[str]] = {}
-    for nic, address in pairs:
-        wanted.setdefault(nic, []).append(address)
-    try:
-        for nic in wanted:
-            listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ARP))
-            with suppress(OSError):  # no such NIC: nobody answers there
-                listener.bind((nic, ARP))
-                sockets[listener] = nic
-        begin = time.monotonic()
-        for repeat in range(2):
-            for listener, nic in sockets.items():
-                found.setdefault(nic, {address: [] for address in wanted[nic]})
-                with suppress(OSError):  # it is down: nobody answers there
-                    for address in wanted[nic]:
-                        listener.send(question(listener.getsockname()[4], address))
-            listen(sockets, found, begin + HEARD * (repeat + 1) / 2)
-    finally:
-        for listener in sockets:
-            listener.close()
-    return found
-
-
-def question(mac: bytes, address: str) -> bytes:
-    """An ARP probe: who has this address? It names no sender's address."""
-    ethernet = b"\xff" * 6 + mac + struct.pack("!H", ARP)
-    head = struct.pack("!HHBBH", 1, 0x0800, 6, 4, ARP_REQUEST)
-    return ethernet + head + mac + bytes(4) + bytes(6) + socket.inet_aton(address)
-
-
-def listen(sockets: dict[socket.socket, str], found: dict[str, dict[str, list[str]]], end: float) -> None:
-    """Collect answers until a moment of the monotonic clock."""
-    while (left := end - time.monotonic()) > 0:
-        for listener in select.select(list(sockets), [], [], left)[0]:
-            answer = b""
-            with suppress(OSError):  # the NIC went down
-                answer = listener.recv(256)
-            if len(answer) < 42 or struct.unpack("!H", answer[20:22])[0] != ARP_REPLY:
-                continue
-            heard = found[sockets[listener]].get(socket.inet_ntoa(answer[28:32]))
-            mac = answer[22:28].hex(":")
-            if heard is not None and mac not in heard:
-                heard.append(mac)
-
-
-def arp(questions: list[list[Any]]) -> dict[str, dict[str, list[str]]]:
+def neighbours(questions: list[list[Any]]) -> dict[str, dict[str, list[str]]]:
     """See the module."""
-    found = ask((nic, address) for nic, address, _ in questions)
+    found = arp.probe(((nic, address) for nic, address, _ in questions), HEARD)
     nics = dict.fromkeys(nic for nic, _, _ in questions)
     silent = [
         (other, address)
@@ -125,7 +75,7 @@ def arp(questions: list[list[Any]]) -> dict[str, dict[str, list[str]]]:
         if seek and other != nic and not found.get(nic, {}).get(address)
     ]
     if silent:
-        for nic, heard in ask(silent).items():
+        for nic, heard in arp.probe(silent, HEARD).items():
             for address, macs in heard.items():
                 if macs:
                     found.setdefault(nic, {})[address] = macs
@@ -141,7 +91,7 @@ def mtu(nic: str) -> int:
 
 def echo(paths: list[list[str]]) -> dict[str, list[int]]:
     """See the module."""
-    answers = at_once(lambda path: largest(*path), paths, late=[0, 0])
+    answers = at_once(largest, paths, [0, 0], 2 * PATIENCE)
     return dict(zip((nic for nic, _, _ in paths), answers, strict=True))
 
 
@@ -184,37 +134,26 @@ def echo_request(number: int, size: int) -> bytes:
 # --- connections ----------------------------------------------------------------------------------------------------
 
 
-def connect(ends: list[list[Any]]) -> dict[str, str]:
-    """See the module."""
-    errors = at_once(lambda end: error_of(*end), ends, late=LATE)
-    return {f"{address}:{port}": error for (address, port, _), error in zip(ends, errors, strict=True)}
+def errors(ends: list[list[Any]]) -> dict[str, str]:
+    """`connect`: see the module."""
+    found = at_once(error_of, ends, LATE, 2 * PATIENCE)
+    return {f"{address}:{port}": error for (address, port, _), error in zip(ends, found, strict=True)}
 
 
-def error_of(name: str, port: int, tls: bool = False) -> str:
+def error_of(name: str, port: int, speaks_tls: bool = False) -> str:
     """What goes wrong with one connection; empty if nothing does."""
-    try:
-        with socket.create_connection((name, port), PATIENCE) as connection:
-            if (
-                tls
-                and select.select([connection], [], [], SPEAKS_FIRST)[0]
-                and connection.recv(2, socket.MSG_PEEK) == b'["'
-            ):
+    client, why = connect(name, port, PATIENCE)
+    with client:
+        if why or not speaks_tls:
+            return why
+        try:
+            if select.select([client], [], [], SPEAKS_FIRST)[0] and client.recv(2, socket.MSG_PEEK) == b'["':
                 return OUR_PROBE
-            if tls:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-                try:
-                    context.wrap_socket(connection).close()
-                except TimeoutError:
-                    return f"takes the connection, and does not answer within {PATIENCE} s"
-                except OSError as error:
-                    return f"takes the connection, and speaks no TLS: {error.strerror or error}"
-    except socket.gaierror:
-        return f"{name} can't be resolved to an address"
-    except TimeoutError:
-        return f"no answer within {PATIENCE} s"
-    except OSError as error:
-        return error.strerror or str(error)
+            tls(client).close()
+        except TimeoutError:
+            return f"takes the connection, and does not answer within {PATIENCE} s"
+        except OSError as error:
+            return f"takes the connection, and speaks no TLS: {words(error, PATIENCE)}"
     return ""
 
 
@@ -230,8 +169,7 @@ def sources(_: bool) -> dict[str, str]:
                 end = urlsplit(uri)
                 with suppress(ValueError):
                     found[uri] = (end.hostname or "", end.port or (443 if end.scheme == "https" else 80))
-    errors = at_once(lambda end: error_of(*end), [list(end) for end in found.values()], late=LATE)
-    return dict(zip(found, errors, strict=True))
+    return dict(zip(found, at_once(error_of, found.values(), LATE, 2 * PATIENCE), strict=True))
 
 
 def names(_: bool) -> dict[str, str]:
@@ -242,8 +180,7 @@ def names(_: bool) -> dict[str, str]:
         with suppress(OSError):
             found = re.findall(r"^nameserver\s+(\d+(?:\.\d+){3})\s*$", path.read_text(), re.MULTILINE)
             break
-    errors = at_once(lambda server: silence(*server), [[server] for server in found], late=LATE)
-    return dict(zip(found, errors, strict=True))
+    return dict(zip(found, at_once(silence, [[server] for server in found], LATE, 2 * PATIENCE), strict=True))
 
 
 def silence(server: str) -> str:
@@ -346,46 +283,23 @@ def talkers(share: float) -> list[list[Any]]:
     count, limit = (int(Path(f"/proc/sys/net/netfilter/nf_conntrack_{name}").read_text()) for name in ("count", "max"))
     if count < share * limit:
         return []
-    counts: Counter[str] = Counter()
-    with subprocess.Popen(["conntrack", "-L"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as dump:
-        assert dump.stdout is not None
-        # The first address of an entry is who opened it. The table is huge: the first entries tell enough.
-        for line in islice(dump.stdout, ENTRIES):
-            counts[line.partition("src=")[2].partition(" ")[0]] += 1
-        dump.kill()
+    from underlay.remote import conntrack  # noqa: PLC0415  most hosts have no use for it
+
+    # The table is huge: the first entries tell enough.
+    with closing(conntrack.opened()) as entries:
+        counts = Counter(source for _, source, *_ in islice(entries, ENTRIES))
     seen = sum(counts.values())
-    return [[address, number / seen] for address, number in counts.most_common(3)]
-
-
-def at_once(
-    function: Callable[[list[Any]], Any], items: list[list[Any]], late: Any = None, seconds: float = 2 * PATIENCE
-) -> list[Any]:
-    """The results of calls that wait, in their order; `late` for one that takes too long."""
-    results: list[Any] = [late] * len(items)
-
-    def work(index: int) -> None:
-        results[index] = function(items[index])
-
-    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(items))]
-    for thread in threads:
-        thread.start()
-    end = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0.0, end - time.monotonic()))
-    return results
+    return [[address.decode(), number / seen] for address, number in counts.most_common(3)]
 
 
 def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        each.__name__: each for each in (arp, echo, connect, sources, names, services, owners, full, talkers)
+        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers)},
+        "arp": neighbours,
+        "connect": errors,
     }
-    keys = list(request)
-    answers = at_once(lambda key: known[key[0]](request[key[0]]), [[key] for key in keys], seconds=WHOLE)
-    print(json.dumps(dict(zip(keys, answers, strict=True))), flush=True)
+    answers = at_once(lambda key: known[key](request[key]), [[key] for key in request], None, WHOLE)
+    print(json.dumps(dict(zip(request, answers, strict=True))), flush=True)
     os._exit(0)  # a name server that does not answer may still keep a thread
-
-
-if __name__ == "__main__":
-    main()

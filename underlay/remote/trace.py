@@ -1,8 +1,7 @@
-"""What is sent to a host to follow one connection there. Runs on any Python 3.10 or later, with nothing else.
+"""What is sent to a host to follow one connection there.
 
-It is run and spoken to as `remote/probe.py` is: one request a line, one answer a line, both JSON. It says first
-`{"root": BOOL}`: without root it can send and listen, but sees nothing. PROTOCOL is tcp, udp or icmp; PORTS are
-[SOURCE PORT, DESTINATION PORT], for icmp [IDENTIFIER, 0].
+It is spoken to as `remote.serve` says, and its hello is `{"root": BOOL}`: without root it can send and listen, but sees
+nothing. PROTOCOL is tcp, udp or icmp; PORTS are [SOURCE PORT, DESTINATION PORT], for icmp [IDENTIFIER, 0].
 
 - `{"listen": [PROTOCOL, ADDRESS]}` → the port of a listener on that address
 - `{"reserve": [PROTOCOL, ADDRESS]}` → the port, or identifier, that will be sent from
@@ -22,19 +21,18 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import random
-import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
+
+from underlay.remote import serve
 
 DEADLINE = 30
 PATIENCE = 2.5
@@ -496,25 +494,11 @@ class Requests:
 
 
 def main() -> None:
-    """Answer requests until stdin ends."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(DEADLINE)
-    sys.stdin.readline()  # the host's name, which is of no use here
-
-    def say(answer: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
-
+    """Answer requests."""
     requests = Requests()
-    say({"root": os.geteuid() == 0})
-    for line in iter(sys.stdin.readline, ""):
-        [(key, value)] = json.loads(line).items()
-        method: Callable[..., Any] = getattr(requests, key)
-        try:
-            say({"answer": method(*(value or []))})
-        except OSError as error:
-            say({"error": str(error.strerror or error)})
 
+    def method(name: str) -> Callable[[Any], Any]:
+        return lambda arguments: getattr(requests, name)(*(arguments or []))
 
-if __name__ == "__main__":
-    main()
+    names = ("listen", "reserve", "watch", "send", "seen", "run")
+    serve({name: method(name) for name in names}, {"root": os.geteuid() == 0}, DEADLINE)

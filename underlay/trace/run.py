@@ -4,14 +4,13 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path as File
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from underlay.access.sessions import INTERPRETER, Agent, Links, UnreachableError
+from underlay.access.sessions import Agent, Links, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
 from underlay.console import console
@@ -20,6 +19,7 @@ from underlay.desired.ruleset import Rule
 from underlay.errors import COULD_NOT, GOOD, WRONG, exit_code
 from underlay.facts import firewall
 from underlay.plan import Plan
+from underlay.remote import send
 from underlay.remote import trace as trace_agent
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
 from underlay.trace.seen import UNREACHABLE, Comparison, Observation, Row, Verdict, observe
@@ -105,8 +105,8 @@ def trace(links: Links, path: Path, port: int | None) -> Trace:
 
 def _agent(links: Links, name: str) -> Agent | UnreachableError:
     try:
-        argv = links.command(name, ["sh", "-c", ROOT_IF_POSSIBLE, "sh", *INTERPRETER])
-        return Agent(name, argv, File(trace_agent.__file__))
+        argv = links.command(name, ["sh", "-c", ROOT_IF_POSSIBLE, "sh", *send.argv()])
+        return Agent(name, argv, trace_agent)
     except UnreachableError as error:
         return error
 
@@ -195,7 +195,7 @@ class _Run:
         try:
             found = firewall.process(output.splitlines())
             return {rule: form.spec for rule, form in zip(rules, canonical(rules, found.wanted), strict=True)}
-        except (ruleset.RulesetError, KeyError, StopIteration):
+        except (ruleset.RulesetError, ValueError, KeyError, StopIteration):
             return {}
 
     def _said(self, observations: dict[str, Observation]) -> tuple[str, ...]:

@@ -1,0 +1,58 @@
+"""The sections of what a host is asked: each with its own exit code, also within another."""
+
+import subprocess
+
+import pytest
+
+from underlay.desired.ruleset import RulesetError
+from underlay.facts import firewall, good, network, script, sections
+
+
+def run(command: str) -> tuple[int, list[str]]:
+    done = subprocess.run(
+        ["sh", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False
+    )
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_a_section_that_failed() -> None:
+    """It fails the whole, and no other section."""
+    code, lines = run(script({"one": "echo 1; exit 3", "it's two": "echo 2\necho '@ 3'", "none": ":"}))
+    assert code == 1
+    assert sections(lines) == {"one": (3, ["1"]), "it's two": (0, ["2", "@ 3"]), "none": (0, [])}
+    with pytest.raises(ValueError, match="one: 1"):
+        good(lines)
+    assert run(script({"two": "echo 2"}))[0] == 0
+
+
+def test_sections_within_a_section() -> None:
+    inner = script({"a": "echo 1", "b": "false"})
+    code, lines = run(script({"before": "exit 2", "whole": inner, "good": script({"c": "echo 3"}), "after": "echo 4"}))
+    found = sections(lines)
+    assert code == 1
+    assert {name: each[0] for name, each in found.items()} == {"before": 2, "whole": 1, "good": 0, "after": 0}
+    assert sections(found["whole"][1]) == {"a": (0, ["1"]), "b": (1, [])}
+    assert good(found["good"][1]) == {"c": ["3"]}
+    assert found["after"] == (0, ["4"])
+
+
+def test_output_that_is_cut_off() -> None:
+    """The section that did not come to its end is none, not an empty one."""
+    _, lines = run(script({"one": "echo 1", "two": "echo 2", "three": "echo 3"}))
+    assert sections(lines[:5]) == {"one": (0, ["1"])}
+
+
+def test_facts_fail_closed() -> None:
+    """Where one command failed, what the others said is not taken for all."""
+    names = ("address", "route", "rule", "sysctl", "files")
+    said = {"address": "[]", "route": "[]", "rule": "[]", "sysctl": "", "files": ""}
+    lines = [line for name in names for line in (f"@@ {name}", said[name], "@@ = 0") if line]
+    assert network.parse(lines).routes == ()
+    lines[5] = "@@ = 1"
+    with pytest.raises(ValueError, match="route"):
+        network.parse(lines)
+    rules = [line for name in ("live", "wanted", "persisted", "record") for line in (f"@@ {name}", "@@ = 0")]
+    assert firewall.process(rules).installed
+    rules[3] = "@@ = 1"
+    with pytest.raises((ValueError, RulesetError)):
+        firewall.process(rules)
