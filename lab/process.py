@@ -28,7 +28,7 @@ class CommandError(LabError):
         self.returncode = returncode
 
 
-def run(  # noqa: PLR0913 (what a process has; all but one have a default)
+def run(
     argv: Sequence[str],
     *,
     stdin: str = "",

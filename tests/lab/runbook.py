@@ -85,7 +85,7 @@ def read(path: Path) -> Page:
     return Page(path, titles[0], sections, steps)
 
 
-def _steps(lines: list[str]) -> Iterator[Step]:  # noqa: C901, PLR0912 (one branch for each kind of line)
+def _steps(lines: list[str]) -> Iterator[Step]:  # noqa: PLR0912 (one branch for each kind of line)
     exit_code: int | None = None
     number = 0
     while number < len(lines):

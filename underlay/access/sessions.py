@@ -99,7 +99,7 @@ class Links:
 
     def host(self, name: str) -> Any:
         """testinfra's host, as root. Raises UnreachableError."""
-        import testinfra  # here, because a guarded change does without it and waits for each import
+        import testinfra  # noqa: PLC0415 (a guarded change does without it, and waits for each import)
 
         self.check(name)
         if self.is_local(name):

@@ -53,7 +53,7 @@ def write(path: Path, text: str) -> Path:
 
 def private_folder(what: str) -> Path:
     """A folder of this user for the ssh config and the sockets of shared connections; short, for sockets' sake."""
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"underlay-{os.geteuid()}"
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"underlay-{os.geteuid()}"  # noqa: S108 (its owner is checked)
     folder = base / hashlib.sha256(what.encode()).hexdigest()[:8]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     base.chmod(0o700)

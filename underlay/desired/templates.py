@@ -12,7 +12,7 @@ def _environment(autoescape: bool) -> Environment:
         keep_trailing_newline=True,
         trim_blocks=autoescape,
         lstrip_blocks=autoescape,
-        autoescape=autoescape,
+        autoescape=autoescape,  # noqa: S701 (configuration files are no pages)
     )
 
 

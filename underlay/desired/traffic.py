@@ -7,7 +7,7 @@ The expectations are written down from what the site is for, not computed from t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 from netaddr import IPAddress, IPNetwork
 
@@ -108,28 +108,28 @@ class _Site:
     def flows(self) -> Iterator[Flow]:
         """In the order of the table in the docs."""
         nodes = [end for node in self.nodes for end in self._internal(node)]
-        for one in (*self.published, *nodes):
-            for other in self.world:
-                if one.host != other.host:
-                    yield self._flow("internal hosts to the world", one, other, self._leaves_as(one), tracked=True)
+        inner = (*self.published, *nodes)
+        for one, other in product(inner, self.world):
+            if one.host != other.host:
+                yield self._flow("internal hosts to the world", one, other, self._leaves_as(one), tracked=True)
         yield from self._from_workstations()
+        yield from self._inside(nodes)
+        yield from self._from_gateway(nodes)
+        for one, host in product(inner, self.plan.published):
+            yield self._to_published("published addresses from inside", one, host, self._leaves_as(one))
+
+    def _inside(self, nodes: Sequence[_End]) -> Iterator[Flow]:
         for one in self.published:
             for other in (*self.published, *nodes):
                 if one.host != other.host:
                     yield self._unchanged("published hosts to internal ones", one, other)
-        for one in nodes:
-            for other in self.published:
-                yield self._unchanged("nodes to published hosts", one, other)
+        for one, other in product(nodes, self.published):
+            yield self._unchanged("nodes to published hosts", one, other)
         # A ring: each node is once the one that connects and once the one that answers, however many there are.
         for node, following in zip(self.nodes, [*self.nodes[1:], *self.nodes[:1]], strict=True):
             if node != following:
-                for one in self._internal(node):
-                    for other in self._internal(following):
-                        yield self._unchanged("nodes to nodes", one, other)
-        yield from self._from_gateway(nodes)
-        for one in (*self.published, *nodes):
-            for host in self.plan.published:
-                yield self._to_published("published addresses from inside", one, host, self._leaves_as(one))
+                for one, other in product(self._internal(node), self._internal(following)):
+                    yield self._unchanged("nodes to nodes", one, other)
 
     def forbidden(self) -> Iterator[Flow]:
         # A host that has a NIC inside is in no need of a way in.

@@ -55,7 +55,7 @@ def ask(
         for nic, addresses in found.items():
             with suppress(OSError):  # it is down: nobody answers there
                 for address in addresses:
-                    nic.send(packet(REQUEST, nics[nic][0], "0.0.0.0", address))
+                    nic.send(packet(REQUEST, nics[nic][0], "0.0.0.0", address))  # noqa: S104 (no sender)
         for nic, frame in frames(nics, seconds / TIMES):
             address, mac = sender(frame) or ("", "")
             macs = found[nic].get(address)

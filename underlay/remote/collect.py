@@ -26,6 +26,7 @@ def run(command: str, seconds: float, most: int) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             timeout=seconds,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         return f"{end(error.stdout or b'', most)}\n[cut off after {seconds} s]\n"

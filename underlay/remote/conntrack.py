@@ -256,7 +256,7 @@ def _leads_to(line: bytes, addresses: set[bytes]) -> bool:
 def delete(connection: Connection) -> dict[str, int]:
     """Take one entry out of the table. Raises OSError."""
     argv = ["conntrack", "-D", *connection.arguments]
-    done = subprocess.run(argv, capture_output=True, text=True)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     # Its exit code is 1 also where nothing matched; it says how many did in any case.
     count = re.search(r"(\d+) flow entries have been deleted", done.stderr)
     if count is None:

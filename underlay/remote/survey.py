@@ -242,7 +242,7 @@ def owners(ports: list[int]) -> dict[str, str]:
 def output(*argv: str) -> str:
     """What a program prints; empty if it can't."""
     try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=5).stdout
+        return subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
 

@@ -165,7 +165,7 @@ class _Run:
         try:
             port = receiver.ask("listen", [self.path.protocol, str(self.path.arrival.destination)])
         except UnreachableError:  # it lacks the address, which is found out soon
-            port = receiver.ask("listen", [self.path.protocol, "0.0.0.0"])
+            port = receiver.ask("listen", [self.path.protocol, "0.0.0.0"])  # noqa: S104 (it lacks the address that was asked)
         self.asked, self.own = int(port), True
 
     def _steps(self, name: str) -> list[Step]:

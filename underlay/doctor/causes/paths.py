@@ -39,8 +39,8 @@ def large_packets(case: Investigation) -> Iterator[Cause]:
         elif len(lossy) == len(paths) > 1:
             yield _black_hole(case, network, case.gateway, lossy, usual)
         else:
-            for host in lossy:
-                yield _black_hole(case, network, host, {host: lossy[host]}, usual)
+            for host, best in lossy.items():
+                yield _black_hole(case, network, host, {host: best}, usual)
 
 
 def _other_mtu(case: Investigation, network: Network, host: Host, mtu: int, usual: int) -> Cause:
