@@ -22,10 +22,10 @@ from underlay.desired.ruleset import from_rules
 from underlay.desired.templates import render
 from underlay.desired.traffic import Flow
 from underlay.doctor import run as doctor
-from underlay.doctor import survey as examination
-from underlay.doctor.diagnosis import Cause, Diagnosis
-from underlay.doctor.survey import Detour, Failure, Hop, HostSurvey, Survey, Workstation
-from underlay.doctor.walk import diagnose
+from underlay.doctor.cause import Cause, Diagnosis
+from underlay.doctor.diagnosis import diagnose
+from underlay.doctor.survey import Failure, Hop, HostSurvey, Survey, Way, Workstation
+from underlay.doctor.ways import failure_of
 from underlay.facts.firewall import Firewall
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Nic, RuleCounter, Upstream
@@ -245,7 +245,7 @@ def test_a_route_elsewhere() -> None:
     seen = replace(
         seen,
         failures={"jumphost": Failure("silent", "no answer")},
-        detours={"jumphost": Detour("gateway", "100.64.0.52")},
+        other_ways={"jumphost": Way("gateway", "100.64.0.52")},
     )
     found = only(diagnose(seen))
     assert found.id == "route-wrong"
@@ -255,14 +255,14 @@ def test_a_route_elsewhere() -> None:
     assert found.fix.endswith('" && ./inv deploy jumphost')
 
 
-def test_another_address_of_a_detour() -> None:
+def test_another_address_by_another_way() -> None:
     """A node is reached in another network, and the fix says so."""
     live = network("master-1", links={"eth0": False, "eth1": True, "eth2": True})
     seen = with_state(healthy(), "master-1", network=live)
     seen = replace(
         seen,
         failures={"master-1": Failure("silent", "no answer")},
-        detours={"master-1": Detour("gateway", "100.64.32.2")},
+        other_ways={"master-1": Way("gateway", "100.64.32.2")},
     )
     assert only(diagnose(seen)).fix.startswith("./inv ssh master-1 --via gateway --address 100.64.32.2 ")
     # On Debian 12 the policy rules go with the NIC, and its fix brings them back.
@@ -632,8 +632,8 @@ def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_why_ssh_fails(said: str, why: str) -> None:
     """From the last words of ssh."""
-    assert examination._failure(said, jump=False).why == why
-    assert examination._failure(said, jump=True).why == "the jump host"
+    assert failure_of(said, jump=False).why == why
+    assert failure_of(said, jump=True).why == "the jump host"
 
 
 def test_every_fix_is_one_line() -> None:

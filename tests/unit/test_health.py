@@ -176,7 +176,7 @@ def test_upstreams(shell: Callable[[str], str]) -> None:
     assert (found.name, found.address, found.error, found.seconds) == ("api", "127.0.0.1:1", "Connection refused", None)
 
 
-@pytest.mark.parametrize("section", sorted(health.VITALS))
+@pytest.mark.parametrize("section", sorted(health.HEALTH))
 def test_unknown_is_never_fine(section: str) -> None:
     """What failed, or makes no sense, is an error."""
     found: list[dict[str, tuple[int, list[str]]]] = [{}, {section: (1, ["no"])}]

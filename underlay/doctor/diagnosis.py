@@ -1,42 +1,65 @@
-"""What the doctor says."""
+"""From what the doctor saw to what is wrong: causes, each with its evidence and the command that fixes it. Pure.
 
-from dataclasses import dataclass
+It walks outwards from the workstation: this machine, then host by host its cable, its link, addresses, routes, policy
+rules, forwarding, rules, connection table, services, then what is between the hosts and behind them. A cause says what
+follows from it, and what follows from an earlier cause is none.
+"""
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-@dataclass(frozen=True)
-class Cause:
-    """A cause, its evidence and its fix.
+from underlay.doctor.cause import Cause, Diagnosis
+from underlay.doctor.causes import host as hosts
+from underlay.doctor.causes import neighbours, paths
+from underlay.doctor.causes import services as behind
+from underlay.doctor.causes.unreached import unreached
+from underlay.doctor.causes.workstation import workstation
+from underlay.doctor.investigation import Investigation, some
+from underlay.doctor.survey import Survey
+from underlay.observe.state import UnreadableError
 
-    id: the kind of the cause, for programs and tests
-    host: what is to be fixed: a host of the plan, the outside world (`plan.OUTSIDE`), or a machine that is in no plan
-    fix: the command to paste, on this machine in this repo; or at `at`, where that is another place
-    advice: what else a person should know before
-    plan: the line of the plan that says how it should be
-    latent: everything works at present, and will not after the next boot, deploy or so
-    hosts: connections of these hosts may fail because of it; `cuts`: they can't be reached because of it, either
-    """
-
-    id: str
-    host: str
-    cause: str
-    evidence: tuple[str, ...]
-    fix: str = ""
-    at: str = ""
-    advice: str = ""
-    plan: str = ""
-    latent: bool = False
-    hosts: frozenset[str] = frozenset()
-    cuts: bool = False
+Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """What is wrong, in the order in which it is to be fixed.
+def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
+    """The walk; `say` is told each step and what it found."""
+    case = Investigation(seen)
+    unread: list[str] = []
 
-    notes: what is no fault of the site, but worth to know
-    unread: what could not be looked at, and no finding says why
-    """
+    def step(name: str, *parts: Iterable[Cause]) -> None:
+        before = len(case.found)
+        for findings in parts:
+            try:
+                # One by one: what comes later depends on what was found before.
+                for finding in findings:
+                    case.found.append(finding)
+            except UnreadableError as error:
+                unread.append(str(error))
+        causes = [each.cause for each in case.found[before:]]
+        say(f"{name}: {'; '.join(causes) or 'ok'}")
 
-    findings: tuple[Cause, ...]
-    notes: tuple[str, ...] = ()
-    unread: tuple[str, ...] = ()
+    step("this machine", workstation(case))
+    if not case.found:
+        step("neighbours", neighbours.duplicates(case))
+        for planned in case.deployed:
+            step(planned.name, neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned))
+        step("upstream router", neighbours.upstream(case))
+        step("large packets", paths.large_packets(case))
+        step("behind the load balancer", behind.services(case))
+        step(f"{len(seen.outcomes)} connections", paths.connections(case))
+        step("name servers", behind.names(case))
+        step("package sources", behind.packages(case))
+        step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
+    live = [each for each in case.found if not each.latent]
+    if live:
+        live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
+    # What could not be looked at follows from what is wrong, if anything is.
+    missed = () if live else tuple(dict.fromkeys([*unread, *seen.unread]))
+    return Diagnosis((*live, *(each for each in case.found if each.latent)), tuple(dict.fromkeys(case.notes)), missed)
+
+
+def _what_follows(case: Investigation, finding: Cause) -> list[str]:
+    lost = [name for name in case.seen.failures if case.is_deployed(name) and name != finding.host]
+    follows = [f"{some(lost)} can't be reached the plan's way"] if lost else []
+    follows += [f"{len(case.failing)} of {len(case.seen.outcomes)} connections fail"] if case.failing else []
+    return [f"what follows: {'; '.join(follows)}"] if follows else []

@@ -14,7 +14,7 @@ from underlay.compare.difference import Difference, Nic
 from underlay.desired import routing
 from underlay.desired.routing import PolicyRule
 from underlay.desired.traffic import Flow
-from underlay.doctor.diagnosis import Cause
+from underlay.doctor.cause import Cause
 from underlay.doctor.survey import HostSurvey, Survey
 from underlay.observe import drift, exchange
 from underlay.observe.state import HostState, UnreadableError
@@ -36,7 +36,7 @@ class Investigation:
     """One walk of the doctor's.
 
     found: the causes so far; what follows from them is none
-    notes: see `finding.Diagnosis`
+    notes: see `cause.Diagnosis`
     """
 
     def __init__(self, seen: Survey) -> None:
@@ -166,7 +166,7 @@ class Investigation:
     def ssh(self, name: str, command: str) -> str:
         """A command as root on a host, by the way on which it was reached."""
         option = ""
-        if way := self.seen.detours.get(name):
+        if way := self.seen.other_ways.get(name):
             first = via.addresses(self.plan.host(name), self.plan.host(way.via))[0]
             option = f" --via {way.via}" + ("" if str(first) == way.address else f" --address {way.address}")
         return f"./inv ssh {name}{option} {quoted(f'sudo {command}')}"
@@ -203,7 +203,7 @@ class Investigation:
             # networkd of Debian 12 takes the policy rules away with a NIC, and brings them back with it.
             found = [each for each in found if each.kind != "missing" or not isinstance(each.thing, PolicyRule)]
         commands = [network.command(each) for each in found]
-        if host.name not in self.seen.detours or not commands:
+        if host.name not in self.seen.other_ways or not commands:
             return self.deploy(host)
         return f"{self.ssh(host.name, ' && sudo '.join(commands))} && {self.deploy(host)}"
 

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from underlay.access.target import Target, announce
-from underlay.doctor.diagnosis import Cause, Diagnosis
-from underlay.doctor.survey import examine
-from underlay.doctor.walk import diagnose
+from underlay.doctor.cause import Cause, Diagnosis
+from underlay.doctor.diagnosis import diagnose
+from underlay.doctor.gather import gather
 from underlay.errors import exit_code
 
 
@@ -26,7 +26,7 @@ def run(target: Target, json: bool) -> int:
     def say(line: str) -> None:
         print(f"doctor {time.monotonic() - begin:4.1f}s  {line}", file=sys.stderr, flush=True)
 
-    diagnosis = diagnose(examine(target, say), say)
+    diagnosis = diagnose(gather(target, say), say)
     seconds = time.monotonic() - begin
     if json:
         print(dumps(document(target, diagnosis, seconds), indent=2))

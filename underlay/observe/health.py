@@ -1,4 +1,4 @@
-"""A host's vital signs: how it is, beside what the plan says of it. The commands that read them, and what they print.
+"""A host's health: how it is, beside what the plan says of it. The commands that read them, and what they print.
 
 Parsers raise ValueError, KeyError or IndexError for anything else than the output of their command.
 """
@@ -16,13 +16,13 @@ from underlay.plan import Host, Plan, roles
 from underlay.remote import connect, conntrack, send
 from underlay.remote.guard.paths import COPY
 
-VITALS = frozenset(
+HEALTH = frozenset(
     {
         *("uptime", "disks", "failed units", "nics", "guard"),
         *("conntrack", "tally", "counters", "upstreams"),
     }
 )
-"""The sections of the vital signs; the last four are of some roles only."""
+"""The sections of health; the last four are of some roles only."""
 UPSTREAM_SECONDS = 1
 TALLY_SECONDS = 8
 NOTHING_KEPT = '{"pending": null, "last": null}'

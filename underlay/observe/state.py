@@ -21,7 +21,7 @@ from underlay.facts import files, firewall, network, script, sections
 from underlay.facts.firewall import Firewall
 from underlay.observe import health
 from underlay.observe.health import (
-    VITALS,
+    HEALTH,
     Clock,
     Conntrack,
     Disk,
@@ -42,7 +42,7 @@ DRIFT = frozenset({"network", "units", "files", "firewall"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {"listening", "packages", "sshd", "on call", "tree", "python", "nginx", ANSWERS}
 """The sections that the checks of all roles look at; a role has only some of them."""
-ALL = CHECKS | VITALS
+ALL = CHECKS | HEALTH
 
 T = TypeVar("T")
 

@@ -18,11 +18,11 @@ from underlay.desired.units import Unit
 from underlay.errors import GOOD, exit_code
 from underlay.observe import drift
 from underlay.observe.evidence import Evidence
-from underlay.observe.health import VITALS, Conntrack, Tally, Upstream, outer_addresses
+from underlay.observe.health import HEALTH, Conntrack, Tally, Upstream, outer_addresses
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
 
-SECTIONS = DRIFT | VITALS - {"counters"}
+SECTIONS = DRIFT | HEALTH - {"counters"}
 FULL = 0.8
 """How much of a connection table, or of an address's ports, may be in use before somebody should look."""
 DISK_FULL = 0.9

@@ -9,7 +9,7 @@ from underlay.desired import routing
 from underlay.desired.routing import Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit
-from underlay.doctor.diagnosis import Cause
+from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, first
 from underlay.doctor.survey import CROWDED
 from underlay.observe.state import HostState

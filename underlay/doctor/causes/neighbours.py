@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from netaddr import IPAddress
 
-from underlay.doctor.diagnosis import Cause
+from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, some
 from underlay.plan import OUTSIDE, Host, Interface
 

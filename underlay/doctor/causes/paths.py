@@ -7,7 +7,7 @@ from netaddr import IPAddress, IPNetwork
 from underlay.compare.firewall import canonical
 from underlay.desired import nat, routing, traffic
 from underlay.desired.traffic import SSH_PORT, Flow
-from underlay.doctor.diagnosis import Cause
+from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, some
 from underlay.doctor.suspects import GatewayRules, Suspect
 from underlay.plan import Host, Network

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from underlay.desired import units
-from underlay.doctor.diagnosis import Cause
+from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Fix, Investigation, first
 from underlay.doctor.survey import HostSurvey
 from underlay.observe.health import Upstream

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from underlay.desired.files import authorized_keys
+from underlay.doctor.cause import Cause
 from underlay.doctor.causes.neighbours import is_silent, silent
-from underlay.doctor.diagnosis import Cause
 from underlay.doctor.investigation import Investigation, some
 from underlay.plan import Host
 
@@ -14,7 +14,7 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
     failure = case.seen.failures.get(host.name)
     if failure is None or case.is_cut(host.name):
         return
-    if host.name in case.seen.detours and failure.why not in ("host key", "key refused"):
+    if host.name in case.seen.other_ways and failure.why not in ("host key", "key refused"):
         return  # it is well itself: something drops what comes the plan's way
     said = f"ssh {host.name}: {failure.said}"
     match failure.why:

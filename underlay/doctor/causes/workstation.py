@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from underlay.doctor.diagnosis import Cause
+from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import SHOWN, Fix, Investigation
 
 

@@ -1,0 +1,204 @@
+"""Gathers what the doctor looks at, from every host that can be reached, in bounded time."""
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from underlay.access.sessions import Links, UnreachableError
+from underlay.access.target import Target
+from underlay.desired import nginx, traffic
+from underlay.desired.traffic import Flow
+from underlay.doctor.survey import CROWDED, Hop, HostSurvey, Survey, Way, Workstation
+from underlay.doctor.ways import Say, Ways, patient
+from underlay.observe import exchange, state
+from underlay.observe.state import DRIFT, HostState
+from underlay.plan import Host
+from underlay.remote import arp, send, survey
+
+SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
+SURVEY_SECONDS = 6
+FULL = 0.97
+"""Of a file system, the share from which on it counts as full."""
+SAMPLE = 4
+"""Hosts of each role at most between which connections are tried."""
+
+T = TypeVar("T")
+
+
+def gather(target: Target, say: Say) -> Survey:
+    """Look at everything; takes some seconds, however much is dead. Raises nothing for a host."""
+    with patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool:
+        return _Surveyor(own, pool, say).run()
+
+
+class _Surveyor:
+    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say) -> None:
+        self.target = target
+        self.plan = target.plan
+        self.pool = pool
+        self.say = say
+        self.deployed = self.plan.deployed
+        self.ways = Ways(target, pool, say, self._read, self._heard)
+        self.states: dict[str, Future[HostState]] = {}
+        self.looks: dict[str, Future[HostSurvey]] = {}
+        self.unread: list[str] = []
+
+    def run(self) -> Survey:
+        links, failures = self.ways.connect()
+        other_ways: dict[str, Way] = {}
+        if failures:
+            links, other_ways = self.ways.find_others(links, failures)
+        for host in self.deployed:
+            if host.name in other_ways:
+                self._read(links, host)
+        self.say(f"read {len(self.states)} hosts, trying connections between them")
+        outcomes = exchange.run(self._flows(), links, self.plan.gateway.name)
+        states = {name: self._result(name, future) for name, future in self.states.items()}
+        looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        return Survey(
+            target=self.target,
+            workstation=self._workstation(failures),
+            failures=failures,
+            other_ways=other_ways,
+            states={name: each for name, each in states.items() if each is not None},
+            looks={name: each for name, each in looks.items() if each is not None},
+            outcomes=outcomes,
+            unread=tuple(dict.fromkeys(self.unread)),
+        )
+
+    def _read(self, links: Links, host: Host) -> None:
+        """Begin to read a host, and to look around from it."""
+        self.states[host.name] = self.pool.submit(state.read, links, self.plan, host, SECTIONS)
+        self.looks[host.name] = self.pool.submit(self._look, links, host)
+
+    def _result(self, name: str, future: Future[T]) -> T | None:
+        try:
+            return future.result()
+        except UnreachableError as error:
+            if any(host.name == name for host in self.deployed):
+                self.unread.append(str(error))
+            return None
+
+    def _heard(self, gateway: Host) -> set[str] | None:
+        """The addresses that answer the gateway in their own network; None if it can't tell."""
+        seen = self._result(gateway.name, self.looks[gateway.name])
+        if seen is None:
+            return None
+        nics = {nic.nic: nic for nic in gateway.interfaces}
+        return {
+            address
+            for nic, answers in seen.arp.items()
+            for address, macs in answers.items()
+            if macs and address in nics[nic].cidr
+        }
+
+    def _look(self, links: Links, host: Host) -> HostSurvey:
+        request = json.dumps(self._request(host)).encode()
+        command = shlex.join(send.argv())
+        done = links.run(host.name, command, seconds=SURVEY_SECONDS, stdin=send.line(survey) + request)
+        try:
+            # What took too long is null.
+            return HostSurvey(**{key: value for key, value in json.loads(done.stdout).items() if value is not None})
+        except (ValueError, TypeError):
+            words = done.stderr.decode(errors="replace").strip().splitlines() or ["no answer"]
+            raise UnreachableError(f"{host.name} can't look around: {words[-1]}") from None
+
+    def _request(self, host: Host) -> dict[str, object]:
+        """What to ask a host to look at; see `remote.survey`."""
+        if host not in self.deployed:
+            return {"services": True}
+        neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
+        found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        if host == self.plan.gateway:
+            primary = host.primary.nic
+            neighbours += [[primary, str(each.published), False] for each in self.plan.published]
+            neighbours.append([primary, str(self.plan.enterprise.upstream), False])
+            neighbours += [
+                [near.nic, str(nic.address), True]
+                for other in self.plan.hosts
+                if other != host
+                for nic in other.interfaces
+                if (near := host.interface(nic.network))
+            ]
+            found["talkers"] = CROWDED
+        else:
+            routers = [(nic, str(self.plan.gateway_address(nic.network))) for nic in host.interfaces]
+            neighbours += [[nic.nic, router, True] for nic, router in routers]
+            found["echo"] = [[nic.nic, str(nic.address), router] for nic, router in routers]
+        masters = self.plan.hosts_of("master")
+        match host.role:
+            case "lb_nginx":
+                found["connect"] = [[str(each.primary.address), nginx.API_PORT, True] for each in masters]
+            case "master":
+                found |= {"owners": [nginx.API_PORT], "services": True}
+        return found
+
+    def _flows(self) -> list[Flow]:
+        """The connections to try; of a large site, those between a few hosts of each role."""
+        kept = {
+            each.name for role in {each.role for each in self.plan.hosts} for each in self.plan.hosts_of(role)[:SAMPLE]
+        }
+        plan = self.plan.model_copy(update={"hosts": tuple(each for each in self.plan.hosts if each.name in kept)})
+        return traffic.expected(plan, self.target.outside)
+
+    def _workstation(self, failures: Collection[str]) -> Workstation:
+        """Read last, when every address was tried."""
+        jump = self.plan.jumphost.name
+        names = dict.fromkeys([self.plan.gateway.name, jump, *failures])
+        direct = [name for name in names if name != self.ways.here and not self.target.endpoint(name).jump]
+        addresses = [str(self.target.endpoint(name).address) for name in direct][: SAMPLE * 2]
+        hops = {}
+        for address in addresses:
+            found = _json("ip", "-j", "route", "get", address)
+            hops[address] = (
+                Hop(found[0].get("dev", ""), found[0].get("gateway", ""), found[0].get("prefsrc", ""))
+                if found
+                else Hop("")
+            )
+        links = _json("ip", "-j", "link", "show")
+        return Workstation(
+            name=self.ways.here,
+            links={
+                each["ifname"]: ("UP" in each["flags"], "LOWER_UP" in each["flags"])
+                for each in links
+                if "LOOPBACK" not in each["flags"]
+            },
+            hops=hops,
+            neighbours=_neighbours({address: hop.nic for address, hop in hops.items() if hop.nic and not hop.via})
+            if self.plan.gateway.name in failures
+            else {},
+            public_key=self._public_key(),
+        )
+
+    def _public_key(self) -> str:
+        key = next(
+            line.split(maxsplit=1)[1]
+            for line in self.target.ssh_config.read_text().splitlines()
+            if "IdentityFile" in line
+        )
+        beside = Path(f"{key}.pub")
+        return beside.read_text().strip() if os.access(beside, os.R_OK) else ""
+
+
+def _neighbours(asked: dict[str, str]) -> dict[str, str]:
+    """Who answers for addresses on NICs of this machine: address → MAC, empty for nobody. Asking needs root."""
+    try:
+        heard = arp.probe(((nic, address) for address, nic in asked.items()), survey.HEARD)
+    except PermissionError:
+        return {}
+    return {address: next(iter(heard.get(nic, {}).get(address, [])), "") for address, nic in asked.items()}
+
+
+def _json(*argv: str) -> list[dict[str, Any]]:
+    """What a program of this machine says in JSON; empty if it fails."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False)
+        found: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return []
+    return found
