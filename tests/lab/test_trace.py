@@ -283,8 +283,8 @@ IN_GATEWAY = ["nsenter", f"--net={network.netns('gateway')}", sys.executable, "-
 """Runs Python of this repo in the gateway's network."""
 OUR_TABLES = """
 import sys
-import time
-from underlay.remote.trace import *
+from underlay.remote.trace.nftables import *
+from underlay.remote.trace.watch import TABLE
 netlink = Netlink()
 netlink.socket.settimeout(5)
 netlink.socket.send(message(10 << 8 | 1, REQUEST | DUMP, 0))  # GETTABLE
@@ -296,8 +296,10 @@ while True:
             print(name)
 """
 LISTENER = """
-import json, sys, time
-from underlay.remote.trace import *
+import json, socket, struct, sys
+from contextlib import suppress
+from underlay.remote.trace.nftables import *
+from underlay.remote.trace.watch import SO_RCVBUFFORCE
 netlink = Netlink()
 netlink.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
 netlink.socket.setsockopt(SOL_NETLINK, ADD_MEMBERSHIP, NFNLGRP_NFTRACE)

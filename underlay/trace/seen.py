@@ -85,7 +85,7 @@ class Chain:
 class Observation:
     """What one host noted.
 
-    packets: in | out, NIC, way, source, destination, kind (`trace_agent.Flow.note`)
+    packets: in | out, NIC, way, source, destination, kind (`remote.trace.matcher`)
     live: its network; None if it could not be read
     neighbours: those that do not answer ARP
     routes: what the host's routing says: (way, whether the packet came in by a NIC) → the answer of `ip route get`
