@@ -46,12 +46,12 @@ def _in_lab(name: str, suite: str, modules: str, *options: str) -> Stage:
 
 
 IN_LABS = (
+    _in_lab("a minimal Debian", "trixie", "minimal_root"),  # first: the longest, and most of it is waiting for packages
     _in_lab("Debian 13, changes", "trixie", "lab lab_errors deploys guard_agent"),
     _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
     _in_lab("Debian 13, on call", "trixie", "trace status flows capture bundle backup report publish rotate runbooks"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
     _in_lab("the lab itself", "trixie", "lab_lifecycle"),
-    _in_lab("a minimal Debian", "trixie", "minimal_root"),
 )
 LONG = (
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends"),

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
-from underlay.desired import checkout, nginx
+from underlay.desired import checkout, nginx, units
 from underlay.desired.files import SSHD, authorized_keys
 from underlay.errors import OperatorError
 from underlay.facts import firewall
@@ -41,9 +41,7 @@ SECONDS = 60
 COMMAND_SECONDS = 15
 MOST = 2_000_000
 """Bytes of one text that are kept."""
-UNITS = (
-    "systemd-networkd ssh nginx netfilter-persistent underlay-guard-boot underlay-guard-rollback underlay-guard-apply"
-)
+UNITS = " ".join(f"-u {name}" for name in (*(unit.name for unit in units.ALL), "'underlay-guard-*'"))
 FILES = (
     *("/etc/os-release", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/apt/sources.list"),
     *("/etc/apt/sources.list.d/*", "/etc/systemd/network/*", "/etc/systemd/networkd.conf.d/*", "/etc/sysctl.d/*"),
