@@ -1,0 +1,1 @@
+"""How hosts are reached: target, ways, host keys, ssh configuration, sessions."""

@@ -1,0 +1,1 @@
+"""What a host is beside what it must be: every difference is a value. Pure."""

@@ -1,1 +1,1 @@
-"""A change can't hurt: it is undone by the host itself unless it is confirmed in time."""
+"""Confirmed changes (commit-confirm): a host undoes a change by itself unless it is confirmed in time."""

@@ -1,0 +1,1 @@
+"""What people are shown: tables, pictures, and the page about the whole site."""

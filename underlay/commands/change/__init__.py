@@ -1,0 +1,1 @@
+"""Changes of one thing: a published host, the operator's key, announcements."""

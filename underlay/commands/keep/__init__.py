@@ -1,0 +1,1 @@
+"""What is kept or handed on: bundle, backup, report."""

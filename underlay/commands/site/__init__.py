@@ -1,0 +1,1 @@
+"""The site as a whole: plan, deploy, verify, drift, history."""
