@@ -1,1 +1,1 @@
-"""What the person on call uses: see, understand and fix the site. One module a command, `tasks` has their names."""
+"""What the person on call uses: see, understand and fix the site."""

@@ -238,7 +238,7 @@ class Comparison:
         if seen == step.expected:
             return "as planned"
         chain = observation.chain(step.way, step.stage) if observation else None
-        # A rule of somebody else may do the same before ours does.
+        # An unmanaged rule may do the same before ours does.
         if step.stage == "filter FORWARD" and chain and chain.decision[0] == "accept":
             return "other rule" if chain.decision[1] and chain.decision[1] not in self.forms.values() else "differs"
         return "differs"
@@ -395,7 +395,7 @@ class Comparison:
         return f"DROPPED by {self._owned(text)}" if text else "DROPPED by the chain's policy"
 
     def _owned(self, text: str) -> str:
-        """A rule with its owner: a line of the plan, or somebody else."""
+        """A rule with its owner: a line of the plan, or none."""
         for rule, form in self.forms.items():
             if form == text:
                 return f"{rule.spec} ({rule.origin})"
