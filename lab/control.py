@@ -29,7 +29,7 @@ LOCK = RUNTIME / "lock"
 T = TypeVar("T")
 
 
-class HostStatus(BaseModel):
+class MachineStatus(BaseModel):
     """A host as it is now. `state` is that of its systemd ("running", "degraded", "starting", …), or "off"."""
 
     name: str
@@ -44,7 +44,7 @@ class LabStatus(BaseModel):
     suite: str | None = None
     checkout: Path | None = None
     plan: Path | None = None
-    hosts: list[HostStatus] = []
+    hosts: list[MachineStatus] = []
 
     def table(self) -> str:
         """For people."""
@@ -116,7 +116,7 @@ def status() -> LabStatus:
         return LabStatus(state="changing" if _holder() else "broken" if _leftovers() else "down")
     hosts = _each(
         blueprint.load().machines,
-        lambda each: HostStatus(name=each.name, state=host.system_state(each.name), address=each.address),
+        lambda each: MachineStatus(name=each.name, state=host.system_state(each.name), address=each.address),
     )
     return LabStatus(state="up", suite=state.suite, checkout=state.checkout, plan=state.plan, hosts=hosts)
 

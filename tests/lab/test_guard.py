@@ -24,7 +24,7 @@ from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import CLEAN, inside, invoke
 from tests.lab.test_guard_agent import DUMP, differing
-from underlay.guard.change import Change, File
+from underlay.guard.change import Change, NewFile
 from underlay.plan import REPO
 from underlay.remote import probe
 from underlay.remote.guard import paths, systemd
@@ -45,9 +45,9 @@ APPLY = """
 import json, sys
 from targets import current
 from underlay.guard import runner
-from underlay.guard.change import Change, File
+from underlay.guard.change import Change, NewFile
 host, fields = sys.argv[1], json.loads(sys.argv[2])
-fields["files"] = {path: file and File(**file) for path, file in fields["files"].items()}
+fields["files"] = {path: file and NewFile(**file) for path, file in fields["files"].items()}
 sys.exit(not runner.run(current(), host, Change(**fields), print))
 """
 
@@ -150,7 +150,7 @@ PATH = "/etc/underlay-test.conf"
 NEW = "ip address add 100.64.7.7/32 dev eth0; sleep 0.5; ip rule add priority 77 lookup 77"
 OLD = f"ip address del 100.64.7.7/32 dev eth0; ip rule del priority 77; rm {PATH}"
 PARTS = ["ip address show eth0 | grep 100.64.7.7", "ip rule show priority 77 | grep 77", f"grep new {PATH}"]
-HARMLESS = Change(what=("a test",), live=NEW, files={PATH: File("new\n")})
+HARMLESS = Change(what=("a test",), live=NEW, files={PATH: NewFile("new\n")})
 
 
 def is_new(host: str) -> bool:
@@ -203,7 +203,7 @@ def lock_out(name: str) -> None:
     """One of LOCKOUTS: the operator is told in time, and the host is as before."""
     host, live = LOCKOUTS[name]
     before, number = dump(host), len(confirmed(host))
-    code, output = make(host, Change(what=(name,), live=live, files={PATH: File("new\n")}))
+    code, output = make(host, Change(what=(name,), live=live, files={PATH: NewFile("new\n")}))
     assert code == 1, output
     assert re.search(r"^ROLLED BACK( by the host itself)?: \S+", output, re.MULTILINE), output
     assert wait_until(lambda: idle(host), seconds=5, every=0.2)
@@ -241,7 +241,7 @@ def test_a_failed_probe_is_undone_at_once() -> None:
 def test_power_off_in_the_middle_ends_in_time() -> None:
     """1. the gateway loses its power while it changes; 2. the operator's command ends; 3. booted, it is as before."""
     before = dump("gateway")
-    change = Change(what=("a test",), live="touch /run/changing; sleep 5", files={PATH: File("new\n")})
+    change = Change(what=("a test",), live="touch /run/changing; sleep 5", files={PATH: NewFile("new\n")})
     process = begin("gateway", change)
     try:
         assert wait_until(lambda: not control.run("gateway", "test -e /run/changing").returncode, seconds=20, every=0.1)
@@ -263,7 +263,7 @@ def test_power_off_in_the_middle_ends_in_time() -> None:
 def test_a_second_operator_is_refused_until_the_deadline(more: str) -> None:
     """1. a change waits; a second one and a deploy are refused; 2. nobody confirms the first: then the second works."""
     before = dump("gateway")
-    first = begin("gateway", Change(what=("a test",), live="sleep 3", files={PATH: File("first\n")}), 40)
+    first = begin("gateway", Change(what=("a test",), live="sleep 3", files={PATH: NewFile("first\n")}), 40)
     try:
         assert wait_until(lambda: not idle("gateway"), seconds=20, every=0.1)
         # He went home: the change stays pending until its deadline.

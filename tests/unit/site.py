@@ -7,7 +7,7 @@ from underlay.compare.network import LiveNetwork
 from underlay.desired import nat, nginx, routing, ruleset, units
 from underlay.desired.files import SSHD, network_files, sshd_settings
 from underlay.facts.firewall import Firewall
-from underlay.observe.health import Nic, RuleCounter
+from underlay.observe.health import Link, RuleCounter
 from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
 
@@ -28,7 +28,7 @@ def state(plan: Plan, host: Host, **changed: object) -> HostState:
             sysctls=wanted.sysctls,
             files={str(path): content for path, content in network_files(wanted).items()},
         ),
-        nics={nic: Nic(True, True, 1500, "02:00:00:00:00:01") for nic in wanted.nics},
+        nics={nic: Link(True, True, 1500, "02:00:00:00:00:01") for nic in wanted.nics},
         units=dict.fromkeys((unit.name for unit in units.ALL), UnitState("active", "enabled")),
         files={
             SSHD: sshd_settings(plan),

@@ -28,7 +28,7 @@ from underlay.doctor.survey import Failure, Hop, HostSurvey, Survey, Way, Workst
 from underlay.doctor.ways import failure_of
 from underlay.facts.firewall import Firewall
 from underlay.observe.exchange import Outcome
-from underlay.observe.health import Clock, Conntrack, GuardStatus, Nic, RuleCounter, Upstream
+from underlay.observe.health import Clock, Conntrack, GuardStatus, Link, RuleCounter, Upstream
 from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
 from underlay.remote.survey import OUR_PROBE
@@ -73,7 +73,7 @@ def state(host: Host, **parts: object) -> HostState:
             for unit in ("systemd-networkd", "netfilter-persistent", "ssh", "nginx")
         },
         "files": files,
-        "nics": {nic.nic: Nic(True, True, 1500, mac(host.name, nic.network)) for nic in host.interfaces},
+        "nics": {nic.nic: Link(True, True, 1500, mac(host.name, nic.network)) for nic in host.interfaces},
         "guard": GuardStatus(None, None),
         "failed_units": (),
         "conntrack": Conntrack(10, 1000, {}),

@@ -10,7 +10,7 @@ import pytest
 
 from underlay.facts import sections
 from underlay.observe import health, state
-from underlay.observe.health import Clock, Disk, Nic, RuleCounter, Tally
+from underlay.observe.health import Clock, Disk, Link, RuleCounter, Tally
 from underlay.observe.state import HostState, UnreadableError
 from underlay.plan import REPO, load
 from underlay.remote import connect, conntrack, send
@@ -76,7 +76,7 @@ def test_nics() -> None:
     """A NIC that is on and has no cable; the loopback is none."""
     lo = {"ifname": "lo", "flags": ["LOOPBACK", "UP", "LOWER_UP"], "mtu": 65536}
     eth0 = {"ifname": "eth0", "flags": ["BROADCAST", "UP", "NO-CARRIER"], "mtu": 1500, "address": "02:00:00:00:00:01"}
-    assert host_state("nics", json.dumps([lo, eth0])).nics == {"eth0": Nic(True, False, 1500, "02:00:00:00:00:01")}
+    assert host_state("nics", json.dumps([lo, eth0])).nics == {"eth0": Link(True, False, 1500, "02:00:00:00:00:01")}
 
 
 def test_guard_that_was_never_there() -> None:

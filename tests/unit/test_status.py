@@ -24,7 +24,7 @@ from underlay.observe.health import (
     Conntrack,
     Disk,
     GuardStatus,
-    Nic,
+    Link,
     Tally,
     Upstream,
 )
@@ -80,9 +80,9 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Site:
             wanted = host_network(PLAN, PLAN.host(self.name))
             return LiveNetwork({}, tuple(each for each in wanted.addresses if each.cidr not in gone), (), ())
 
-        def nics(self: HostState) -> dict[str, Nic]:
+        def nics(self: HostState) -> dict[str, Link]:
             names = [nic.nic for nic in PLAN.host(self.name).interfaces]
-            return {name: Nic(True, name not in unplugged, 1500, "") for name in names}
+            return {name: Link(True, name not in unplugged, 1500, "") for name in names}
 
         Some.network = property(network)  # type: ignore[assignment]
         Some.nics = property(nics)  # type: ignore[assignment]

@@ -25,6 +25,15 @@ class UnreachableError(OperatorError):
     """A host that can't be asked; `str()` says why in one line."""
 
 
+class RefusedError(UnreachableError):
+    """A request that a program on a host could not do: what it said, and the host's error number, if it was one."""
+
+    def __init__(self, name: str, said: str, errno: int | None) -> None:
+        super().__init__(f"{name}: {said}")
+        self.said = said
+        self.errno = errno
+
+
 class Links:
     """Connections to the hosts of a target, opened on first use and tried once.
 
@@ -167,10 +176,10 @@ class Agent:
         return int(self.hello["port"])
 
     def ask(self, key: str, value: object, seconds: float = 10) -> Any:
-        """The answer to a request (see `probe`). Raises UnreachableError if there is none in time."""
+        """The answer to a request, see `remote.serve`. Raises RefusedError, UnreachableError if none comes in time."""
         answer = self._exchange(json.dumps({key: value}).encode() + b"\n", seconds)
         if "error" in answer:
-            raise UnreachableError(f"{self.name}: {answer['error']}")
+            raise RefusedError(self.name, answer["error"], answer["errno"])
         return answer["answer"]
 
     def _exchange(self, request: bytes, seconds: float) -> dict[str, Any]:

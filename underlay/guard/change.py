@@ -11,7 +11,7 @@ SECONDS_VARIABLE = "UNDERLAY_ROLLBACK_SECONDS"
 
 
 @dataclass(frozen=True)
-class File:
+class NewFile:
     """A file as it must be."""
 
     content: str
@@ -35,7 +35,7 @@ class Change:
     what: tuple[str, ...]
     check: str = ""
     live: str = ""
-    files: Mapping[str, File | None] = field(default_factory=dict)
+    files: Mapping[str, NewFile | None] = field(default_factory=dict)
     activate: str = ""
     settle: str = ""
     sysctls: tuple[str, ...] = ()

@@ -65,13 +65,14 @@ class Evidence:
         Nothing is wrong with the site then, and nothing is known about the flow.
         """
         deployed = {host.name for host in self.plan.deployed}
-        return self.unreachable(flow.hosts - deployed)
+        dead = self.unreachable(flow.hosts - deployed)
+        return dead[1] if dead else None
 
-    def unreachable(self, names: Iterable[str]) -> str | None:
-        """Why the first of these hosts that can't be reached can't, or None."""
+    def unreachable(self, names: Iterable[str]) -> tuple[str, str] | None:
+        """The first of these hosts that can't be reached, and why; or None."""
         for name in sorted(names):
             try:
                 self.links.check(name)
             except UnreachableError as error:
-                return str(error)
+                return name, str(error)
         return None

@@ -56,7 +56,7 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Nic:
+class Link:
     """up: it was switched on; carrier: the cable has a signal."""
 
     up: bool
@@ -190,10 +190,10 @@ def failed_units(lines: Iterable[str]) -> tuple[str, ...]:
     return tuple(line.split()[0] for line in lines if line.strip())
 
 
-def nics(lines: Iterable[str]) -> dict[str, Nic]:
+def nics(lines: Iterable[str]) -> dict[str, Link]:
     """Read the section of that name: NIC → its state; the loopback is left out."""
     return {
-        link["ifname"]: Nic(
+        link["ifname"]: Link(
             up="UP" in link["flags"],
             carrier="LOWER_UP" in link["flags"],
             mtu=link["mtu"],

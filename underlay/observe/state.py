@@ -26,7 +26,7 @@ from underlay.observe.health import (
     Conntrack,
     Disk,
     GuardStatus,
-    Nic,
+    Link,
     RuleCounter,
     Tally,
     Upstream,
@@ -171,7 +171,7 @@ class HostState:
         return self._read("failed units", health.failed_units)
 
     @cached_property
-    def nics(self) -> dict[str, Nic]:
+    def nics(self) -> dict[str, Link]:
         """Every NIC but the loopback."""
         return self._read("nics", health.nics)
 

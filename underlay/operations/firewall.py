@@ -13,7 +13,7 @@ from underlay.compare.firewall import Edit, canonical
 from underlay.desired import ruleset
 from underlay.desired.ruleset import Rule
 from underlay.facts.firewall import PERSISTED, RECORD, SAVE, Firewall, Rules
-from underlay.guard.change import Change, File
+from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
 
 
@@ -56,12 +56,12 @@ def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
             "{ echo 'the live rules changed while they were compared: run the deploy again' >&2; exit 1; }\n"
             f"echo {encoded} | base64 -d | iptables-restore --noflush --wait 5\n"
         )
-    files: dict[str, File | None] = {}
+    files: dict[str, NewFile | None] = {}
     if persisted_edits:
         persisted = firewall.apply(found.persisted, persisted_edits)
-        files[PERSISTED] = File(ruleset.render(persisted), "640")
+        files[PERSISTED] = NewFile(ruleset.render(persisted), "640")
     if record_differs:
-        files[RECORD] = File(ruleset.render(ours))
+        files[RECORD] = NewFile(ruleset.render(ours))
     what = [f"live: {edit}" for edit in live_edits] + [f"at boot: {edit}" for edit in persisted_edits]
     if record_differs:
         what.append("the record of our rules on the host is out of date")

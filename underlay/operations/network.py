@@ -12,7 +12,7 @@ from underlay.desired import routing
 from underlay.desired.files import network_files
 from underlay.desired.routing import HostNetwork
 from underlay.facts.network import Network
-from underlay.guard.change import Change, File
+from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
 
 
@@ -56,7 +56,7 @@ def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
             *(line for each in files for line in compared.lines(each)),
         ),
         live="".join(f"{network.command(each)}\n" for each in live_differences),
-        files={path: None if content is None else File(content) for path, content in contents.items()},
+        files={path: None if content is None else NewFile(content) for path, content in contents.items()},
         activate=activate,
         sysctls=tuple(wanted.sysctls),
     )

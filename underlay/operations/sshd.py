@@ -8,7 +8,7 @@ from pyinfra.api import FunctionCommand, operation
 from underlay.compare import files
 from underlay.desired.files import SSHD
 from underlay.facts.files import FileContents
-from underlay.guard.change import Change, File
+from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
 
 # The first value of a keyword counts: so the new file stands before the configuration in use.
@@ -33,4 +33,6 @@ def configured(content: str) -> Generator[FunctionCommand, None, None]:
         return
     what = files.lines(difference)
     tell(what)
-    yield guarded(Change(what=tuple(what), check=CHECK, files={SSHD: File(content)}, activate="systemctl reload ssh"))
+    yield guarded(
+        Change(what=tuple(what), check=CHECK, files={SSHD: NewFile(content)}, activate="systemctl reload ssh")
+    )

@@ -14,7 +14,8 @@ from typing import Any
 def serve(requests: Mapping[str, Callable[[Any], Any]], hello: Mapping[str, Any], seconds: int) -> None:
     """Say hello, then answer requests until stdin ends: one a line, one answer a line, all of them JSON objects.
 
-    A request is {NAME: ARGUMENT}. Its answer is {"answer": …}, or {"error": TEXT} for an OSError. After so many seconds
+    A request is {NAME: ARGUMENT}. Its answer is {"answer": …}, or {"error": TEXT, "errno": NUMBER or null} for
+    an OSError. After so many seconds
     the program ends, whatever happens.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -25,7 +26,7 @@ def serve(requests: Mapping[str, Callable[[Any], Any]], hello: Mapping[str, Any]
         try:
             say({"answer": requests[name](argument)})
         except OSError as error:
-            say({"error": error.strerror or str(error)})
+            say({"error": error.strerror or str(error), "errno": error.errno})
 
 
 def say(answer: Mapping[str, Any]) -> None:

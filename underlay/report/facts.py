@@ -216,7 +216,8 @@ def _deployed(
 
 def _bystander(plan: Plan, host: Host, evidence: Evidence, asked: bool) -> HostFacts:
     """A host without a deploy: that it can be reached is all that there is to say."""
-    reason = (evidence.unreachable([host.name]) or "") if asked else ""
+    dead = evidence.unreachable([host.name]) if asked else None
+    reason = dead[1] if dead else ""
     state: State = "good" if asked and not reason else "unknown"
     return HostFacts(
         name=host.name,
@@ -264,8 +265,8 @@ def _flow(plan: Plan, flow: Flow, evidence: Evidence) -> FlowFacts:
         judged, seen = ("", ""), "it was not tried in time"
     verdict: State = "good"
     if judged:
-        unreachable = evidence.unreachable(flow.hosts)
-        verdict, seen = ("unknown", unreachable) if unreachable else ("bad", seen)
+        dead = evidence.unreachable(flow.hosts)
+        verdict, seen = ("unknown", dead[1]) if dead else ("bad", seen)
     return FlowFacts(
         row=flow.row,
         source=flow.source,

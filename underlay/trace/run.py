@@ -1,5 +1,6 @@
 """Sends a real packet, watches it on every host of its way at once, and says where that differs from the plan."""
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from underlay.access.sessions import Agent, Links, UnreachableError
+from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
 from underlay.console import console
@@ -124,7 +125,7 @@ class _Run:
         self.plan, self.path, self.port = plan, path, port
         self.agents, self.unasked, self.pool = agents, unasked, pool
         self.sees = [name for name, agent in agents.items() if agent.hello["root"]]
-        self.own = False
+        self.own = self.no_address = False
         self.source_port, self.asked, self.error = 0, NO_LISTENER if port is None else port, ""
         self.forms: dict[Rule, str] = {}
 
@@ -133,7 +134,7 @@ class _Run:
         list(self.pool.map(self._prepare, self.agents))
         observations: dict[str, Observation] = {}
         error: str | None = f"{self.path.packet.source}: {self.error}"
-        if self.error and "assign" not in self.error:  # EADDRNOTAVAIL, as that host words it
+        if self.error and not self.no_address:
             raise UnreachableError(f"{self.path.source} can't send from {error}")
         if self.source_port:
             self._each(lambda agent: agent.ask("watch", [self.path.protocol, [self.source_port, self.asked]]))
@@ -152,8 +153,8 @@ class _Run:
         if name == self.path.source:
             try:
                 self.source_port = agent.ask("reserve", [self.path.protocol, str(self.path.packet.source)])
-            except UnreachableError as problem:
-                self.error = str(problem).partition(": ")[2]
+            except RefusedError as problem:
+                self.error, self.no_address = problem.said, problem.errno == errno.EADDRNOTAVAIL
         if name == self.path.receiver and self.port is None and self.path.protocol != "icmp":
             self._listen(agent)
         if name == self.plan.gateway.name and name in self.sees:

@@ -86,9 +86,10 @@ def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
     """Why checks could not be made → the roles that they are of."""
     for result in results:
         check = result.check
-        if result.problem and (why := evidence.unreachable(result.hosts)):
+        if result.problem and (dead := evidence.unreachable(result.hosts)):
             # Everything that needs a dead host is one row and one line, not hundreds.
-            check = f"what needs {why.partition(' ')[0]}"
+            name, why = dead
+            check = f"what needs {name}"
             problems.setdefault(why, []).append(f"{result.role} / {check}")
         elif result.problem:
             problems.setdefault(result.problem, []).append(f"{result.role} / {check}")

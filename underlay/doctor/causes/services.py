@@ -1,5 +1,7 @@
 """What the site depends on beside the network: systems behind the load balancer, failed units, DNS, package sources."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,6 +14,8 @@ from underlay.plan import OUTSIDE, Host
 from underlay.remote.survey import OUR_PROBE
 
 API = "kubernetes_api"
+REFUSED = (os.strerror(errno.ECONNREFUSED), OUR_PROBE)
+"""What a host says of a connection to a port where nothing listens."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def _group(
             continue
         where = host.name if host else ip
         evidence = f"{lb.name} connects to {address} for {name}: {error}"
-        refused = "refused" in error or error == OUR_PROBE
+        refused = error in REFUSED
         units = [unit for unit in dead if unit.host == where]
         if refused and len(units) == 1:
             refusals.setdefault(units[0], []).append(evidence)
