@@ -17,7 +17,8 @@ from tests.lab.commands import inside, invoke
 from underlay.plan import REPO
 
 pytestmark = pytest.mark.usefixtures("deployed")
-AGENT = "pgrep -f [b]ase64,sys || true"
+AGENT = "pgrep -f [z]ipimporter || true"
+"""What runs a program that was sent: `remote.send.BOOTSTRAP`."""
 SECONDS = 12
 """What the whole site may take, by the clock that verify prints."""
 
