@@ -5,6 +5,7 @@ This side is the workstation, the deploy machine, the machine of the lab; what r
 """
 
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 
@@ -44,6 +45,8 @@ LAB = {
 TESTS = {
     "git": "git",
     "chromium": "chromium",  # looks at pages
+    # Playwright's driver needs it, and no package of Debian 12 that is there brings it along.
+    f"/usr/lib/{platform.machine()}-linux-gnu/libatomic.so.1": "libatomic1",
 }
 
 
