@@ -26,7 +26,7 @@ def drift(_: Context, role: str | None = None, json: bool = False) -> None:
     not be read.
     """
     from underlay.observe import drift as drifts
-    from underlay.report import tables
+    from underlay.report import differences as shown
 
     roles = parameters.roles(role)
     target = current()
@@ -41,5 +41,5 @@ def drift(_: Context, role: str | None = None, json: bool = False) -> None:
         print(dumps(document, indent=2))
     else:
         announce(target)
-        tables.show_drift(differences, unread)
+        shown.show_drift(differences, unread)
     raise Exit(code=exit_code(wrong=[each for each in differences if each.kind != "unmanaged"], unread=unread))

@@ -26,7 +26,7 @@ def history(_: Context, host: str | None = None, number: str | None = None, json
     Exit code: 0 shown; 1 a host could not be read.
     """
     from underlay.guard import history as histories
-    from underlay.report import tables
+    from underlay.report import differences as shown
 
     target = current()
     hosts = [parameters.host(target.plan, host)] if host else target.plan.deployed
@@ -41,7 +41,7 @@ def history(_: Context, host: str | None = None, number: str | None = None, json
             dumps({name: {"error": str(e)} if isinstance(e, Exception) else e for name, e in found.items()}, indent=2)
         )
     else:
-        tables.show_history(found)
+        shown.show_history(found)
         for reason in unread:
             print(f"error: {reason}", file=sys.stderr)
     raise Exit(code=exit_code(wrong=False, unread=unread))
