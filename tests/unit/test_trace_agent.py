@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from underlay.access.sessions import Agent, UnreachableError
-from underlay.remote import send
+from underlay.remote import checksum, send
 from underlay.remote import trace as trace_agent
-from underlay.remote.trace.ends import checksum
 from underlay.remote.trace.matcher import Matcher
 
 HERE, THERE = "127.0.0.1", "127.0.0.2"

@@ -164,7 +164,6 @@ class Agent:
 
     def __init__(self, name: str, argv: list[str], program: ModuleType = probe) -> None:
         self.name = name
-        self._argv = argv
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._rest = b""
         self._given_up = ""

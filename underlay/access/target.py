@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -111,10 +111,24 @@ def make(
     return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside, key, workstation)
 
 
+def configured(target: Target, folder: Path, blocks: dict[str, dict[str, str]]) -> Target:
+    """The target with further settings of ssh (HOST → KEYWORD → VALUE), in a file of `folder`.
+
+    Of a keyword ssh takes the first value, so these win.
+    """
+    text = "".join(
+        f"Host {name}\n" + "".join(f"    {key} {value}\n" for key, value in settings.items()) + "\n"
+        for name, settings in blocks.items()
+    )
+    path = folder / f"config.{len(list(folder.glob('config.*')))}"
+    path.write_text(text + target.ssh_config.read_text())
+    return replace(target, ssh_config=path)
+
+
 def announce(target: Target) -> None:
     """Say where commands go, before the first of them; on stderr, so that stdout stays what a machine may read."""
     print(target, file=sys.stderr)
 
 
 ENTER: dict[str, Callable[[Plan], Target]] = {"ssh": _real}
-"""How each target is entered. The lab's is added by the lab, so that this package knows nothing of it."""
+"""How each target is entered. The lab's is added by `targets.py`: this package knows nothing of it."""

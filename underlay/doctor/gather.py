@@ -140,11 +140,7 @@ class _Surveyor:
 
     def _flows(self) -> list[Flow]:
         """The connections to try; of a large site, those between a few hosts of each role."""
-        kept = {
-            each.name for role in {each.role for each in self.plan.hosts} for each in self.plan.hosts_of(role)[:SAMPLE]
-        }
-        plan = self.plan.model_copy(update={"hosts": tuple(each for each in self.plan.hosts if each.name in kept)})
-        return traffic.expected(plan, self.target.outside)
+        return traffic.expected(traffic.sample(self.plan, SAMPLE), self.target.outside)
 
     def _workstation(self, failures: Collection[str]) -> Workstation:
         """Read last, when every address was tried."""

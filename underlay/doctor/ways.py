@@ -16,7 +16,7 @@ from pathlib import Path
 
 from underlay.access import via
 from underlay.access.sessions import Links
-from underlay.access.target import Target
+from underlay.access.target import Target, configured
 from underlay.doctor.survey import Failure, Way, Why
 from underlay.plan import OUTSIDE, Host
 
@@ -47,17 +47,6 @@ def _disconnect(target: Target) -> None:
     for process in ending:
         with suppress(subprocess.TimeoutExpired):  # it ends by itself when it is idle
             process.wait(2)
-
-
-def configured(target: Target, folder: Path, blocks: dict[str, dict[str, str]]) -> Target:
-    """The target with further settings of ssh for some hosts; of a keyword ssh takes the first value."""
-    text = "".join(
-        f"Host {name}\n" + "".join(f"    {key} {value}\n" for key, value in settings.items()) + "\n"
-        for name, settings in blocks.items()
-    )
-    path = folder / f"config.{len(list(folder.glob('config.*')))}"
-    path.write_text(text + target.ssh_config.read_text())
-    return replace(target, ssh_config=path)
 
 
 class Ways:

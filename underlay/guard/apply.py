@@ -18,12 +18,11 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from underlay.access.sessions import Links, UnreachableError
-from underlay.access.target import Target
+from underlay.access.target import Target, configured
 from underlay.desired import traffic
 from underlay.desired.traffic import Flow
 from underlay.errors import report_and_exit
@@ -272,11 +271,7 @@ def _wrong(outcomes: dict[Flow, Outcome]) -> dict[Flow, tuple[str, str]]:
 def _new_connection(target: Target, host: str) -> Iterator[Target]:
     """The same target, but with a connection to one host that is made anew, whichever are open already."""
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
-        path = Path(folder) / "ssh_config"
-        # Of a keyword ssh takes the first value.
-        block = f"Host {host}\n    ControlPath {folder}/%C\n    ControlPersist 5\n\n"
-        path.write_text(block + target.ssh_config.read_text())
-        yield replace(target, ssh_config=path)
+        yield configured(target, Path(folder), {host: {"ControlPath": f"{folder}/%C", "ControlPersist": "5"}})
 
 
 if __name__ == "__main__":

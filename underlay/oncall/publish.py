@@ -268,9 +268,7 @@ def _verify(target: Target, gateway: _Gateway, host: Host) -> list[str]:
 def _flows(target: Target, host: Host) -> list[Flow]:
     """The flows by which a published host is tried: those to its address, and those that leave with it."""
     plan = target.plan
-    # There are flows between all pairs of hosts: one of each role will do.
-    some = {next(iter(plan.hosts_of(role))).name for role in {each.role for each in plan.hosts}} | {host.name}
-    sample = plan.model_copy(update={"hosts": tuple(each for each in plan.hosts if each.name in some)})
+    sample = traffic.sample(plan, 1, host.name)
     return [
         flow
         for flow in traffic.expected(sample, target.outside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import struct
 import sys
 import threading
 import time
@@ -52,3 +53,11 @@ def at_once(
     for thread in threads:
         thread.join(None if end is None else max(0.0, end - time.monotonic()))
     return results
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    words = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
+    while words >> 16:
+        words = (words & 0xFFFF) + (words >> 16)
+    return int(~words & 0xFFFF)

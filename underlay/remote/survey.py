@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from underlay.remote import arp, at_once
+from underlay.remote import arp, at_once, checksum
 from underlay.remote.connect import connect, tls, words
 
 HEARD = 0.6
@@ -125,10 +125,7 @@ def largest(nic: str, source: str, destination: str) -> list[int]:
 def echo_request(number: int, size: int) -> bytes:
     """An ICMP echo request that makes an IP packet of that size."""
     body = struct.pack("!BBHHH", 8, 0, 0, number, size) + bytes(size - 28)
-    total = sum(struct.unpack(f"!{len(body) // 2}H", body[: len(body) // 2 * 2]))
-    total = (total & 0xFFFF) + (total >> 16)
-    total = (total & 0xFFFF) + (total >> 16)
-    return body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:]
+    return body[:2] + struct.pack("!H", checksum(body)) + body[4:]
 
 
 # --- connections ----------------------------------------------------------------------------------------------------

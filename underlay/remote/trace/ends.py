@@ -9,6 +9,8 @@ import struct
 import threading
 import time
 
+from underlay.remote import checksum
+
 PATIENCE = 2.5
 """Seconds for an answer: TCP sends its first packet a second time within."""
 PORTS = range(20000, 30000)
@@ -89,11 +91,3 @@ class Sender:
             if self.protocol == "udp" or answer[20:21] + answer[24:26] == struct.pack("!BH", 0, self.port):
                 return True
         return False
-
-
-def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    words = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0" * (len(data) % 2)))
-    while words >> 16:
-        words = (words & 0xFFFF) + (words >> 16)
-    return int(~words & 0xFFFF)
