@@ -285,8 +285,10 @@ def execute(
         raise LabError(f"host {name!r} is off: switch it on with `./inv lab.up`")
     inside = ["/bin/bash", "-c", command] if isinstance(command, str) else command
     env = CLEAN_ENV | {"TERM": os.environ.get("TERM", "dumb")}
+    # Not nsenter's own fork: nsenter stops when its child is stopped, as each process is when a host shuts down, and
+    # nothing continues it. The host's PID namespace then waits for ever for the child to be reaped, and we for nsenter.
     argv = ["nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]
-    argv += ["--wd", "--", *inside]
+    argv += ["--wd", "--no-fork", "--", "/bin/sh", "-c", '"$@"; exit $?', "lab", *inside]
     source = subprocess.DEVNULL if capture and stdin is None else None
     try:
         return subprocess.run(

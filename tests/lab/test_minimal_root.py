@@ -14,6 +14,7 @@ SUITES = [state.SUITES[0], *(pytest.param(suite, marks=pytest.mark.long) for sui
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a root folder needs root")
 @pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.timeout(2400)
 def test_a_machine_where_nothing_is_installed(suite: str) -> None:
     """Everything succeeds, and no test is left out because a program is missing."""
     argv = [sys.executable, "-m", "tests.lab.minimal_root", suite]
