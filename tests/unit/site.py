@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from underlay.compare.difference import UnitState
+from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.desired import nat, nginx, routing, ruleset, units
 from underlay.desired.files import SSHD, network_files, sshd_settings
@@ -35,6 +36,7 @@ def state(plan: Plan, host: Host, **changed: object) -> HostState:
             nginx.PATH: nginx.configuration(plan),
         },
         firewall=Firewall(True, ours, ruleset.render(ours), ours, ours, ours),
+        filters=Filters(),
         counters=tuple(RuleCounter(rule.table, rule.chain, rule.spec, 7, 700) for rule in rules),
     )
     said.__dict__.update(changed)

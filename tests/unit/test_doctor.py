@@ -14,6 +14,7 @@ from rich.console import Console
 from underlay.access.endpoints import Endpoint
 from underlay.access.target import Target
 from underlay.compare.difference import UnitState
+from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.desired import nat, nginx, routing, traffic
 from underlay.desired.files import SSHD, network_files
@@ -68,6 +69,7 @@ def state(host: Host, **parts: object) -> HostState:
             files=network_files(wanted),
         ),
         "firewall": Firewall(True, ours, "", ours, ours, ours),
+        "filters": Filters(),
         "units": {
             f"{unit}.service": UnitState("active", "enabled")
             for unit in ("systemd-networkd", "netfilter-persistent", "ssh", "nginx")
@@ -326,7 +328,7 @@ def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
     assert "17 packets have met it so far" in found.evidence
     command = shlex.split(found.fix)
     assert command[:3] == ["./inv", "ssh", "gateway"]
-    assert command[3] == f"sudo iptables -t {table} -D {chain} {spec}"
+    assert shlex.split(command[3]) == shlex.split(f"sudo iptables -t {table} -D {chain} {spec}")
 
 
 def test_policy_rule_of_others() -> None:

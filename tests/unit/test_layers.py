@@ -10,7 +10,7 @@ from underlay.plan import REPO
 
 LAYERS = (
     *("errors", "programs", "console", "plan", "desired", "compare", "remote", "access", "facts", "observe", "guard"),
-    *("operations", "verify", "doctor", "trace", "report", "oncall", "commands"),
+    *("operations", "verify", "trace", "doctor", "report", "oncall", "commands"),
 )
 FILES = sorted((REPO / "underlay").rglob("*.py"))
 

@@ -45,7 +45,41 @@ class UnitState:
     enabled: str
 
 
-Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit
+@dataclass(frozen=True)
+class Parallel:
+    """What an iptables has that is not the host's `iptables`, or arptables-legacy.
+
+    program: `iptables-legacy`, say
+    what: `-A CHAIN RULE`, or `-P CHAIN POLICY`; or why its table can't be read
+    """
+
+    program: str
+    table: str
+    what: str
+
+
+@dataclass(frozen=True)
+class NativeChain:
+    """A base chain of nftables that is none of iptables, and may hold packets up.
+
+    family: `ip`, `inet`, `arp`, `bridge` or `netdev`
+    policy: `accept` or `drop`
+    does: what its rules may do with a packet: `drops`, `rejects`, `translates`, …
+    """
+
+    family: str
+    table: str
+    chain: str
+    hook: str
+    priority: int
+    policy: str
+    does: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.table} {self.chain}"
+
+
+Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | Parallel | NativeChain
 Found = str | UnitState | tuple[Route, ...] | None
 
 
@@ -110,14 +144,20 @@ class Difference:
                 found = name
             case File():
                 found = "the file"
+            case Parallel(program, table, what):
+                found = f"{program} -t {table} {what}"
+            case NativeChain() as chain:
+                found = f"nftables chain {chain} ({chain.hook}, priority {chain.priority})"
         return found
 
     @property
     def _how(self) -> str:
         words = {"missing": "is missing", "order": "is out of order"}
         match self.thing, self.found:
-            case Rule(), _:
+            case ((Rule() | Parallel()), _):
                 found = ""
+            case NativeChain(policy=policy, does=does), _:
+                found = ", ".join([f"policy {policy}", *does])
             case Nic(), _:
                 found = "is down"
             case Sysctl(_, value), there:

@@ -4,26 +4,34 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import nginx, traffic
+from underlay.desired.ruleset import BUILTIN_CHAINS
 from underlay.desired.traffic import Flow
-from underlay.doctor.survey import CROWDED, Hop, HostSurvey, Survey, Way, Workstation
+from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import Say, Ways, patient
+from underlay.errors import OperatorError
 from underlay.observe import exchange, state
-from underlay.observe.state import DRIFT, HostState
+from underlay.observe.exchange import Outcome
+from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host
 from underlay.remote import arp, send, survey
+from underlay.trace import run as trace
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
 SURVEY_SECONDS = 6
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
+TRACES = 1
+"""Connections that are traced for each host whose own nftables may be to blame."""
 SAMPLE = 4
 """Hosts of each role at most between which connections are tried."""
 
@@ -59,6 +67,7 @@ class _Surveyor:
         self.say(f"read {len(self.states)} hosts, trying connections between them")
         outcomes = exchange.run(self._flows(), links, self.plan.gateway.name)
         states = {name: self._result(name, future) for name, future in self.states.items()}
+        drops = self._drops(links, outcomes, {name: each for name, each in states.items() if each is not None})
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
         return Survey(
             target=self.target,
@@ -69,6 +78,7 @@ class _Surveyor:
             looks={name: each for name, each in looks.items() if each is not None},
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
+            drops=drops,
         )
 
     def _read(self, links: Links, host: Host) -> None:
@@ -141,6 +151,40 @@ class _Surveyor:
     def _flows(self) -> list[Flow]:
         """The connections to try; of a large site, those between a few hosts of each role."""
         return traffic.expected(traffic.sample(self.plan, SAMPLE), self.target.outside)
+
+    def _drops(
+        self, links: Links, outcomes: Mapping[Flow, Outcome], states: Mapping[str, HostState]
+    ) -> tuple[Drop, ...]:
+        """For each host with chains of nftables that may drop: one connection that fails there is traced."""
+        failing = [
+            flow
+            for flow, outcome in outcomes.items()
+            if not (flow.must_not or outcome.unasked) and exchange.judge(flow, outcome)
+        ]
+        flows: dict[Flow, None] = {}
+        for host in self.deployed:
+            state = states.get(host.name)
+            with suppress(UnreadableError):
+                if state is not None and state.filters.chains:
+                    passing = (each for each in failing if host == self.plan.gateway or host.name in each.hosts)
+                    flows |= dict.fromkeys(islice(passing, TRACES))
+        if flows:
+            self.say(f"tracing {len(flows)} connections through chains of nftables")
+        found = self.pool.map(lambda flow: self._traced(links, flow), flows)
+        return tuple(dict.fromkeys(drop for drops in found for drop in drops))
+
+    def _traced(self, links: Links, flow: Flow) -> list[Drop]:
+        try:
+            source, destination = str(flow.source_address), str(flow.destination)
+            seen = trace.make(self.target, links, source, destination, "tcp", flow.port)[0]
+        except OperatorError:
+            return []
+        found = []
+        for host, chain in seen.drops:
+            if chain.family != "ip" or chain.name not in BUILTIN_CHAINS.get(chain.table, ()):
+                rule = next(((name, text) for name, text, verdict in chain.rules if verdict == "drop"), None)
+                found.append(Drop(host, str(flow), chain.family, chain.table, chain.name, rule))
+        return found
 
     def _workstation(self, failures: Collection[str]) -> Workstation:
         """Read last, when every address was tried."""

@@ -74,12 +74,39 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """Where the packet of a connection, or its answer, ended: in a chain of nftables that is none of iptables.
+
+    chain: the base chain; `rule`: the chain and the handle of the rule, None if it was the policy
+    """
+
+    host: str
+    flow: str
+    family: str
+    table: str
+    chain: str
+    rule: tuple[str, str] | None
+
+    def __str__(self) -> str:
+        how = f"the rule with handle {self.rule[1]} in chain {self.rule[0]}" if self.rule else "its policy"
+        return f"{self.family} {self.table} {self.chain}, by {how}"
+
+    @property
+    def undo(self) -> list[str]:
+        """The command that takes it away."""
+        if self.rule:
+            return ["nft", "delete", "rule", self.family, self.table, self.rule[0], "handle", self.rule[1]]
+        return ["nft", "chain", self.family, self.table, self.chain, "{ policy accept; }"]
+
+
+@dataclass(frozen=True)
 class Survey:
     """Everything that was seen.
 
     failures: the hosts that the plan's way does not lead to; `other_ways`: those of them that were reached another way
     states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words
     outcomes: of the connections that were tried
+    drops: where those end that fail, as far as chains of nftables are to blame
     """
 
     target: Target
@@ -90,6 +117,7 @@ class Survey:
     looks: dict[str, HostSurvey] = field(default_factory=dict)
     outcomes: dict[Flow, Outcome] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+    drops: tuple[Drop, ...] = ()
 
     @property
     def plan(self) -> Plan:

@@ -1,4 +1,4 @@
-"""Which rules of others on the gateway a packet meets before ours, as far as their text tells. Pure.
+"""Which rules of others on a host a packet meets before ours, as far as their text tells. Pure.
 
 iptables has more matches than this reads: a rule with one of those may be met, or may not.
 """
@@ -7,12 +7,14 @@ import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from netaddr import IPAddress, IPNetwork
 
 from underlay.desired.ruleset import Ruleset
-from underlay.plan import Plan
+from underlay.plan import Host, Plan
 
+IPTABLES = "iptables"
 EPHEMERAL = 1024
 """A port that the kernel chooses is never smaller."""
 DROPS = frozenset({"DROP", "REJECT", "TARPIT", "NFQUEUE"})
@@ -20,12 +22,20 @@ TRANSLATES = frozenset({"DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "ACC
 UNTRACKS = frozenset({"NOTRACK", "CT"})
 
 
+End = Literal["ends", "may end", "goes on"]
+ENDS: End = "ends"
+MAY_END: End = "may end"
+GOES_ON: End = "goes on"
+
+
 @dataclass(frozen=True)
 class Suspect:
-    """A rule of others that is met.
+    """A rule of others that is met, or the policy of a chain.
 
+    spec: empty for the policy
     drops: it ends the packet; else it keeps a rule of ours from doing its work
     certain: its text leaves no doubt that it is met
+    program: the iptables that has it
     """
 
     table: str
@@ -33,6 +43,18 @@ class Suspect:
     spec: str
     drops: bool
     certain: bool
+    program: str = IPTABLES
+
+    def __str__(self) -> str:
+        program = "" if self.program == IPTABLES else f"{self.program} "
+        what = f"-A {self.chain} {self.spec}" if self.spec else f"-P {self.chain} DROP"
+        return f"{program}-t {self.table} {what}"
+
+    @property
+    def undo(self) -> str:
+        """The command that takes it away."""
+        what = ["-D", self.chain, *_words(self.spec)] if self.spec else ["-P", self.chain, "ACCEPT"]
+        return shlex.join([self.program, "-t", self.table, *what])
 
 
 @dataclass(frozen=True)
@@ -50,21 +72,36 @@ class Headers:
     nic_out: str = ""
 
 
-class GatewayRules:
-    """The gateway's live rules, and which of them (table, chain, spec) are the plan's."""
+class HostRules:
+    """The live rules of a host, and which of them (table, chain, spec) are the plan's.
 
-    def __init__(self, plan: Plan, live: Ruleset, ours: Iterable[tuple[str, str, str]]) -> None:
+    program: the iptables that has them; where it is another one than the host's own, ours are not in it
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        host: Host,
+        live: Ruleset,
+        ours: Iterable[tuple[str, str, str]] = (),
+        program: str = IPTABLES,
+    ) -> None:
         self._plan = plan
+        self._host = host
         self._live = live
         self._ours = frozenset(ours)
+        self._program = program
 
     def met(self, source: IPAddress, destination: IPAddress, port: int | None) -> list[Suspect]:
         """The suspects on the way of a TCP connection there, and of its answers."""
-        gateway = self._plan.gateway
-        local = {nic.address for nic in gateway.interfaces}
+        local = {nic.address for nic in self._host.interfaces}
         inner = next(
             (each.primary.address for each in self._plan.published if each.published == destination), destination
         )
+        if self._host != self._plan.gateway:
+            destination = inner  # the gateway has translated it
+            if not {source, inner} & local:
+                return []
         if destination == inner and not {source, inner} & local and self._nic(source) == self._nic(inner):
             return []  # they are neighbours: it does not go through the gateway
         there = Headers(source, destination, port, self._nic(source), "")
@@ -87,17 +124,19 @@ class GatewayRules:
         )
         for packet, chain, tables in ways:
             for table in tables:
-                if not (table == "nat" and untracked):
-                    self._walk(table, chain, packet, True, found)
+                if table in self._live and not (table == "nat" and untracked):
+                    end = self._walk(table, chain, packet, True, found)
+                    if end != ENDS and self._live[table].policies.get(chain) == "DROP":
+                        found.append(Suspect(table, chain, "", True, end == GOES_ON, self._program))
         return list(dict.fromkeys(found))
 
     def _nic(self, address: IPAddress) -> str:
-        gateway = self._plan.gateway
-        return next((nic.nic for nic in gateway.interfaces if address in nic.cidr), gateway.primary.nic)
+        return next((nic.nic for nic in self._host.interfaces if address in nic.cidr), self._host.primary.nic)
 
-    def _walk(self, table: str, chain: str, packet: Headers, certain: bool, found: list[Suspect]) -> bool:
-        """Whether a packet ends in a chain, for certain; adds the suspects that it meets."""
-        rules = self._live[table].chain(chain) if table in self._live else []
+    def _walk(self, table: str, chain: str, packet: Headers, certain: bool, found: list[Suspect]) -> End:
+        """Whether a packet ends in a chain; adds the suspects that it meets."""
+        rules = self._live[table].chain(chain)
+        end: End = GOES_ON
         for index, spec in enumerate(rules):
             met, sure = _matches(spec, packet)
             if not met:
@@ -105,24 +144,30 @@ class GatewayRules:
             sure = sure and certain
             target = _target(spec)
             if target in self._live[table].rules:
-                if self._walk(table, target, packet, sure, found) and sure:
-                    return True
+                inside = self._walk(table, target, packet, sure, found)
+                if inside == ENDS and sure:
+                    return ENDS
+                end = MAY_END if inside != GOES_ON else end
                 continue
             ours = (table, chain, spec) in self._ours
             if not ours and (target in DROPS or self._takes(table, chain, spec, target, rules[index + 1 :], packet)):
-                found.append(Suspect(table, chain, spec, target in DROPS, sure))
+                found.append(Suspect(table, chain, spec, target in DROPS, sure, self._program))
             if sure and target == "RETURN":
-                return False
-            if sure and (target in DROPS or target in TRANSLATES):
-                return True
-        return False
+                return end
+            if target in DROPS or target in TRANSLATES:
+                if sure:
+                    return ENDS
+                end = MAY_END
+        return end
 
     def _takes(self, table: str, chain: str, spec: str, target: str, later: list[str], packet: Headers) -> bool:
-        """Whether a rule of others keeps a later one of ours from doing its work."""
+        """Whether a rule of others keeps one of ours from doing its work."""
         if table == "raw" and target in UNTRACKS:
             return target == "NOTRACK" or "--notrack" in spec
         if not (table in ("raw", "nat") and target in TRANSLATES):
             return False
+        if self._program != IPTABLES:
+            return table == "nat" and target != "ACCEPT"
         return any((table, chain, each) in self._ours and _matches(each, packet)[0] for each in later)
 
 

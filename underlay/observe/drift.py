@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
-from underlay.compare import firewall, network, units
+from underlay.compare import filters, firewall, network, units
 from underlay.compare.difference import Difference, Word
 from underlay.compare.files import boot_differences, file_difference
 from underlay.desired import nat, nginx, routing
@@ -63,6 +63,7 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
         case "lb_nginx":
             yield from _file(state, nginx.PATH, nginx.configuration(plan))
     yield from units.differences(host.role, state.units)
+    yield from filters.unmanaged(state.filters)
 
 
 def _firewall(plan: Plan, state: HostState) -> Iterator[Difference]:

@@ -12,12 +12,13 @@ from typing import TypeVar
 
 from underlay.access.sessions import Links
 from underlay.compare.difference import UnitState
+from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.desired import checkout, nat, nginx, routing, ruleset, units
 from underlay.desired.files import SSHD, authorized_keys
 from underlay.desired.ruleset import RulesetError
 from underlay.errors import OperatorError
-from underlay.facts import files, firewall, network, script, sections
+from underlay.facts import files, filters, firewall, network, script, sections
 from underlay.facts.firewall import Firewall
 from underlay.observe import health
 from underlay.observe.health import (
@@ -38,7 +39,7 @@ TIMED_OUT = 124
 """The exit code of timeout(1)."""
 NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS = "answers"
-DRIFT = frozenset({"network", "units", "files", "firewall"})
+DRIFT = frozenset({"network", "units", "files", "firewall", "filters"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {"listening", "packages", "sshd", "on call", "tree", "python", "nginx", ANSWERS}
 """The sections that the checks of all roles look at; a role has only some of them."""
@@ -97,6 +98,11 @@ class HostState:
         if not found.installed:
             raise UnreadableError(f"{self.name} has no iptables")
         return found
+
+    @cached_property
+    def filters(self) -> Filters:
+        """What filters packets beside the host's iptables."""
+        return self._read("filters", filters.parse)
 
     @cached_property
     def units(self) -> dict[str, UnitState]:
@@ -224,6 +230,7 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
     found = {
         "network": network.command(routing.host_network(plan, host).sysctls),
         "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(unit.name for unit in units.ALL)}",
+        "filters": filters.command(),
         "listening": "ss -Hltn",
         "packages": "dpkg-query --show --showformat='${Package} ${Status}\\n'",
     }

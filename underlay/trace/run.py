@@ -23,7 +23,7 @@ from underlay.plan import Plan
 from underlay.remote import send
 from underlay.remote import trace as trace_agent
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
-from underlay.trace.seen import UNREACHABLE, Comparison, Observation, Row, Verdict, observe
+from underlay.trace.seen import UNREACHABLE, Chain, Comparison, Observation, Row, Verdict, observe
 
 ROOT_IF_POSSIBLE = 'if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n "$@"; fi; exec "$@"'
 """A workstation's user may have no sudo without a password: it can send all the same."""
@@ -43,6 +43,7 @@ class Trace:
     said: what hosts on the way said about it (ICMP errors that came back)
     unasked: the hosts that can't be asked, and why
     blind: the hosts that could send and answer, but where we may not look, needs root
+    drops: the chains of rules in which the packet or its answer ended, with their host
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Trace:
     said: tuple[str, ...]
     unasked: dict[str, str]
     blind: tuple[str, ...]
+    drops: tuple[tuple[str, Chain], ...] = ()
 
     @property
     def difference(self) -> Row | None:
@@ -140,12 +142,14 @@ class _Run:
             self._each(lambda agent: agent.ask("watch", [self.path.protocol, [self.source_port, self.asked]]))
             error = self.agents[self.path.source].ask("send", [str(self.path.packet.destination), self.asked])
             observations = self._each(lambda agent: observe(agent, self._steps(agent.name)))
-        rows = Comparison(self.path, observations, self.forms, self.asked, error, own=self.own).rows()
+        comparison = Comparison(self.path, observations, self.forms, self.asked, error, own=self.own)
+        rows = comparison.rows()
         if not self.source_port:
             rows[0] = Row(self.path.steps[0], f"{NOTHING} was sent from {error}", "differs")
         port = None if self.path.protocol == "icmp" else self.asked
         said, blind = self._said(observations), tuple(self.agents.keys() - self.sees - self.unasked.keys())
-        return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind)
+        drops = tuple(comparison.drops())
+        return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind, drops)
 
     def _prepare(self, name: str) -> None:
         """What a host has to do before: one thread a host, because an agent takes one request at a time."""

@@ -55,6 +55,7 @@ class Row:
 class Chain:
     """The packet in one base chain.
 
+    family: of nftables: `ip`, `inet`, …
     out: the NIC it will leave by, where that is known already
     rules: those it met: chain, text (or a handle, where there is no iptables), verdict
     policy: what the chain's policy did; empty if a rule decided
@@ -67,6 +68,7 @@ class Chain:
     out: str
     rules: tuple[tuple[str, str, str], ...]
     policy: str
+    family: str = "ip"
 
     @property
     def stage(self) -> str:
@@ -129,6 +131,7 @@ def _chain(each: dict[str, Any]) -> Chain:
         each["out"],
         tuple((chain, str(text), verdict) for chain, text, verdict in each["rules"]),
         each.get("policy", ""),
+        each["family"],
     )
 
 
@@ -393,6 +396,15 @@ class Comparison:
 
     def _dropped(self, text: str) -> str:
         return f"DROPPED by {self._owned(text)}" if text else "DROPPED by the chain's policy"
+
+    def drops(self) -> list[tuple[str, Chain]]:
+        """The chains in which the packet or its answer ended, with their host."""
+        return [
+            (name, chain)
+            for name, observation in self.observations.items()
+            for chain in observation.chains
+            if chain.table and chain.decision[0] == "drop"
+        ]
 
     def _owned(self, text: str) -> str:
         """A rule with its owner: a line of the plan, or none."""

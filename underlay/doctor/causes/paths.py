@@ -1,15 +1,17 @@
 """What only packets tell: large ones that are lost, rules of others that ours can't see, what nothing explains."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 
 from netaddr import IPAddress, IPNetwork
 
+from underlay.compare.filters import ARPTABLES, FIREWALLD
 from underlay.compare.firewall import canonical
 from underlay.desired import nat, routing, traffic
 from underlay.desired.traffic import SSH_PORT, Flow
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, some
-from underlay.doctor.suspects import GatewayRules, Suspect
+from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
 from underlay.plan import Host, Network
 
 KERNEL_RULES = (0, 32766, 32767)
@@ -76,8 +78,9 @@ def _black_hole(case: Investigation, network: Network, host: Host, lossy: dict[H
 
 def connections(case: Investigation) -> Iterator[Cause]:
     """What explains the connections that fail and that nothing else explains, if anything does:
-    `policy-rule-unmanaged`, `rule-unmanaged`, `unexplained`."""
+    `policy-rule-unmanaged`, `filter-unmanaged`, `rule-unmanaged`, `unexplained`."""
     yield from _unmanaged_policy_rules(case)
+    yield from _native_filters(case)
     yield from _unmanaged_rules(case)
     left = case.unexplained()
     if left:
@@ -136,50 +139,105 @@ def _unmanaged_policy_rules(case: Investigation) -> Iterator[Cause]:
 
 
 def _unmanaged_rules(case: Investigation) -> Iterator[Cause]:
-    """Rules of others on the gateway that what fails meets before ours, and what works does not."""
-    state = case.state(case.gateway)
+    """Rules and policies of others that what fails meets before ours, and what works does not."""
     left = case.unexplained()
     lost = _lost(case, [case.gateway, *case.plan.published])
-    if state is None or not (left or lost):
+    if not (left or lost):
         return
-    wanted = canonical(nat.gateway_rules(case.plan), state.firewall.wanted)
-    firewall = GatewayRules(case.plan, state.firewall.live, (rule.place for rule in wanted))
-
-    def met(flow: Flow) -> list[Suspect]:
-        return firewall.met(flow.source_address, flow.destination, flow.port)
-
-    ways = {str(flow): met(flow) for flow in left}
-    for host in lost:
-        address = case.seen.target.endpoint(host.name).address
-        hop = case.seen.workstation.hops.get(str(address))
-        if hop and hop.source:
-            source = IPAddress(hop.source)
-            ways[f"{case.here} {source} -> {address}:{SSH_PORT}"] = firewall.met(source, address, SSH_PORT)
     good = [flow for flow in case.seen.outcomes if flow not in case.failing]
-    innocent = {suspect for flow in good for suspect in met(flow) if suspect.certain and suspect.drops}
-    counts: dict[Suspect, list[str]] = {}
-    for way, suspects in ways.items():
-        for suspect in suspects:
-            if suspect not in innocent:
-                counts.setdefault(suspect, []).append(way)
+    counts: dict[tuple[Host, Suspect], list[str]] = {}
+    for host, rules in _rules(case):
+        ways = {str(flow): _met(host, rules, flow) for flow in left}
+        for other in lost:
+            address = case.seen.target.endpoint(other.name).address
+            hop = case.seen.workstation.hops.get(str(address))
+            if hop and hop.source:
+                source = IPAddress(hop.source)
+                ways[f"{case.here} {source} -> {address}:{SSH_PORT}"] = rules.met(source, address, SSH_PORT)
+        innocent = {each for flow in good for each in _met(host, rules, flow) if each.certain and each.drops}
+        for way, suspects in ways.items():
+            for suspect in suspects:
+                if suspect not in innocent:
+                    counts.setdefault((host, suspect), []).append(way)
     if not counts:
         return
-    worst = max(counts, key=lambda each: (len(counts[each]), each.certain))
-    hit = {(each.table, each.chain, each.spec): each.packets for each in state.counters}
-    packets = hit.get((worst.table, worst.chain, worst.spec))
+    host, worst = max(counts, key=lambda each: (len(counts[each]), each[1].certain))
+    met = counts[host, worst]
+    packets = None
+    if host == case.gateway and worst.program == IPTABLES:
+        hit = {(each.table, each.chain, each.spec or ""): each.packets for each in case.seen.states[host.name].counters}
+        packets = hit.get((worst.table, worst.chain, worst.spec))
+    kind = "rule" if worst.spec else "policy"
     how = "drops packets" if worst.drops else "is taken before ours"
+    beside = () if worst.program == IPTABLES else (f"{worst.program} filters beside the iptables of {host.name}",)
     yield Cause(
-        id="rule-unmanaged",
-        host=case.gateway.name,
-        cause=f"{case.gateway.name}: an unmanaged rule {how}: -t {worst.table} -A {worst.chain} {worst.spec}",
+        id="rule-unmanaged" if worst.program == IPTABLES else "filter-unmanaged",
+        host=host.name,
+        cause=f"{host.name}: an unmanaged {kind} {how}: {worst}",
         evidence=(
-            f"what fails meets it: {some(counts[worst])}",
+            f"what fails meets it: {some(met)}",
+            *beside,
             *((f"{packets} packets have met it so far",) if packets is not None else ()),
         ),
-        fix=case.ssh(case.gateway.name, f"iptables -t {worst.table} -D {worst.chain} {worst.spec}"),
+        fix=case.ssh(host.name, worst.undo),
         advice="somebody made it: find out what for, or it comes back",
-        plan=case.line(case.gateway),
-        hosts=frozenset(name for flow in left if worst in met(flow) for name in flow.hosts)
-        | frozenset(name for host in lost for name in case.behind(host)),
+        plan=case.line(host),
+        hosts=frozenset(name for flow in left if str(flow) in met for name in flow.hosts)
+        | frozenset(name for each in lost for name in case.behind(each)),
         cuts=True,
     )
+
+
+def _rules(case: Investigation) -> Iterator[tuple[Host, HostRules]]:
+    """The rules that decide about packets, as far as they were read."""
+    for host in case.deployed:
+        state = case.state(host)
+        if state is None:
+            continue
+        ours: list[tuple[str, str, str]] = []
+        if host == case.gateway:
+            ours = [rule.place for rule in canonical(nat.gateway_rules(case.plan), state.firewall.wanted)]
+            yield host, HostRules(case.plan, host, state.firewall.live, ours)
+        for program, live in state.filters.tables.items():
+            if program != ARPTABLES:
+                yield host, HostRules(case.plan, host, live, ours, program)
+
+
+def _met(host: Host, rules: HostRules, flow: Flow) -> list[Suspect]:
+    source = flow.seen_as if host.name in flow.receivers and flow.seen_as else flow.source_address
+    return rules.met(source, flow.destination, flow.port)
+
+
+def _native_filters(case: Investigation) -> Iterator[Cause]:
+    """Chains of nftables in which the kernel's own trace saw packets end."""
+    for drop in case.seen.drops:
+        left = case.unexplained()
+        lost = _lost(case, [case.gateway, *case.plan.published])
+        if not (left or lost):
+            return
+        host = case.plan.host(drop.host)
+        state = case.state(host)
+        undo = ""
+        if state is not None and drop.table == FIREWALLD and host != case.gateway:
+            zone = ["firewall-cmd", "--permanent", "--zone=trusted"]
+            zone += [f"--add-source={network.cidr}" for network in case.plan.networks]
+            undo = f"{shlex.join(zone)} && sudo firewall-cmd --reload"
+        elif state is not None and state.filters.nft:
+            undo = shlex.join(drop.undo)
+        concerned = [flow for flow in left if host == case.gateway or host.name in flow.hosts]
+        yield Cause(
+            id="filter-unmanaged",
+            host=host.name,
+            cause=f"{host.name}: an unmanaged chain of nftables drops packets: {drop}",
+            evidence=(
+                f"the kernel's trace of {drop.flow} ends there",
+                f"{len(concerned)} connections that may meet it fail: {some(concerned)}",
+            ),
+            fix=case.ssh(host.name, undo) if undo else "",
+            advice="somebody made it: find out what for, or it comes back"
+            + ("" if undo else f"; {host.name} has no nft to change it with: it belongs to another program"),
+            plan=case.line(host),
+            hosts=frozenset(name for flow in concerned for name in flow.hosts)
+            | frozenset(name for each in lost for name in case.behind(each)),
+            cuts=True,
+        )

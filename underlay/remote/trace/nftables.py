@@ -12,10 +12,13 @@ SECONDS = 8
 NETLINK_NETFILTER, SOL_NETLINK, ADD_MEMBERSHIP = 12, 270, 1
 NFNLGRP_NFTRACE = 9
 BATCH_BEGIN, BATCH_END = 16, 17
-NEWTABLE, NEWCHAIN, NEWRULE, GETRULE, TRACE = (10 << 8 | message for message in (0, 3, 6, 7, 17))
+NEWTABLE, NEWCHAIN, GETCHAIN, NEWRULE, GETRULE, TRACE = (10 << 8 | message for message in (0, 3, 4, 6, 7, 17))
+ERROR, END = 2, 3
 REQUEST, ACK, DUMP, CREATE = 1, 4, 0x300, 0x400
 NESTED = 0x8000
-IPV4 = 2
+ALL_FAMILIES, IPV4 = 0, 2
+FAMILIES = {1: "inet", IPV4: "ip", 3: "arp", 5: "netdev", 7: "bridge"}
+"""Those that may see IPv4 packets."""
 
 
 def attribute(kind: int, value: bytes | int | str) -> bytes:
@@ -37,6 +40,16 @@ def attributes(data: bytes) -> dict[int, bytes]:
     while len(data) >= 4:
         length, kind = struct.unpack("HH", data[:4])
         found[kind & 0x3FFF] = data[4:length]
+        data = data[max(4, length + 3 & ~3) :]
+    return found
+
+
+def elements(data: bytes) -> list[dict[int, bytes]]:
+    """The attributes of each element of a list."""
+    found = []
+    while len(data) >= 4:
+        length = struct.unpack("H", data[:2])[0]
+        found.append(attributes(data[4:length]))
         data = data[max(4, length + 3 & ~3) :]
     return found
 
@@ -68,7 +81,7 @@ class Netlink:
         self.socket.send(begin + b"".join(messages) + end)
         for _ in messages:
             for kind, _, body in self.receive():
-                if kind == 2 and (code := -struct.unpack("i", body[:4])[0]):
+                if kind == ERROR and (code := -struct.unpack("i", body[:4])[0]):
                     raise OSError(code, f"nftables: {os.strerror(code)}")
 
     def receive(self) -> Iterator[tuple[int, int, bytes]]:
@@ -80,21 +93,29 @@ class Netlink:
             yield kind, data[16] if len(data) > 16 else 0, data[head:length]
             data = data[max(16, length + 3 & ~3) :]
 
+    def dump(self, kind: int, family: int = ALL_FAMILIES, body: bytes = b"") -> Iterator[tuple[int, dict[int, bytes]]]:
+        """All objects of a kind: family and attributes. Raises OSError."""
+        self.socket.settimeout(SECONDS)
+        self.socket.send(message(kind, REQUEST | DUMP, family, body))
+        while True:
+            for answer, its_family, content in self.receive():
+                if answer == END:
+                    return
+                if answer == ERROR:
+                    code = -struct.unpack("i", content[:4])[0]
+                    raise OSError(code, f"nftables: {os.strerror(code)}")
+                yield its_family, attributes(content)
+
     def rules(self, family: int, table: str) -> dict[tuple[str, int], int]:
         """The rules of a table: chain and handle → place in the chain, from 0."""
-        self.socket.settimeout(SECONDS)
-        self.socket.send(message(GETRULE, REQUEST | DUMP, family, attribute(1, table)))
         found: dict[tuple[str, int], int] = {}
         places: dict[str, int] = {}
-        while True:
-            for kind, _, body in self.receive():
-                if kind in (2, 3):  # an error, or the end
-                    return found
-                each = attributes(body)
-                if kind == NEWRULE and string(each[1]) == table:
-                    chain = string(each[2])
-                    found[chain, number(each[3])] = places.get(chain, 0)
-                    places[chain] = places.get(chain, 0) + 1
+        for _, each in self.dump(GETRULE, family, attribute(1, table)):
+            if string(each[1]) == table:
+                chain = string(each[2])
+                found[chain, number(each[3])] = places.get(chain, 0)
+                places[chain] = places.get(chain, 0) + 1
+        return found
 
 
 def expression(name: str, *parts: bytes) -> bytes:

@@ -16,6 +16,7 @@ from underlay.remote.trace.nftables import (
     ACK,
     ADD_MEMBERSHIP,
     CREATE,
+    FAMILIES,
     IPV4,
     NEWCHAIN,
     NEWRULE,
@@ -90,9 +91,9 @@ class Watch:
         """What was noted: the first packet of each way at each NIC, and each chain that the first packet came through.
 
         packets: [in | out, NIC, WAY, SOURCE, DESTINATION, KIND], see `Matcher.note`
-        chains: {way, table, chain, source, destination, out (a NIC, if known), rules: [[CHAIN, RULE, VERDICT], …],
-        policy (if no rule decided)}; RULE is as iptables-save has it, without `-A CHAIN`, else the number of its
-        handle. The table `` is our own: it tells that the packet came as far as that hook.
+        chains: {way, family, table, chain, source, destination, out (a NIC, if known), rules: [[CHAIN, RULE,
+        VERDICT], …], policy (if no rule decided)}; RULE is as iptables-save has it, without `-A CHAIN`, else the number
+        of its handle. The table `` is our own: it tells that the packet came as far as that hook.
         """
         return {"packets": list(self._packets()), "chains": self._chains()}
 
@@ -119,7 +120,7 @@ class Watch:
                 note = self.flow.note(event[8] + event.get(9, b"") + bytes(20))
                 now[packet] = None
                 if note and note[0] != "error" and (note[0], table, chain) not in found:
-                    each = {"way": note[0], "family": family, "table": table, "chain": chain, "rules": []}
+                    each: dict[str, Any] = {"way": note[0], "family": family, "table": table, "chain": chain, "rules": []}
                     each |= {"source": note[1], "destination": note[2], "out": _nic(event.get(12))}
                     now[packet] = found[note[0], table, chain] = each
             current = now.get(packet)
@@ -130,11 +131,13 @@ class Watch:
                 current["rules"].append([chain, number(event[3]), said])
             elif kind == 1:
                 current["policy"] = VERDICTS.get(number(event[16]), "accept")
-        chains = [each for each in found.values() if each["table"] == self.table or not each["table"].startswith(TABLE)]
+        chains: list[dict[str, Any]] = [
+            each for each in found.values() if each["table"] == self.table or not each["table"].startswith(TABLE)
+        ]
         self._name_rules(chains)
         for each in chains:
             each["table"] = "" if each["table"] == self.table else each["table"]
-            del each["family"]
+            each["family"] = FAMILIES[each["family"]]
         return chains
 
     def _events(self) -> Iterator[tuple[int, dict[int, bytes]]]:
