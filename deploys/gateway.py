@@ -9,6 +9,7 @@ if deploying.runs_for("gateway"):
     target, _ = deploying.planned()
 
     deploying.require_supported_system()
+    deploying.require_no_firewalld()
     deploying.packages("gateway")
     deploying.planned_network()
     firewall.rules(name="Firewall: forwarding, NAT and exemptions of the plan", wanted=nat.gateway_rules(target.plan))

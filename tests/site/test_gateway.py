@@ -57,6 +57,12 @@ class TestGateway(EveryHost):
         if seen != wanted:
             wrong(missing or "no other rules, and in order", [line for line in seen if line not in wanted], RECORD)
 
+    def test_no_firewalld(self, planned: Host, state: HostState) -> None:
+        """No firewalld, which rejects on its own."""
+        found = state.filters.firewalld
+        seen = f"it is {found.active} and {found.enabled}" if found else "neither active nor enabled"
+        expect(seen, "neither active nor enabled", f"systemctl disable --now firewalld on {planned.name}")
+
     def test_loaded_at_boot(self, planned: Host, state: HostState) -> None:
         """The file is loaded at boot."""
         seen = state.units[NETFILTER.name].enabled or "not there"

@@ -47,7 +47,7 @@ class UnitState:
 
 @dataclass(frozen=True)
 class Parallel:
-    """What an iptables has that is not the host's `iptables`, or arptables-legacy.
+    """What an iptables has that is not the host's `iptables`, or arptables-legacy; of the host's own, a policy.
 
     program: `iptables-legacy`, say
     what: `-A CHAIN RULE`, or `-P CHAIN POLICY`; or why its table can't be read

@@ -17,6 +17,7 @@ class Filters:
     """tables: program → the tables of an iptables that the host's `iptables` is not, and of arptables-legacy
     unread: program, table, and why it can't be read
     chains: base chains of nftables that may hold IPv4 packets up, but for those of iptables
+    policies: table and chain of the host's own iptables, if it is of the nftables kind: those with the policy DROP
     units: of firewalld and nftables
     nft: whether the host has the program to change nftables with
     """
@@ -24,6 +25,7 @@ class Filters:
     tables: Mapping[str, Ruleset] = field(default_factory=dict)
     unread: tuple[tuple[str, str, str], ...] = ()
     chains: tuple[NativeChain, ...] = ()
+    policies: tuple[tuple[str, str], ...] = ()
     units: Mapping[str, UnitState] = field(default_factory=dict)
     nft: bool = False
 
@@ -46,14 +48,16 @@ def unmanaged(found: Filters) -> Iterator[Difference]:
             yield Difference("unmanaged", Unit(service), state)
     for native in found.chains:
         yield Difference("unmanaged", native)
+    for table, chain in found.policies:
+        yield Difference("unmanaged", Parallel("iptables", table, f"-P {chain} DROP"))
     for program, name, why in found.unread:
         yield Difference("unmanaged", Parallel(program, name, f"can't be read: {why}"))
     for program, ruleset in found.tables.items():
-        for name, table in ruleset.items():
-            for chain, policy in table.policies.items():
+        for name, content in ruleset.items():
+            for chain, policy in content.policies.items():
                 if policy not in ("ACCEPT", "-"):
                     yield Difference("unmanaged", Parallel(program, name, f"-P {chain} {policy}"))
                 # What stands in a chain of its own is only met by way of a built-in one.
                 if program == ARPTABLES or chain in BUILTIN_CHAINS.get(name, ()):
-                    for spec in table.chain(chain):
+                    for spec in content.chain(chain):
                         yield Difference("unmanaged", Parallel(program, name, f"-A {chain} {spec}"))

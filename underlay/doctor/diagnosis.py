@@ -45,6 +45,7 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
             step(planned.name, neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned))
         step("upstream router", neighbours.upstream(case))
         step("large packets", paths.large_packets(case))
+        step("other packet filters", paths.filters(case))
         step("behind the load balancer", behind.services(case))
         step(f"{len(seen.outcomes)} connections", paths.connections(case))
         step("name servers", behind.names(case))

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import nginx, traffic
-from underlay.desired.ruleset import BUILTIN_CHAINS
 from underlay.desired.traffic import Flow
 from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import Say, Ways, patient
@@ -155,7 +154,7 @@ class _Surveyor:
     def _drops(
         self, links: Links, outcomes: Mapping[Flow, Outcome], states: Mapping[str, HostState]
     ) -> tuple[Drop, ...]:
-        """For each host with chains of nftables that may drop: one connection that fails there is traced."""
+        """For each host with chains of its own that may drop: one connection that fails there is traced."""
         failing = [
             flow
             for flow, outcome in outcomes.items()
@@ -165,25 +164,27 @@ class _Surveyor:
         for host in self.deployed:
             state = states.get(host.name)
             with suppress(UnreadableError):
-                if state is not None and state.filters.chains:
+                filtering = state is not None and (state.filters.chains or state.filters.policies)
+                if filtering:
                     passing = (each for each in failing if host == self.plan.gateway or host.name in each.hosts)
                     flows |= dict.fromkeys(islice(passing, TRACES))
         if flows:
-            self.say(f"tracing {len(flows)} connections through chains of nftables")
+            self.say(f"tracing {len(flows)} connections that fail")
         found = self.pool.map(lambda flow: self._traced(links, flow), flows)
         return tuple(dict.fromkeys(drop for drops in found for drop in drops))
 
     def _traced(self, links: Links, flow: Flow) -> list[Drop]:
         try:
             source, destination = str(flow.source_address), str(flow.destination)
-            seen = trace.make(self.target, links, source, destination, "tcp", flow.port)[0]
+            legs = trace.make(self.target, links, source, destination, "tcp", flow.port)
         except OperatorError:
             return []
         found = []
-        for host, chain in seen.drops:
-            if chain.family != "ip" or chain.name not in BUILTIN_CHAINS.get(chain.table, ()):
-                rule = next(((name, text) for name, text, verdict in chain.rules if verdict == "drop"), None)
-                found.append(Drop(host, str(flow), chain.family, chain.table, chain.name, rule))
+        for host, chain in (drop for leg in legs for drop in leg.drops):
+            rule = next(((name, text) for name, text, verdict in chain.rules if verdict == "drop"), None)
+            drop = Drop(host, str(flow), chain.family, chain.table, chain.name, rule)
+            if not (drop.is_iptables and host == self.plan.gateway.name):
+                found.append(drop)
         return found
 
     def _workstation(self, failures: Collection[str]) -> Workstation:

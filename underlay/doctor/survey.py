@@ -5,9 +5,11 @@ from typing import Any, Literal
 
 from underlay.access.target import Target
 from underlay.desired.traffic import Flow
+from underlay.doctor.suspects import IPTABLES, words
 from underlay.observe.exchange import Outcome
 from underlay.observe.state import HostState
 from underlay.plan import Plan
+from underlay.remote.trace.filters import is_iptables
 
 CROWDED = 0.9
 """Of the connection table, the share from which on it counts as full: new connections are lost in bursts then."""
@@ -75,9 +77,10 @@ class Way:
 
 @dataclass(frozen=True)
 class Drop:
-    """Where the packet of a connection, or its answer, ended: in a chain of nftables that is none of iptables.
+    """Where the packet of a connection, or its answer, ended on a host: in a chain that is not the plan's.
 
-    chain: the base chain; `rule`: the chain and the handle of the rule, None if it was the policy
+    chain: the base chain
+    rule: the chain that has the rule, and its handle; or its text, if it is one of iptables. None: it was the policy
     """
 
     host: str
@@ -87,13 +90,23 @@ class Drop:
     chain: str
     rule: tuple[str, str] | None
 
+    @property
+    def is_iptables(self) -> bool:
+        """Whether the chain is one of iptables."""
+        return is_iptables(self.family, self.table, self.chain)
+
     def __str__(self) -> str:
+        if self.is_iptables:
+            return f"-t {self.table} " + (f"-A {' '.join(self.rule)}" if self.rule else f"-P {self.chain} DROP")
         how = f"the rule with handle {self.rule[1]} in chain {self.rule[0]}" if self.rule else "its policy"
-        return f"{self.family} {self.table} {self.chain}, by {how}"
+        return f"nftables chain {self.family} {self.table} {self.chain}, by {how}"
 
     @property
     def undo(self) -> list[str]:
         """The command that takes it away."""
+        if self.is_iptables:
+            what = ["-D", self.rule[0], *words(self.rule[1])] if self.rule else ["-P", self.chain, "ACCEPT"]
+            return [IPTABLES, "-t", self.table, *what]
         if self.rule:
             return ["nft", "delete", "rule", self.family, self.table, self.rule[0], "handle", self.rule[1]]
         return ["nft", "chain", self.family, self.table, self.chain, "{ policy accept; }"]
@@ -106,7 +119,7 @@ class Survey:
     failures: the hosts that the plan's way does not lead to; `other_ways`: those of them that were reached another way
     states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words
     outcomes: of the connections that were tried
-    drops: where those end that fail, as far as chains of nftables are to blame
+    drops: where those end that were traced; of the gateway's own iptables nothing: what is in it was read
     """
 
     target: Target

@@ -5,7 +5,7 @@ iptables has more matches than this reads: a rule with one of those may be met, 
 
 import shlex
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -19,6 +19,7 @@ EPHEMERAL = 1024
 """A port that the kernel chooses is never smaller."""
 DROPS = frozenset({"DROP", "REJECT", "TARPIT", "NFQUEUE"})
 TRANSLATES = frozenset({"DNAT", "SNAT", "MASQUERADE", "REDIRECT", "NETMAP", "ACCEPT"})
+STATES = frozenset({"INVALID", "NEW", "ESTABLISHED", "RELATED", "UNTRACKED"})
 UNTRACKS = frozenset({"NOTRACK", "CT"})
 
 
@@ -53,7 +54,7 @@ class Suspect:
     @property
     def undo(self) -> str:
         """The command that takes it away."""
-        what = ["-D", self.chain, *_words(self.spec)] if self.spec else ["-P", self.chain, "ACCEPT"]
+        what = ["-D", self.chain, *words(self.spec)] if self.spec else ["-P", self.chain, "ACCEPT"]
         return shlex.join([self.program, "-t", self.table, *what])
 
 
@@ -62,6 +63,7 @@ class Headers:
     """What rules look at.
 
     port: None for one that the kernel chose
+    state: what connection tracking has of it; empty if that is not known
     nic_in, nic_out: empty where the gateway itself is that end
     """
 
@@ -70,6 +72,7 @@ class Headers:
     port: int | None
     nic_in: str = ""
     nic_out: str = ""
+    state: str = ""
 
 
 class HostRules:
@@ -90,7 +93,7 @@ class HostRules:
         self._host = host
         self._live = live
         self._ours = frozenset(ours)
-        self._program = program
+        self.program = program
 
     def met(self, source: IPAddress, destination: IPAddress, port: int | None) -> list[Suspect]:
         """The suspects on the way of a TCP connection there, and of its answers."""
@@ -104,9 +107,15 @@ class HostRules:
                 return []
         if destination == inner and not {source, inner} & local and self._nic(source) == self._nic(inner):
             return []  # they are neighbours: it does not go through the gateway
-        there = Headers(source, destination, port, self._nic(source), "")
-        translated = Headers(source, inner, port, self._nic(source), self._nic(inner))
-        back = Headers(inner, source, None, self._nic(inner), self._nic(source))
+        first = Headers(source, destination, port, self._nic(source))
+        untracked = any(
+            table == "raw" and chain == "PREROUTING" and _matches(spec, first) == (True, True)
+            for table, chain, spec in self._ours
+        )
+        new, known = ("UNTRACKED", "UNTRACKED") if untracked else ("NEW", "ESTABLISHED")
+        there = replace(first, state=new)
+        translated = Headers(source, inner, port, self._nic(source), self._nic(inner), new)
+        back = Headers(inner, source, None, self._nic(inner), self._nic(source), known)
         found: list[Suspect] = []
         if source in local:
             ways = [(there, "OUTPUT", ("raw", "mangle", "nat", "filter")), (back, "PREROUTING", ("raw", "mangle"))]
@@ -118,16 +127,12 @@ class HostRules:
             else:
                 ways += [(translated, "FORWARD", ("mangle", "filter")), (translated, "POSTROUTING", ("mangle", "nat"))]
                 ways += [(back, "PREROUTING", ("raw", "mangle")), (back, "FORWARD", ("mangle", "filter"))]
-        untracked = any(
-            table == "raw" and chain == "PREROUTING" and _matches(spec, there) == (True, True)
-            for table, chain, spec in self._ours
-        )
         for packet, chain, tables in ways:
             for table in tables:
                 if table in self._live and not (table == "nat" and untracked):
                     end = self._walk(table, chain, packet, True, found)
                     if end != ENDS and self._live[table].policies.get(chain) == "DROP":
-                        found.append(Suspect(table, chain, "", True, end == GOES_ON, self._program))
+                        found.append(Suspect(table, chain, "", True, end == GOES_ON, self.program))
         return list(dict.fromkeys(found))
 
     def _nic(self, address: IPAddress) -> str:
@@ -151,7 +156,7 @@ class HostRules:
                 continue
             ours = (table, chain, spec) in self._ours
             if not ours and (target in DROPS or self._takes(table, chain, spec, target, rules[index + 1 :], packet)):
-                found.append(Suspect(table, chain, spec, target in DROPS, sure, self._program))
+                found.append(Suspect(table, chain, spec, target in DROPS, sure, self.program))
             if sure and target == "RETURN":
                 return end
             if target in DROPS or target in TRANSLATES:
@@ -166,17 +171,17 @@ class HostRules:
             return target == "NOTRACK" or "--notrack" in spec
         if not (table in ("raw", "nat") and target in TRANSLATES):
             return False
-        if self._program != IPTABLES:
+        if self.program != IPTABLES:
             return table == "nat" and target != "ACCEPT"
         return any((table, chain, each) in self._ours and _matches(each, packet)[0] for each in later)
 
 
 def _target(spec: str) -> str:
-    words = _words(spec)
-    return next((after for word, after in pairwise(words) if word in ("-j", "-g")), "")
+    return next((after for word, after in pairwise(words(spec)) if word in ("-j", "-g")), "")
 
 
-def _words(spec: str) -> list[str]:
+def words(spec: str) -> list[str]:
+    """The words of a rule, without the quotes of iptables-save."""
     try:
         return shlex.split(spec)
     except ValueError:
@@ -187,26 +192,11 @@ def _matches(spec: str, packet: Headers) -> tuple[bool, bool]:
     """Whether a TCP packet may meet a rule, and whether that is certain."""
     certain = True
     for option, values, negated in _options(spec):
-        known: bool | None
-        match option, values:
-            case "-s", [end]:
-                known = packet.source in IPNetwork(end)
-            case "-d", [end]:
-                known = packet.destination in IPNetwork(end)
-            case "-i", [nic]:
-                known = _same_nic(nic, packet.nic_in)
-            case "-o", [nic]:
-                known = _same_nic(nic, packet.nic_out)
-            case "-p", [protocol]:
-                known = protocol in ("tcp", "6", "all")
-            case (("--dport" | "--dports"), [ports]):
-                known = _has_port(ports, packet.port)
-            case (("-m" | "--comment"), _):
-                continue
-            case (("-j" | "-g"), _):
-                break
-            case _:
-                known = None
+        if option in ("-j", "-g"):
+            break
+        if option in ("-m", "--comment"):
+            continue
+        known = _meets(option, values, packet)
         if known is None:
             certain = False
         elif known == negated:
@@ -214,18 +204,39 @@ def _matches(spec: str, packet: Headers) -> tuple[bool, bool]:
     return True, certain
 
 
+def _meets(option: str, values: list[str], packet: Headers) -> bool | None:
+    """Whether a packet meets one option of a rule; None where that can't be told."""
+    found: bool | None = None
+    match option, values:
+        case "-s", [end]:
+            found = packet.source in IPNetwork(end)
+        case "-d", [end]:
+            found = packet.destination in IPNetwork(end)
+        case "-i", [nic]:
+            found = _same_nic(nic, packet.nic_in)
+        case "-o", [nic]:
+            found = _same_nic(nic, packet.nic_out)
+        case "-p", [protocol]:
+            found = protocol in ("tcp", "6", "all")
+        case (("--dport" | "--dports"), [ports]):
+            found = _has_port(ports, packet.port)
+        case (("--ctstate" | "--state"), [states]) if packet.state and STATES.issuperset(states.split(",")):
+            found = packet.state in states.split(",")
+    return found
+
+
 def _options(spec: str) -> Iterator[tuple[str, list[str], bool]]:
     """Each option of a rule with its values, and whether it is negated."""
-    words = _words(spec)
+    found = words(spec)
     index, negated = 0, False
-    while index < len(words):
-        if words[index] == "!":
+    while index < len(found):
+        if found[index] == "!":
             index, negated = index + 1, True
             continue
         end = index + 1
-        while end < len(words) and not words[end].startswith("-") and words[end] != "!":
+        while end < len(found) and not found[end].startswith("-") and found[end] != "!":
             end += 1
-        yield words[index], words[index + 1 : end], negated
+        yield found[index], found[index + 1 : end], negated
         index, negated = end, False
 
 

@@ -34,6 +34,7 @@ def parse(lines: Iterable[str]) -> Filters:
         tables=tables,
         unread=tuple(unread),
         chains=tuple(NativeChain(**each | {"does": tuple(each["does"])}) for each in found["chains"]),
+        policies=tuple((table, chain) for table, chain in found["policies"]),
         units={name: UnitState(*state) for name, state in found["units"].items()},
         nft=found["nft"],
     )

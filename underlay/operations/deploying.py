@@ -10,6 +10,7 @@ from underlay.access.target import Target, current
 from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys
 from underlay.desired.packages import PACKAGES
+from underlay.facts.filters import OtherFilters
 from underlay.facts.system import System
 from underlay.operations import network
 from underlay.plan import Host
@@ -37,6 +38,18 @@ def require_supported_system() -> None:
         raise PyinfraError(
             f"{host.name}: {system.name} {networkd} systemd-networkd is not supported, nothing was changed: "
             "these deploys know Debian and Ubuntu with systemd-networkd in charge of the network"
+        )
+
+
+def require_no_firewalld() -> None:
+    """Stop, before anything changes, if firewalld filters on a host that has to forward, or will after a boot."""
+    found = host.get_fact(OtherFilters)
+    if found is not None and (state := found.firewalld):
+        raise PyinfraError(
+            f"{host.name}: firewalld is {state.active} and {state.enabled or 'not installed'}, nothing was changed: "
+            "it rejects what its zones do not allow, whatever the rules of the plan accept. Move what it is there for "
+            "to another filter (ufw, iptables, nftables), switch it off there (sudo systemctl disable --now "
+            "firewalld), and deploy again"
         )
 
 

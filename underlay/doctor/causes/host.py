@@ -27,6 +27,7 @@ def host(case: Investigation, planned: Host) -> Iterator[Cause]:
         return
     yield from _network(case, planned, state)
     if planned == case.gateway:
+        yield from _firewalld(case, planned, state, now=True)
         yield from _rules(case, planned, state)
         yield from _connection_table(case, planned, state)
     yield from _guard(case, planned, state)
@@ -152,6 +153,26 @@ def _need(case: Investigation, planned: Host, address: Address) -> frozenset[str
 # --- the gateway ----------------------------------------------------------------------------------------------------
 
 
+def _firewalld(case: Investigation, planned: Host, state: HostState, *, now: bool) -> Iterator[Cause]:
+    """`firewalld`; it is latent where it only runs after a boot."""
+    found = state.filters.firewalld
+    if found is None or now != (found.active != "inactive"):
+        return
+    yield Cause(
+        id="firewalld",
+        host=planned.name,
+        cause=f"{planned.name}: firewalld {'runs' if now else 'will run after its next boot'}: it rejects what its "
+        "zones do not allow, whatever the rules of the plan accept",
+        evidence=(f"systemctl status firewalld: it is {found.active} and {found.enabled}",),
+        fix=f"{case.ssh(planned.name, 'systemctl disable --now firewalld')} && {case.deploy(planned)}",
+        advice="its zones protect what is behind it from nobody then: move what it is there for to ufw, say",
+        plan=case.line(planned),
+        latent=not now,
+        hosts=case.everybody if now else frozenset(),
+        cuts=now,
+    )
+
+
 def _rules(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
     """`rule-missing`, `rule-order`, `rule-extra`: one for all rules that are not as planned."""
     live = [
@@ -275,10 +296,12 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
 
 
 def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
-    """`boot-differs`, `clock-off`."""
+    """`boot-differs`, `firewalld`, `clock-off`."""
     state = case.state(planned)
     if state is None:
         return
+    if planned == case.gateway:
+        yield from _firewalld(case, planned, state, now=False)
     what = [
         each
         for each in case.differences(planned, state)

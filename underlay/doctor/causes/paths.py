@@ -1,7 +1,7 @@
 """What only packets tell: large ones that are lost, rules of others that ours can't see, what nothing explains."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from netaddr import IPAddress, IPNetwork
 
@@ -78,10 +78,9 @@ def _black_hole(case: Investigation, network: Network, host: Host, lossy: dict[H
 
 def connections(case: Investigation) -> Iterator[Cause]:
     """What explains the connections that fail and that nothing else explains, if anything does:
-    `policy-rule-unmanaged`, `filter-unmanaged`, `rule-unmanaged`, `unexplained`."""
+    `policy-rule-unmanaged`, `rule-unmanaged`, `filter-unmanaged`, `unexplained`."""
     yield from _unmanaged_policy_rules(case)
-    yield from _native_filters(case)
-    yield from _unmanaged_rules(case)
+    yield from _unmanaged_rules(case, _rules(case), certain=False)
     left = case.unexplained()
     if left:
         flow, (expected, seen) = next(iter(left.items()))
@@ -138,7 +137,14 @@ def _unmanaged_policy_rules(case: Investigation) -> Iterator[Cause]:
                 )
 
 
-def _unmanaged_rules(case: Investigation) -> Iterator[Cause]:
+def filters(case: Investigation) -> Iterator[Cause]:
+    """`filter-unmanaged`: a packet filter beside the gateway's iptables in which packets end for certain."""
+    yield from _traced(case)
+    beside = [(host, rules) for host, rules in _rules(case) if rules.program != IPTABLES]
+    yield from _unmanaged_rules(case, beside, certain=True)
+
+
+def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]], *, certain: bool) -> Iterator[Cause]:
     """Rules and policies of others that what fails meets before ours, and what works does not."""
     left = case.unexplained()
     lost = _lost(case, [case.gateway, *case.plan.published])
@@ -146,7 +152,7 @@ def _unmanaged_rules(case: Investigation) -> Iterator[Cause]:
         return
     good = [flow for flow in case.seen.outcomes if flow not in case.failing]
     counts: dict[tuple[Host, Suspect], list[str]] = {}
-    for host, rules in _rules(case):
+    for host, rules in among:
         ways = {str(flow): _met(host, rules, flow) for flow in left}
         for other in lost:
             address = case.seen.target.endpoint(other.name).address
@@ -157,7 +163,7 @@ def _unmanaged_rules(case: Investigation) -> Iterator[Cause]:
         innocent = {each for flow in good for each in _met(host, rules, flow) if each.certain and each.drops}
         for way, suspects in ways.items():
             for suspect in suspects:
-                if suspect not in innocent:
+                if suspect not in innocent and (suspect.certain or not certain):
                     counts.setdefault((host, suspect), []).append(way)
     if not counts:
         return
@@ -208,8 +214,8 @@ def _met(host: Host, rules: HostRules, flow: Flow) -> list[Suspect]:
     return rules.met(source, flow.destination, flow.port)
 
 
-def _native_filters(case: Investigation) -> Iterator[Cause]:
-    """Chains of nftables in which the kernel's own trace saw packets end."""
+def _traced(case: Investigation) -> Iterator[Cause]:
+    """Chains in which the kernel's own trace saw packets end."""
     for drop in case.seen.drops:
         left = case.unexplained()
         lost = _lost(case, [case.gateway, *case.plan.published])
@@ -222,13 +228,13 @@ def _native_filters(case: Investigation) -> Iterator[Cause]:
             zone = ["firewall-cmd", "--permanent", "--zone=trusted"]
             zone += [f"--add-source={network.cidr}" for network in case.plan.networks]
             undo = f"{shlex.join(zone)} && sudo firewall-cmd --reload"
-        elif state is not None and state.filters.nft:
+        elif drop.is_iptables or (state is not None and state.filters.nft):
             undo = shlex.join(drop.undo)
         concerned = [flow for flow in left if host == case.gateway or host.name in flow.hosts]
         yield Cause(
             id="filter-unmanaged",
             host=host.name,
-            cause=f"{host.name}: an unmanaged chain of nftables drops packets: {drop}",
+            cause=f"{host.name}: an unmanaged packet filter drops packets: {drop}",
             evidence=(
                 f"the kernel's trace of {drop.flow} ends there",
                 f"{len(concerned)} connections that may meet it fail: {some(concerned)}",

@@ -7,6 +7,7 @@ Prints one JSON object:
   chains stands why they can't be read
 - `chains`: [{family, table, chain, hook, priority, policy, does: [WHAT, …]}, …], the base chains of nftables that may
   hold IPv4 packets up or translate them, but for those of iptables; WHAT are words for what their rules may do
+- `policies`: [[TABLE, CHAIN], …], the chains of an iptables of the nftables kind whose policy is DROP
 - `units`: unit → [ActiveState, UnitFileState], of UNITS
 - `nft`: whether there is the program to change nftables with
 
@@ -197,6 +198,12 @@ def chains() -> Iterator[dict[str, Any]]:
             yield {**place, "hook": hook, "priority": priority, "policy": policy, "does": sorted(words)}
 
 
+def policies() -> list[list[str]]:
+    """See the module."""
+    found = [each for each in base_chains() if is_iptables(*each[:3])]
+    return [[table, chain] for _, table, chain, _, _, policy in found if policy == "drop"]
+
+
 def meaning(name: str, data: dict[int, bytes]) -> tuple[str, str]:
     """What an expression of a rule does to a packet, in a word, and the chain that it leads to."""
     if name == "immediate" and number(data.get(1, b"\1")) == 0:  # register 0 is the verdict
@@ -226,5 +233,5 @@ def main() -> None:
     """Print what the module's docstring says."""
     os.environ["LC_ALL"] = "C.UTF-8"
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    found = {"tables": list(parallel()), "chains": list(chains()), "units": units(), "nft": bool(shutil.which("nft"))}
-    print(json.dumps(found))
+    found = {"tables": list(parallel()), "chains": list(chains()), "policies": policies(), "units": units()}
+    print(json.dumps({**found, "nft": bool(shutil.which("nft"))}))

@@ -120,7 +120,13 @@ class Watch:
                 note = self.flow.note(event[8] + event.get(9, b"") + bytes(20))
                 now[packet] = None
                 if note and note[0] != "error" and (note[0], table, chain) not in found:
-                    each: dict[str, Any] = {"way": note[0], "family": family, "table": table, "chain": chain, "rules": []}
+                    each: dict[str, Any] = {
+                        "way": note[0],
+                        "family": family,
+                        "table": table,
+                        "chain": chain,
+                        "rules": [],
+                    }
                     each |= {"source": note[1], "destination": note[2], "out": _nic(event.get(12))}
                     now[packet] = found[note[0], table, chain] = each
             current = now.get(packet)
