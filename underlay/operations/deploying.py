@@ -2,8 +2,7 @@
 
 from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.facts.deb import DebPackages
-from pyinfra.operations import apt, files, systemd
+from pyinfra.operations import files, systemd
 
 from underlay.access import hostkeys
 from underlay.access.target import Target, current
@@ -11,12 +10,14 @@ from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys
 from underlay.desired.packages import PACKAGES
 from underlay.facts.filters import OtherFilters
+from underlay.facts.packages import Packages
 from underlay.facts.system import System
 from underlay.operations import network
+from underlay.operations.packages import PATIENCE, SECONDS, installed
 from underlay.plan import Host
 
 INSTALL = 300
-"""Seconds that the installation of packages may take."""
+"""Seconds that the installation of Python packages may take."""
 
 
 def planned() -> tuple[Target, Host]:
@@ -54,12 +55,18 @@ def require_no_firewalld() -> None:
 
 
 def packages(role: str) -> None:
-    """Packages of a role, installed where they are missing; what is installed stays as it is."""
-    names = list(PACKAGES[role])
-    present = host.get_fact(DebPackages) or {}
-    if any(name not in present for name in names):
-        apt.update(name="Package lists: read what the repository has", _timeout=INSTALL)
-    apt.packages(name=f"Packages: {', '.join(names)}", packages=names, no_recommends=True, _timeout=INSTALL)
+    """Packages of a role, installed where they are missing; what is installed stays as it is.
+
+    Stops the whole run, before anything changes, if they can't be installed, or not without removing another one.
+    """
+    names = PACKAGES[role]
+    needed = host.get_fact(Packages, names=names, _timeout=SECONDS)
+    if needed is None:
+        return
+    if needed.problem:
+        lacking = ", ".join(needed.names)
+        raise PyinfraError(f"{host.name}: {lacking} can't be installed, nothing was changed: {needed.problem}")
+    installed(name=f"Packages: {', '.join(names)}", needed=needed, _timeout=SECONDS + PATIENCE)
 
 
 def planned_network() -> None:
