@@ -19,13 +19,13 @@ from underlay.compare.network import LiveNetwork
 from underlay.desired import nat, nginx, routing, traffic
 from underlay.desired.files import SSHD, network_files
 from underlay.desired.routing import PolicyRule, Route
-from underlay.desired.ruleset import from_rules
+from underlay.desired.ruleset import Table, from_rules
 from underlay.desired.templates import render
 from underlay.desired.traffic import Flow
 from underlay.doctor import run as doctor
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.diagnosis import diagnose
-from underlay.doctor.survey import Failure, Hop, HostSurvey, Survey, Way, Workstation
+from underlay.doctor.survey import Drop, Failure, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import failure_of
 from underlay.facts.firewall import Firewall
 from underlay.observe.exchange import Outcome
@@ -329,6 +329,102 @@ def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
     command = shlex.split(found.fix)
     assert command[:3] == ["./inv", "ssh", "gateway"]
     assert shlex.split(command[3]) == shlex.split(f"sudo iptables -t {table} -D {chain} {spec}")
+
+
+def test_policies_count_too() -> None:
+    """A chain that lets nothing through but what its rules accept; the fix can only open it."""
+    ours, live = from_rules(nat.gateway_rules(PLAN)), from_rules(nat.gateway_rules(PLAN))
+    live["filter"].policies["INPUT"] = live["filter"].policies["FORWARD"] = "DROP"
+    live["filter"].rules["INPUT"] = [
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-m conntrack --ctstate UNTRACKED -j ACCEPT",
+        "-i eth0 -p tcp -m tcp --dport 2222 -j ACCEPT",
+    ]
+    seen = with_state(healthy(), "gateway", firewall=Firewall(True, live, "", ours, ours, ours))
+    to_gateway = {nic.address for nic in PLAN.gateway.interfaces}
+    found = only(diagnose(failing(seen, lambda flow: flow.destination in to_gateway)))
+    assert found.cause == "gateway: an unmanaged policy drops packets: -t filter -P INPUT DROP"
+    assert shlex.split(shlex.split(found.fix)[3]) == ["sudo", "iptables", "-t", "filter", "-P", "INPUT", "ACCEPT"]
+
+
+def forwarded(flow: Flow) -> bool:
+    """Whether the gateway forwards the packets of a connection."""
+    ends = (flow.source_address, flow.destination)
+    published = any(host.published == flow.destination for host in PLAN.hosts)
+    own = any(nic.address in ends for nic in PLAN.gateway.interfaces)
+    near = any(all(end in network.cidr for end in ends) for network in PLAN.networks)
+    return not own and (published or not near)
+
+
+LEGACY = [
+    ("gateway", "FORWARD", "DROP", [], "-P FORWARD ACCEPT"),
+    ("gateway", "FORWARD", "ACCEPT", ['-m comment --comment "a `b` c" -j DROP'], "-D FORWARD -m comment --comment"),
+    ("master-1", "INPUT", "DROP", ["-m conntrack --ctstate ESTABLISHED -j ACCEPT"], "-P INPUT ACCEPT"),
+    ("lb", "INPUT", "ACCEPT", ["-m state --state NEW -j REJECT"], "-D INPUT -m state --state NEW -j REJECT"),
+]
+
+
+@pytest.mark.parametrize(("host", "chain", "policy", "specs", "undo"), LEGACY)
+def test_parallel_iptables(host: str, chain: str, policy: str, specs: list[str], undo: str) -> None:
+    """The iptables that the host's own is not: as certain as the host's own, on every host, and before services."""
+    table = Table({"INPUT": "ACCEPT", "FORWARD": "ACCEPT"} | {chain: policy}, {"INPUT": [], "FORWARD": []})
+    table.rules[chain] = specs
+    filters = Filters({"iptables-legacy": {"filter": table}})
+    seen = with_state(healthy(), host, filters=filters)
+    assert diagnose(seen).findings == ()
+    its = {nic.address for nic in PLAN.host(host).interfaces} | {PLAN.host(host).published}
+    found = only(diagnose(failing(seen, forwarded if host == "gateway" else lambda flow: flow.destination in its)))
+    assert (found.id, found.host) == ("filter-unmanaged", host)
+    assert f"iptables-legacy filters beside the iptables of {host}" in found.evidence
+    command = shlex.split(shlex.split(found.fix)[3])
+    assert shlex.join(command).startswith(f"sudo iptables-legacy -t filter {undo}")
+    assert not specs or policy == "DROP" or command[6:] == shlex.split(specs[0])
+
+
+DROPS = [
+    (("inet", "block", "fwd", ("deny", "8")), "nft delete rule inet block deny handle 8"),
+    (("inet", "block", "fwd", None), "nft chain inet block fwd '{ policy accept; }'"),
+    (("ip", "filter", "INPUT", None), "iptables -t filter -P INPUT ACCEPT"),
+    (
+        ("ip", "filter", "INPUT", ("ufw-deny", '-m comment --comment "x y" -j DROP')),
+        "iptables -t filter -D ufw-deny -m",
+    ),
+    (
+        ("inet", "firewalld", "filter_INPUT", ("filter_INPUT", "9")),
+        "firewall-cmd --permanent --zone=trusted --add-source",
+    ),
+]
+
+
+@pytest.mark.parametrize(("place", "undo"), DROPS)
+def test_traced(place: tuple[str, str, str, tuple[str, str] | None], undo: str) -> None:
+    """Where the kernel's own trace saw a packet end, before services are blamed for what does not answer."""
+    seen = with_state(healthy(), "lb", filters=Filters(nft=True))
+    seen = failing(seen, lambda flow: "lb" in flow.receivers)
+    found = only(diagnose(replace(seen, drops=(Drop("lb", "dev 192.168.0.105 -> 192.168.0.53:80", *place),))))
+    assert (found.id, found.host) == ("filter-unmanaged", "lb")
+    assert shlex.split(found.fix)[3].startswith(f"sudo {undo}")
+
+
+def test_traced_without_a_program_to_fix_it() -> None:
+    """No command is printed that is not there."""
+    drop = Drop("lb", "a flow", "inet", "block", "in", None)
+    seen = failing(healthy(), lambda flow: "lb" in flow.receivers)
+    found = only(diagnose(replace(seen, drops=(drop,))))
+    assert found.fix == ""
+    assert "lb has no nft to change it with" in found.advice
+
+
+def test_firewalld() -> None:
+    """On the gateway it is a cause by itself, at once or after a boot; elsewhere by what it does."""
+    on = Filters(units={"firewalld.service": UnitState("active", "disabled")})
+    found = only(diagnose(with_state(healthy(), "gateway", filters=on)))
+    assert (found.id, found.latent) == ("firewalld", False)
+    later = Filters(units={"firewalld.service": UnitState("inactive", "enabled")})
+    found = only(diagnose(with_state(healthy(), "gateway", filters=later)))
+    assert (found.id, found.latent) == ("firewalld", True)
+    assert found.fix == './inv ssh gateway "sudo systemctl disable --now firewalld" && ./inv deploy gateway'
+    assert diagnose(with_state(healthy(), "lb", filters=on)).findings == ()
 
 
 def test_policy_rule_of_others() -> None:

@@ -13,6 +13,8 @@ from underlay.facts import script, sections
 SOURCES_SECONDS = 120
 """For package lists and for packages; a source that is silent is given up after SILENCE."""
 SILENCE = 15
+TIMED_OUT = 124
+"""The exit code of timeout(1)."""
 HOLDER = (
     "at=$(stat -c %i /var/lib/dpkg/lock-frontend 2>/dev/null)\n"
     "pid=$(awk -v at=\":$at\" 'substr($6, length($6) - length(at) + 1) == at { print $5; exit }' /proc/locks)\n"
@@ -103,16 +105,19 @@ _STEP = re.compile(r"Inst (?P<name>\S+) (?:\[(?P<old>[^]]*)\] )?\((?P<new>\S+)")
 
 def _why(said: Sequence[str], failed: int, sources: Sequence[str]) -> str:
     """Why apt can't: its errors, what depends on what, and which sources it could not read."""
-    what = "; ".join(line.removeprefix("E: ") for line in said if line.startswith("E: ")) or "apt-get fails"
-    unmet = [" ".join(line.split()) for line in said if line.startswith(" ")]
-    unread = dict.fromkeys(line.partition(": ")[2] for line in sources if re.match("[EW]: ", line))
+    what = _errors(said) or ["apt-get fails"]
     if failed:
-        unread = unread or {f"no answer within {SOURCES_SECONDS} s": None}
-        return (
-            f"{what}; its package sources can't be read: {'; '.join(unread)}. Put /etc/apt/sources.list and "
-            "/etc/apt/sources.list.d right there, or the way to the sources"
+        unread = [each for each in _errors(sources) if each not in what] or (
+            [f"no answer within {SOURCES_SECONDS} s"] if failed == TIMED_OUT else []
         )
-    return "; ".join([what, *unmet])
+        what += [f"its package sources can't be read: {each}" for each in unread]
+        return f"{'; '.join(what)}. Put /etc/apt/sources.list and sources.list.d there right, or the way to the sources"
+    return "; ".join([*what, *(" ".join(line.split()) for line in said if line.startswith(" "))])
+
+
+def _errors(lines: Sequence[str]) -> list[str]:
+    found = dict.fromkeys(line[3:].rstrip(".") for line in lines if line.startswith(("E: ", "W: ")))
+    return [each for each in found if not each.startswith("Some index files failed")]
 
 
 class Packages(FactBase[Needed]):

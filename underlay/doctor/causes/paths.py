@@ -150,7 +150,7 @@ def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]
     lost = _lost(case, [case.gateway, *case.plan.published])
     if not (left or lost):
         return
-    good = [flow for flow in case.seen.outcomes if flow not in case.failing]
+    good = [flow for flow in case.seen.outcomes if flow not in case.failing and not flow.must_not]
     counts: dict[tuple[Host, Suspect], list[str]] = {}
     for host, rules in among:
         ways = {str(flow): _met(host, rules, flow) for flow in left}
