@@ -108,11 +108,14 @@ class HostRules:
         if destination == inner and not {source, inner} & local and self._nic(source) == self._nic(inner):
             return []  # they are neighbours: it does not go through the gateway
         first = Headers(source, destination, port, self._nic(source))
+        begin = "OUTPUT" if source in local else "PREROUTING"
         untracked = any(
-            table == "raw" and chain == "PREROUTING" and _matches(spec, first) == (True, True)
+            (table, chain) == ("raw", begin) and _matches(spec, first) == (True, True)
             for table, chain, spec in self._ours
         )
         new, known = ("UNTRACKED", "UNTRACKED") if untracked else ("NEW", "ESTABLISHED")
+        if untracked and source in local:
+            known = "INVALID"  # only what the host itself sends is exempted: the answer is one to nothing
         there = replace(first, state=new)
         translated = Headers(source, inner, port, self._nic(source), self._nic(inner), new)
         back = Headers(inner, source, None, self._nic(inner), self._nic(source), known)

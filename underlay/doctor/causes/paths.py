@@ -14,6 +14,11 @@ from underlay.doctor.investigation import Investigation, some
 from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
 from underlay.plan import Host, Network
 
+UNTRACKED = (
+    "the plan exempts what the gateway itself sends to its networks from connection tracking: a filter that drops what "
+    "it has no connection for has to accept the answers. Put that where its own rules are (with ufw, in "
+    "/etc/ufw/before.rules before all others), or it is gone after a boot"
+)
 KERNEL_RULES = (0, 32766, 32767)
 """The priorities of the policy rules that every host has."""
 
@@ -173,6 +178,7 @@ def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]
     if host == case.gateway and worst.program == IPTABLES:
         hit = {(each.table, each.chain, each.spec or ""): each.packets for each in case.seen.states[host.name].counters}
         packets = hit.get((worst.table, worst.chain, worst.spec))
+    accept = _accept_answers(case, host, worst, [flow for flow in left if str(flow) in met])
     kind = "rule" if worst.spec else "policy"
     how = "drops packets" if worst.drops else "is taken before ours"
     beside = () if worst.program == IPTABLES else (f"{worst.program} filters beside the iptables of {host.name}",)
@@ -185,13 +191,26 @@ def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]
             *beside,
             *((f"{packets} packets have met it so far",) if packets is not None else ()),
         ),
-        fix=case.ssh(host.name, worst.undo),
-        advice="somebody made it: find out what for, or it comes back",
+        fix=case.ssh(host.name, accept or worst.undo),
+        advice=UNTRACKED if accept else "somebody made it: find out what for, or it comes back",
         plan=case.line(host),
         hosts=frozenset(name for flow in left if str(flow) in met for name in flow.hosts)
         | frozenset(name for each in lost for name in case.behind(each)),
         cuts=True,
     )
+
+
+def _accept_answers(case: Investigation, host: Host, worst: Suspect, flows: Sequence[Flow]) -> str:
+    """The command that lets answers to the gateway itself in, if it is them that a rule drops; else empty.
+
+    It can't be told from an attempt to connect by connection tracking: the plan exempts these connections.
+    """
+    if host != case.gateway or not worst.drops or not all(flow.source == host.name for flow in flows):
+        return ""
+    ends = [(case.plan.gateway_address(network.name), network.cidr) for network in case.plan.internal]
+    own = [end for end in ends if any(flow.source_address == end[0] for flow in flows)]
+    accept = [f"{worst.program} -I INPUT -s {cidr} -d {address}/32 -p tcp ! --syn -j ACCEPT" for address, cidr in own]
+    return " && sudo ".join(accept)
 
 
 def _rules(case: Investigation) -> Iterator[tuple[Host, HostRules]]:
