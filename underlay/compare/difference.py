@@ -124,10 +124,8 @@ class Difference:
                 found = f"is {'not set' if there is None else there}, not {value}"
             case File(), _:
                 found = "is not as planned"
-            case Unit(_, True), UnitState(active, enabled):
+            case Unit(), UnitState(active, enabled):
                 found = f"is {active} and {enabled or 'unknown'}"
-            case Unit(), _:
-                found = "is not enabled"
             case Route(), _ if self.kind == "missing" and self.shaken:
                 found = "may go with an address"
             case _:
