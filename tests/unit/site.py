@@ -27,7 +27,8 @@ def firewall(plan: Plan, **changed: object) -> Firewall:
     """The gateway's rules as planned, but for some of its properties."""
     names = ("live", "wanted", "at_boot", "recorded")
     planned = {name: ruleset(nat.gateway_rules(plan)) for name in names}
-    return replace(Firewall(), **(planned | changed))  # type: ignore[arg-type]
+    record = tables.write(own(nat.gateway_rules(plan)))
+    return replace(Firewall(record=record), **(planned | changed))  # type: ignore[arg-type]
 
 
 def state(plan: Plan, host: Host, **changed: object) -> HostState:

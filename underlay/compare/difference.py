@@ -38,6 +38,15 @@ class File:
 
 
 @dataclass(frozen=True)
+class NotLoaded:
+    """A file of rules that its unit can't load at a boot, and why."""
+
+    unit: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class UnitState:
     """A systemd unit: `active` as ActiveState, `enabled` as UnitFileState (empty: there is no such unit)."""
 
@@ -45,7 +54,7 @@ class UnitState:
     enabled: str
 
 
-Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit
+Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | NotLoaded
 Found = str | UnitState | tuple[Route, ...] | None
 
 
@@ -110,6 +119,8 @@ class Difference:
                 found = name
             case File():
                 found = "the file"
+            case NotLoaded(name, path):
+                found = f"{name} can't load {path}:"
         return found
 
     @property
@@ -122,6 +133,8 @@ class Difference:
                 found = "is down"
             case Sysctl(_, value), there:
                 found = f"is {'not set' if there is None else there}, not {value}"
+            case NotLoaded(), _:
+                found = self.thing.why
             case File(), _:
                 found = "is not as planned"
             case Unit(), UnitState(active, enabled):

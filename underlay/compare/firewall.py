@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from underlay.compare.chains import ordered
 from underlay.compare.difference import Difference, Kind
-from underlay.compare.tables import BUILTIN_CHAINS, TABLES, Own, Ruleset, Table
+from underlay.compare.tables import BUILTIN_CHAINS, TABLES, Own, Ruleset, Table, write
 from underlay.desired.ruleset import Rule
 
 
@@ -77,6 +77,18 @@ def _without_address(spec: str) -> str:
     """A rule that translates, without the address that it translates to; empty for other rules."""
     match, option, _ = spec.partition(" --to-")
     return match if option else ""
+
+
+def record(
+    wanted: Sequence[Rule], recorded: Mapping[str, Table], others: Mapping[str, Table], found: Iterable[Edit]
+) -> str:
+    """The file of our own rules: those of the plan, and the withdrawn ones that others bring back at a boot.
+
+    others: what a boot makes before ours are put in place
+    found: the edits of what is live
+    """
+    back = (each for each in gone(found, wanted, recorded) if each.table in others)
+    return write([*own(wanted), *(each for each in back if each.spec in others[each.table].chain(each.chain))])
 
 
 def gone(found: Iterable[Edit], wanted: Iterable[Rule], recorded: Mapping[str, Table]) -> list[Own]:

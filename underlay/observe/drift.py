@@ -7,10 +7,10 @@ from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
 from underlay.compare import firewall, network
 from underlay.compare import units as compared_units
-from underlay.compare.difference import Difference, Word
+from underlay.compare.difference import Difference, NotLoaded, Word
 from underlay.compare.files import boot_differences, file_difference
 from underlay.desired import nat, nginx, routing, units
-from underlay.desired.files import SSHD, firewall_unit, network_files, sshd_settings
+from underlay.desired.files import RULES, SSHD, firewall_unit, network_files, sshd_settings
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
@@ -74,6 +74,12 @@ def _firewall(plan: Plan, state: HostState) -> Iterator[Difference]:
     yield from firewall.differences(found.live, wanted, found.recorded, at_boot=False)
     yield from firewall.differences(found.at_boot, wanted, found.recorded, at_boot=True)
     yield from firewall.unmanaged(found.live, wanted, found.recorded)
+    record = firewall.record(wanted, found.recorded, found.others, firewall.edits(found.live, wanted, found.recorded))
+    if differs := file_difference(RULES, record, {} if found.record is None else {RULES: found.record}):
+        yield differs
+    for failed in found.failed:
+        ours = failed[0] == units.FIREWALL.name
+        yield Difference("differs" if ours else "unmanaged", NotLoaded(*failed), at_boot=True)
 
 
 def _file(state: HostState, path: str, wanted: str) -> Iterator[Difference]:

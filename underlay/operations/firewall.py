@@ -40,18 +40,13 @@ def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
     """What brings a host from what was found to the wanted rules; None if nothing differs."""
     live = firewall.edits(found.live, wanted, found.recorded)
     at_boot = firewall.edits(found.at_boot, wanted, found.recorded)
-    gone = firewall.gone(live, wanted, found.recorded)
-    # Withdrawn rules that the files of others bring back go again at each boot.
-    back = [
-        rule for rule in gone if rule.table in found.others and rule.spec in found.others[rule.table].chain(rule.chain)
-    ]
-    record = tables.write([*firewall.own(wanted), *back])
+    record = firewall.record(wanted, found.recorded, found.others, live)
     if not live and record == found.record:
         return None
     what = [f"live: {edit}" for edit in live] + [f"at boot: {edit}" for edit in at_boot]
     return Change(
         what=(*what, "the record of our rules on the host is out of date") if record != found.record else tuple(what),
-        rules=tables.write([*firewall.own(wanted), *gone]) if live else "",
+        rules=tables.write([*firewall.own(wanted), *firewall.gone(live, wanted, found.recorded)]) if live else "",
         files={RULES: NewFile(record)} if record != found.record else {},
         settle=_forget_connections(live),
     )

@@ -86,7 +86,11 @@ def _script(wanted: Sequence[Own], tables: Ruleset, printed: Ruleset, blind: Seq
         lines = []
         for chain, (stay, gone) in by_chain.items():
             live = tables[table].chain(chain) if table in tables else []
-            lines += commands(chain, printed[table].chain(chain) if table in printed else [], ordered(live, stay, gone))
+            lines += commands(
+                chain,
+                printed[table].chain(chain) if table in printed else [],
+                ordered(live, sorted(stay, key=lambda rule: not rule[1]), gone),
+            )
         if lines:
             script += f"*{table}\n" + "".join(f"{line}\n" for line in lines) + "COMMIT\n"
     return script
