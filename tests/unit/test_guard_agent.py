@@ -19,7 +19,7 @@ from underlay.remote.guard.files import missing_folders, put_files, read_file, s
 from underlay.remote.guard.live import State, addresses, route, rule, sysctl_path
 from underlay.remote.guard.programs import Command, Refused
 from underlay.remote.rules.kernel import Tables
-from underlay.remote.rules.undo import Change, plan_tables
+from underlay.remote.rules.undo import Change, plan_tables, with_edits
 
 
 @pytest.fixture
@@ -221,6 +221,18 @@ def test_iptables() -> None:
     assert plan_tables(BEFORE, [(BEFORE, AFTER, {})], set()) == [], "once more makes no difference"
     used: Tables = {**live, "raw": {"OUTPUT": ["ACCEPT", ["z", "late"]]}}
     assert plan_tables(used, [(BEFORE, AFTER, {})], set())[1] == (LOAD, "*raw\n-D OUTPUT z\nCOMMIT\n")
+
+
+def test_iptables_of_a_change_that_was_cut_off() -> None:
+    """Only its own rules count, however many of them it had edited; what others did meanwhile stays."""
+    before: Tables = {"raw": {"OUTPUT": ["ACCEPT", ["x", "old", "y"]]}}
+    own = {"raw": {"OUTPUT": ["new", "old"]}, "nat": {"OUTPUT": ["n"]}}
+    change = (before, with_edits(before, own), own)
+    live: Tables = {"raw": {"OUTPUT": ["DROP", ["late", "new", "x"]]}}
+    assert plan_tables(live, [change], set()) == [
+        (LOAD, "*raw\n-D OUTPUT new\n-I OUTPUT 3 old\nCOMMIT\n"),
+    ]
+    assert plan_tables(before, [change], set()) == []
 
 
 def test_iptables_back_over_several_changes() -> None:

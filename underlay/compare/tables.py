@@ -17,6 +17,8 @@ BUILTIN_CHAINS = {
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
     "security": ("INPUT", "FORWARD", "OUTPUT"),
 }
+NATIVE = "  # a native nftables rule: iptables prints a part of it"
+"""Behind the text of a rule that is not what iptables prints of it."""
 HEADER = """\
 # Written by the repo's deploy: the plan's rules, and no others. At boot underlay-firewall.service puts them in place,
 # each once: -I at the head of its chain, -A behind that. A rule with -D goes, should something else bring it back.

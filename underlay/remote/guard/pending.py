@@ -15,6 +15,7 @@ from underlay.remote.guard.live import State
 from underlay.remote.guard.programs import Refused
 from underlay.remote.guard.snapshot import restore
 from underlay.remote.rules.kernel import read_tables
+from underlay.remote.rules.undo import with_edits
 
 KEPT = 50
 """Confirmed changes in the history."""
@@ -112,8 +113,11 @@ def undo(meta: dict[str, Any], why: str, live: bool = True) -> None:
     if (paths.PENDING / "applying").exists():
         before = load(paths.PENDING / "before.json.gz")
         if live:
-            # Where the change did not come to its end, all that differs is its doing.
-            after = load(paths.PENDING / "after.json.gz") or {"tables": read_tables(), "ours": meta["ours"]}
+            after = load(paths.PENDING / "after.json.gz")
+            if after is None:  # it did not come to its end
+                commands = load(paths.PENDING / "change.json.gz").get("live")
+                tables = read_tables() if commands else with_edits(before["tables"], meta["ours"])
+                after = {"tables": tables, "ours": meta["ours"]}
             before["tables"] = [(before["tables"], after["tables"], after["ours"])]
             problems = restore(before, meta["changed"])
         else:

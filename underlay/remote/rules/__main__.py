@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from underlay.compare.tables import RulesetError, read
+from underlay.compare.tables import RulesetError, alone, read
 from underlay.remote.guard.programs import Refused, run
-from underlay.remote.rules.kernel import apart, as_json, look, marked
-from underlay.remote.rules.place import forms, put
+from underlay.remote.rules.kernel import apart, as_json, loaded, look, marked
+from underlay.remote.rules.place import canonical, put_all
 
 
 def main(packed: str) -> None:
@@ -33,9 +33,9 @@ def answered(own: str, wanted: str, boot: Sequence[tuple[str, str, Sequence[str]
     path = Path(own)
     text = path.read_text() if path.exists() else None
     recorded = read(text or "")
-    canonical, ours = forms(read(wanted))
+    planned, ours = canonical(read(wanted))
     tables, signatures = look()
-    _, older = forms(recorded)
+    ours |= dict(loaded(alone(recorded), partly=True))
     enabled = {unit for unit, *_ in boot if _enabled(unit)}
 
     def next_boot() -> Any:
@@ -48,17 +48,17 @@ def answered(own: str, wanted: str, boot: Sequence[tuple[str, str, Sequence[str]
                     problems.append([unit, file, str(error)])
         others = look()[0]
         try:
-            put(recorded)
+            put_all(recorded)
         except Refused as error:
             problems.append(["underlay-firewall.service", own, str(error)])
         there, signs = look()
-        return problems, as_json(others), as_json(marked(there, signs, {**older, **ours}))
+        return problems, as_json(others), as_json(marked(there, signs, ours))
 
     failed, others, later = apart(next_boot)
     by_chain: dict[str, dict[str, list[Any]]] = {}
-    for rule in canonical:
+    for rule in planned:
         by_chain.setdefault(rule.table, {}).setdefault(rule.chain, ["ACCEPT", []])[1].append(rule.spec)
-    live = as_json(marked(tables, signatures, {**older, **ours}))
+    live = as_json(marked(tables, signatures, {**dict(loaded(tables, partly=True)), **ours}))
     return {"live": live, "wanted": by_chain, "others": others, "boot": later, "failed": failed, "own": text}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from underlay.compare.tables import Ruleset, Table, parse
+from underlay.compare.tables import NATIVE, Ruleset, Table, parse, render
 from underlay.remote.guard.programs import Refused, run
 from underlay.remote.trace.nftables import (
     DUMP,
@@ -26,8 +26,6 @@ from underlay.remote.trace.nftables import (
 
 ATTEMPTS = 5
 CLONE_NEWNET = 0x40000000
-NATIVE = "  # a native nftables rule: iptables prints a part of it"
-"""Behind the text of a rule that looks like one of ours and is none."""
 
 Chain = list[Any]
 """[policy (`-` for a user's chain), [rule, …]]"""
@@ -113,19 +111,49 @@ def _signature(expression: bytes) -> tuple[str, bytes]:
     return name, data
 
 
-def marked(tables: Ruleset, signatures: Signatures, ours: dict[Form, Signature]) -> Ruleset:
-    """The same tables; a rule that looks like one of ours, and matches or does something else, gets the mark NATIVE."""
+def marked(tables: Ruleset, signatures: Signatures, printed: dict[Form, Signature]) -> Ruleset:
+    """The same tables; a rule that is another one than what is printed of it gets the mark NATIVE.
+
+    printed: what the kernel makes of printed rules; of those that are not in it nothing is said
+    """
     found = {}
     for name, table in tables.items():
         found[name] = Table(table.policies, {}, table.readable)
         for chain, specs in table.rules.items():
             there = signatures.get((name, chain), [])
-            own = [ours.get((name, chain, spec)) for spec in specs]
+            own = [printed.get((name, chain, spec)) for spec in specs]
             other = [bool(there) and mine is not None and mine != there[index] for index, mine in enumerate(own)]
             found[name].rules[chain] = [
                 f"{spec}{NATIVE}" if odd else spec for spec, odd in zip(specs, other, strict=True)
             ]
     return found
+
+
+def loaded(tables: Ruleset, partly: bool = False) -> list[tuple[Form, Signature]]:
+    """Tables loaded as they are printed, alone: their rules as printed then, and what the kernel makes of them.
+
+    partly: a table that does not load is left out; else Refused
+    """
+
+    def load() -> Any:
+        for name, table in tables.items():
+            try:
+                run(["iptables-restore", "--noflush", "--wait", "5"], render({name: table}))
+            except Refused:
+                if not partly:
+                    raise
+        printed, signatures = look()
+        return [
+            [name, chain, spec, sorted((part, data.hex()) for part, data in signature)]
+            for name, table in printed.items()
+            for chain, specs in table.rules.items()
+            for spec, signature in zip(specs, signatures.get((name, chain), [()] * len(specs)), strict=True)
+        ]
+
+    return [
+        ((name, chain, spec), frozenset((part, bytes.fromhex(data)) for part, data in signature))
+        for name, chain, spec, signature in apart(load)
+    ]
 
 
 def apart(work: Callable[[], Any]) -> Any:

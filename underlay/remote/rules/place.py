@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from underlay.compare.chains import Step, ordered
-from underlay.compare.tables import Own, Ruleset, alone, read, render, write
+from underlay.compare.tables import Own, Ruleset, alone, read, write
 from underlay.remote.guard.programs import Refused, run
-from underlay.remote.rules.kernel import ATTEMPTS, Form, Signature, apart, look, marked
+from underlay.remote.rules.kernel import ATTEMPTS, Form, Signature, loaded, look, marked
 
 
 def unreadable(names: Iterable[str]) -> str:
@@ -16,28 +16,14 @@ def unreadable(names: Iterable[str]) -> str:
     return f"iptables can't show table {which}: it holds native nftables rules (nft list table ip {which})"
 
 
-def forms(rules: Sequence[Own]) -> tuple[list[Own], dict[Form, Signature]]:
+def canonical(rules: Sequence[Own]) -> tuple[list[Own], dict[Form, Signature]]:
     """Rules of ours as this host's iptables prints them, in the same order, and what the kernel makes of them."""
-
-    def load() -> Any:
-        run(["iptables-restore", "--wait", "5"], render(alone(rules)))
-        tables, signatures = look()
-        return [
-            [table, chain, specs, [sorted((name, data.hex()) for name, data in each) for each in there]]
-            for table, content in tables.items()
-            for chain, specs in content.rules.items()
-            for there in [signatures.get((table, chain), [])]
-        ]
-
-    printed: dict[tuple[str, str], list[str]] = {}
-    found: dict[Form, Signature] = {}
-    for table, chain, specs, signatures in apart(load):
-        printed[table, chain] = specs
-        for spec, each in zip(specs, signatures, strict=False):
-            found[table, chain, spec] = frozenset((name, bytes.fromhex(data)) for name, data in each)
-    following = {place: iter(specs) for place, specs in printed.items()}
-    canonical = [rule._replace(spec=next(following[rule.table, rule.chain])) for rule in rules]
-    return canonical, found
+    printed = loaded(alone(rules))
+    specs: dict[tuple[str, str], list[str]] = {}
+    for (table, chain, spec), _ in printed:
+        specs.setdefault((table, chain), []).append(spec)
+    following = {place: iter(each) for place, each in specs.items()}
+    return [rule._replace(spec=next(following[rule.table, rule.chain])) for rule in rules], dict(printed)
 
 
 def put(rules: Sequence[Own]) -> None:
@@ -45,7 +31,7 @@ def put(rules: Sequence[Own]) -> None:
 
     It looks again afterwards: others may change the same chains in the same moment.
     """
-    wanted, ours = forms(rules)
+    wanted, ours = canonical(rules)
     problem = ""
     for _ in range(ATTEMPTS):
         tables, signatures = look()
@@ -62,11 +48,29 @@ def put(rules: Sequence[Own]) -> None:
     raise Refused(problem or "others change the same chains all the time")
 
 
+def put_all(rules: Sequence[Own]) -> None:
+    """Like `put`; of rules that a damaged file has, those that iptables takes are put in place before it is refused."""
+    try:
+        put(rules)
+    except Refused:
+        good = [rule for rule in rules if _loads(rule)]
+        if good != rules:
+            put(good)
+        raise
+
+
+def _loads(rule: Own) -> bool:
+    try:
+        return bool(loaded(alone([rule])))
+    except Refused:
+        return False
+
+
 def put_file(path: str) -> dict[str, Any]:
     """Put the rules of a file in place. Refused if it is not what a deploy wrote; what rules it has are live then."""
     text = Path(path).read_text()
     rules = read(text)
-    put(rules)
+    put_all(rules)
     if text != write(rules):
         raise Refused(f"{path} was changed by hand, or is cut off: deploy the gateway again")
     return {"state": "in place"}

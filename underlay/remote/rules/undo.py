@@ -28,14 +28,28 @@ def ours(text: str) -> dict[str, dict[str, list[str]]]:
     return found
 
 
+def with_edits(before: Tables, own: Ours) -> Tables:
+    """The tables after edits of these rules and of nothing else, whichever of them were made."""
+    found = dict(before)
+    for name, chains in own.items():
+        old = before.get(name, {})
+        if old is not None:
+            rules = {chain: old.get(chain, NOTHING) for chain in chains}
+            found[name] = old | {
+                chain: [policy, [*(spec for spec in there if spec not in chains[chain]), *chains[chain]]]
+                for chain, (policy, there) in rules.items()
+            }
+    return found
+
+
 def plan_tables(live: Tables, changes: Iterable[Change], _: set[str]) -> list[Command]:
     """What takes changes back, the latest one first: one commit for each table."""
-    wanted, edited = live, dict[tuple[str, str], set[str]]()
+    wanted, mine = live, dict[tuple[str, str], set[str]]()
     for change in changes:
-        wanted = reverted(wanted, change, edited)
+        wanted = reverted(wanted, change, mine)
     found: list[Command] = []
     for name in wanted:
-        lines = table_lines(name, live.get(name) or {}, wanted[name] or {}, edited)
+        lines = table_lines(name, live.get(name) or {}, wanted[name] or {}, mine)
         if lines:
             script = f"*{name}\n" + "".join(f"{line}\n" for line in lines) + "COMMIT\n"
             found.append((["iptables-restore", "--noflush", "--wait", "5"], script))
