@@ -62,7 +62,7 @@ def test_a_rollback_writes_no_rule_of_others(native: Callable[[], str], more: st
     assert "192.168.0.54" in inside("gateway", "iptables-save")
     # What others put in between stays, too.
     inside("gateway", "iptables -I FORWARD 2 -s 203.0.113.7 -j DROP")
-    invoke("rollback", "gateway", "--yes")
+    invoke("rollback", "gateway")
     assert "192.168.0.54" not in inside("gateway", "iptables-save")
     assert "203.0.113.7" in inside("gateway", "iptables -S FORWARD")
     inside("gateway", "iptables -D FORWARD -s 203.0.113.7 -j DROP")

@@ -85,10 +85,17 @@ def _table(chains: Mapping[str, tuple[str, Sequence[str]]]) -> Table:
     )
 
 
+class Planned(list[Rule]):
+    """The rules of the plan; short where pyinfra names the fact that it could not read."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} rules"
+
+
 class Rules(FactBase[Firewall]):
     """The rules of a host, as `Firewall`."""
 
-    def command(self, wanted: list[Rule]) -> str:
+    def command(self, wanted: Planned) -> str:
         """+ wanted: the rules of the plan"""
         return command(wanted)
 

@@ -10,7 +10,7 @@ from underlay.compare import firewall, tables
 from underlay.compare.firewall import Edit, canonical
 from underlay.desired.files import RULES
 from underlay.desired.ruleset import Rule
-from underlay.facts.firewall import Firewall, Rules
+from underlay.facts.firewall import Firewall, Planned, Rules
 from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
 
@@ -25,7 +25,7 @@ def rules(wanted: list[Rule]) -> Generator[FunctionCommand, None, None]:
     Rules and chains of others stay as they are and in place, also those that change meanwhile; ours from an earlier
     plan go (the record on the host tells which they are).
     """
-    found = host.get_fact(Rules, wanted=wanted)
+    found = host.get_fact(Rules, wanted=Planned(wanted))
     if found is None:
         return
     change = firewall_change(canonical(wanted, found.wanted) if found.installed else wanted, found)
