@@ -28,11 +28,11 @@ BASE = [
     "dnsmasq-base",  # the DNS of the enterprise, which the host `images` serves
 ]
 FOR_ROLES = [
-    *("iptables", "iptables-persistent", "netfilter-persistent", "conntrack", "tcpdump"),
+    *("iptables", "conntrack", "tcpdump"),
     *("nginx", "libnginx-mod-stream", "python3-venv", "git", "rsync"),
 ]
 """What roles install; kept out of the base, so that a role that forgets to install it fails in the lab too."""
-NEIGHBOURS = ["nftables", "ipset", "ufw", "firewalld", "arptables", "ebtables"]
+NEIGHBOURS = ["nftables", "iptables-persistent", "ipset", "ufw", "firewalld", "arptables", "ebtables"]
 """Other packet filters, for tests to install beside what roles install."""
 
 MASKED = [

@@ -38,6 +38,15 @@ class File:
 
 
 @dataclass(frozen=True)
+class NotLoaded:
+    """A file of rules that its unit can't load at a boot, and why."""
+
+    unit: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class UnitState:
     """A systemd unit: `active` as ActiveState, `enabled` as UnitFileState (empty: there is no such unit)."""
 
@@ -79,7 +88,7 @@ class NativeChain:
         return f"{self.family} {self.table} {self.chain}"
 
 
-Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | Parallel | NativeChain
+Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | NotLoaded | Parallel | NativeChain
 Found = str | UnitState | tuple[Route, ...] | None
 
 
@@ -144,6 +153,8 @@ class Difference:
                 found = name
             case File():
                 found = "the file"
+            case NotLoaded(name, path):
+                found = f"{name} can't load {path}:"
             case Parallel(program, table, what):
                 found = f"{program} -t {table} {what}"
             case NativeChain() as chain:
@@ -162,12 +173,12 @@ class Difference:
                 found = "is down"
             case Sysctl(_, value), there:
                 found = f"is {'not set' if there is None else there}, not {value}"
+            case NotLoaded(), _:
+                found = self.thing.why
             case File(), _:
                 found = "is not as planned"
-            case Unit(_, True), UnitState(active, enabled):
+            case Unit(), UnitState(active, enabled):
                 found = f"is {active} and {enabled or 'unknown'}"
-            case Unit(), _:
-                found = "is not enabled"
             case Route(), _ if self.kind == "missing" and self.shaken:
                 found = "may go with an address"
             case _:

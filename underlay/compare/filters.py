@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from underlay.compare.difference import Difference, NativeChain, Parallel, UnitState
-from underlay.desired.ruleset import BUILTIN_CHAINS, Ruleset
+from underlay.compare.tables import BUILTIN_CHAINS, Ruleset
 from underlay.desired.units import Unit
 
 FIREWALLD = "firewalld"

@@ -11,7 +11,7 @@ from typing import Literal
 
 from netaddr import IPAddress, IPNetwork
 
-from underlay.desired.ruleset import Ruleset
+from underlay.compare.tables import Ruleset
 from underlay.plan import Host, Plan
 
 IPTABLES = "iptables"

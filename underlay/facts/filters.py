@@ -8,7 +8,7 @@ from pyinfra.api.exceptions import FactProcessError
 
 from underlay.compare.difference import NativeChain, UnitState
 from underlay.compare.filters import Filters
-from underlay.desired.ruleset import Ruleset, Table
+from underlay.compare.tables import Ruleset, Table
 from underlay.remote import send
 from underlay.remote.trace import filters
 

@@ -26,6 +26,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
+from underlay.compare.tables import BUILTIN_CHAINS
 from underlay.remote.trace.nftables import FAMILIES, GETCHAIN, GETRULE, Netlink, attributes, elements, number, string
 
 UNITS = ("firewalld.service", "nftables.service")
@@ -34,14 +35,6 @@ HOOKS = {
     "arp": ("input", "output", "forward"),
     "": ("prerouting", "input", "forward", "output", "postrouting", "ingress"),
 }
-BUILTIN = {
-    "raw": {"PREROUTING", "OUTPUT"},
-    "mangle": {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
-    "filter": {"INPUT", "FORWARD", "OUTPUT"},
-    "nat": {"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"},
-    "security": {"INPUT", "FORWARD", "OUTPUT"},
-}
-"""The base chains of iptables; those of its nftables kind are in family ip."""
 TRACE = "underlay-trace-"
 """How tables begin that a trace of ours makes for a moment."""
 EXPRESSIONS = {
@@ -170,7 +163,7 @@ def base_chains() -> Iterator[tuple[str, str, str, str, int, str]]:
 
 def is_iptables(family: str, table: str, chain: str) -> bool:
     """Whether a base chain is one that iptables makes."""
-    return family == "ip" and chain in BUILTIN.get(table, ())
+    return family == "ip" and chain in BUILTIN_CHAINS.get(table, ())
 
 
 def chains() -> Iterator[dict[str, Any]]:
