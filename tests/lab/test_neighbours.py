@@ -96,7 +96,7 @@ def test_other_filters_are_named(deployed: LabState, runner: Runner) -> None:
 def test_packages(deployed: LabState) -> None:
     """Shown beforehand, waited for, and none is removed for them."""
     inside("master-1", "dpkg --remove --force-depends conntrack")
-    lists = "find /var/lib/apt /var/cache/apt /var/tmp -newer /run/before"
+    lists = "find /var/lib/apt /var/cache/apt /var/tmp -mindepth 1 -newer /run/before"
     with package("master-1", "conntrack-rival", "Conflicts: conntrack\\n") as rival:
         inside("master-1", f"dpkg --install {rival} && touch /run/before")
         for arguments in (["deploy", "master"], ["deploy", "--dry", "master"]):
