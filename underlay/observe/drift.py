@@ -76,8 +76,7 @@ def _firewall(plan: Plan, state: HostState) -> Iterator[Difference]:
     yield from firewall.differences(found.at_boot, wanted, found.recorded, at_boot=True)
     yield from firewall.unmanaged(found.live, wanted, found.recorded)
     record = firewall.record(wanted, found.recorded, found.others, firewall.edits(found.live, wanted, found.recorded))
-    if differs := file_difference(RULES, record, {} if found.record is None else {RULES: found.record}):
-        yield differs
+    yield from boot_differences({RULES: record}, {} if found.record is None else {RULES: found.record})
     for failed in found.failed:
         ours = failed[0] == units.FIREWALL.name
         yield Difference("differs" if ours else "unmanaged", NotLoaded(*failed), at_boot=True)
