@@ -27,7 +27,7 @@ end = time.monotonic() + 120
 while time.monotonic() < end:
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
-            if b"DPkg::Lock::Timeout" in open(path, "rb").read():
+            if b"DPkg::Lock::" + b"Timeout" in open(path, "rb").read():
                 end = min(end, time.monotonic() + 2)
         except OSError:
             pass

@@ -18,7 +18,7 @@ TIMED_OUT = 124
 HOLDER = (
     "at=$(stat -c %i /var/lib/dpkg/lock-frontend 2>/dev/null)\n"
     "pid=$(awk -v at=\":$at\" 'substr($6, length($6) - length(at) + 1) == at { print $5; exit }' /proc/locks)\n"
-    '[ -z "$pid" ] || echo "$(tr "\\0" " " </proc/$pid/cmdline) (process $pid)"'
+    '[ -z "$pid" ] || echo "$(tr "\\0\\n" "  " </proc/$pid/cmdline | cut -c -80) (process $pid)"'
 )
 """Prints who holds the lock of dpkg; nothing if nobody does."""
 HALF_WAY = (
