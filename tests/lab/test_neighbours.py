@@ -119,12 +119,9 @@ def test_packages(deployed: LabState) -> None:
     lists = "find /var/lib/apt /var/cache/apt /var/tmp -mindepth 1 -newer /run/before"
     with package("master-1", "conntrack-rival", "Conflicts: conntrack\\n") as rival:
         inside("master-1", f"dpkg --install {rival} && touch /run/before")
-        for arguments in (["deploy", "master"], ["deploy", "--dry", "master"]):
-            refused = invoke(*arguments, good=False)
-            assert refused.returncode == 1
-            assert (
-                "conntrack can't be installed, nothing was changed: it would remove conntrack-rival" in refused.stderr
-            )
+        refused = invoke("deploy", "master", good=False)
+        assert refused.returncode == 1
+        assert "conntrack can't be installed, nothing was changed: it would remove conntrack-rival" in refused.stderr
         inside("master-1", "dpkg --status conntrack-rival | grep -x 'Status: install ok installed'")
         assert inside("master-1", lists) == ""
     with package("master-1", "half-way") as half:
