@@ -231,7 +231,13 @@ def test_files_of_others_that_do_not_load(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda text: text[: text.index(".53")], lambda text: text.replace(".53\n", ".99\n"), lambda _: "x"]
+    "damage",
+    [
+        lambda text: text[: text.index(".53")],
+        lambda text: text[: text.index("-j ACC") + 1],
+        lambda text: text.replace(".53\n", ".99\n"),
+        lambda _: "x",
+    ],
 )
 def test_a_file_of_ours_that_is_damaged(gateway: Gateway, damage: Callable[[str], str]) -> None:
     """What it has is put in place, the unit fails, and the next deploy writes it anew."""

@@ -31,7 +31,14 @@ def put(rules: Sequence[Own]) -> None:
 
     It looks again afterwards: others may change the same chains in the same moment.
     """
-    wanted, ours = canonical(rules)
+    try:
+        wanted, ours = canonical(rules)
+    except Refused:
+        # What a damaged file has is no rule, and so it is nowhere.
+        left = [rule for rule in rules if not rule.gone or _loads(rule)]
+        if len(left) == len(rules):
+            raise
+        wanted, ours = canonical(left)
     problem = ""
     for _ in range(ATTEMPTS):
         tables, signatures = look()
