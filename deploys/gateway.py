@@ -14,3 +14,4 @@ if deploying.runs_for("gateway"):
     firewall.rules(name="Firewall: forwarding, NAT and exemptions of the plan", wanted=nat.gateway_rules(target.plan))
     systemd.service(name="Firewall: loaded at boot", service=units.NETFILTER.name, running=None, enabled=True)
     deploying.deploy_machine_access()
+    deploying.network_holds_at_boot()

@@ -65,7 +65,7 @@ def state(host: Host, **parts: object) -> HostState:
             routes=wanted.routes,
             rules=wanted.rules,
             sysctls=wanted.sysctls,
-            files=network_files(wanted),
+            files=network_files(wanted, {}),
         ),
         "firewall": Firewall(True, ours, "", ours, ours, ours),
         "units": {

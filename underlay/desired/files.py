@@ -1,6 +1,9 @@
 """Plan → the files of a host, as text, and where they are. Pure."""
 
-from underlay.desired import routing
+from collections.abc import Mapping
+
+from underlay.desired import links, routing
+from underlay.desired.links import Base
 from underlay.desired.routing import HostNetwork
 from underlay.desired.templates import render
 from underlay.plan import Plan
@@ -8,9 +11,12 @@ from underlay.plan import Plan
 SSHD = "/etc/ssh/sshd_config.d/05-underlay.conf"
 
 
-def network_files(wanted: HostNetwork) -> dict[str, str]:
-    """Path → content of every file that makes the network come back after a boot."""
-    found = {path: render("network/link.network.j2", **values) for path, values in routing.link_files(wanted).items()}
+def network_files(wanted: HostNetwork, bases: Mapping[str, Base]) -> dict[str, str]:
+    """Path → content of every file that makes the network come back after a boot.
+
+    bases: for each NIC what the host's own files make of it (`compare.networkd.bases`)
+    """
+    found = links.link_files(wanted, bases)
     found[routing.NETWORKD_CONF] = render("network/networkd.conf.j2")
     if wanted.sysctls:
         found[routing.SYSCTL_CONF] = render("network/sysctl.conf.j2", sysctls=wanted.sysctls)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
-from underlay.compare import firewall, network, units
+from underlay.compare import boot, firewall, network, units
 from underlay.compare.difference import Difference, Word
-from underlay.compare.files import boot_differences, file_difference
+from underlay.compare.files import file_difference
 from underlay.desired import nat, nginx, routing
-from underlay.desired.files import SSHD, network_files, sshd_settings
+from underlay.desired.files import SSHD, sshd_settings
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
@@ -54,7 +54,7 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
     """The differences of a host. Raises UnreadableError."""
     wanted = routing.host_network(plan, host)
     yield from network.differences(wanted, state.network)
-    yield from boot_differences(network_files(wanted), state.network.files)
+    yield from boot.differences(wanted, state.network)
     match host.role:
         case "gateway":
             yield from _firewall(plan, state)
