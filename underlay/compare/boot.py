@@ -7,8 +7,7 @@ from underlay.compare.difference import Difference, File, Nic, Place, Sysctl
 from underlay.compare.files import boot_differences
 from underlay.compare.network import LiveNetwork
 from underlay.compare.networkd import OFF, ON, NetworkFile
-from underlay.desired.files import network_files
-from underlay.desired.links import Base
+from underlay.desired.files import Base, network_files
 from underlay.desired.routing import NETWORKD_CONF, SYSCTL_CONF, HostNetwork
 
 FORWARDING = "net.ipv4.conf.{}.forwarding"

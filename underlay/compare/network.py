@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from underlay.compare import networkd
 from underlay.compare.difference import Difference, Nic, Sysctl
 from underlay.compare.networkd import Device, System
-from underlay.desired import links
+from underlay.desired.files import nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,
     NETWORKD_CONF,
@@ -92,8 +92,8 @@ def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:
     recorded = {
         Address(nic, line.removeprefix("Address="))
         for path, content in live.ours.items()
-        if (nic := links.nic_of(path, content))
-        for line in links.ours_in(content).splitlines()
+        if (nic := nic_of(path, content))
+        for line in ours_in(content).splitlines()
         if line.startswith("Address=")
     }
     # What the host's own files say comes back at the next boot: it was not ours alone.

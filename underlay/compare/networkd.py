@@ -13,8 +13,8 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from underlay.compare.difference import Place
-from underlay.desired import links
-from underlay.desired.links import Base
+from underlay.desired import files as desired
+from underlay.desired.files import Base
 from underlay.desired.routing import DROP_IN, NETWORKD
 
 CONFIGURATION = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
@@ -125,7 +125,7 @@ def merged(files: Mapping[str, str], folder: str, suffix: str) -> list[str]:
 
 def is_ours(path: str) -> bool:
     """Whether it is one of our files for a NIC."""
-    return links.nic_of(path, "") is not None
+    return desired.nic_of(path, "") is not None
 
 
 def network_files(files: Mapping[str, str], *, with_ours: bool = False) -> list[NetworkFile]:

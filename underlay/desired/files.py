@@ -1,14 +1,84 @@
-"""Plan → the files of a host, as text, and where they are. Pure."""
+"""Plan → the files of a host, as text, and where they are. Pure.
 
+networkd takes the first file that matches a NIC, whole. So ours is a drop-in beside that file; where the file is for
+other NICs, too, ours is a file in front of it that repeats it for the one NIC; where there is none, a file.
+"""
+
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from underlay.desired import links, routing
-from underlay.desired.links import Base
-from underlay.desired.routing import HostNetwork
+from underlay.desired import routing
+from underlay.desired.routing import DROP_IN, LINK_FILE, NETWORKD, HostNetwork
 from underlay.desired.templates import render
 from underlay.plan import Plan
 
 SSHD = "/etc/ssh/sshd_config.d/05-underlay.conf"
+MARK = "[X-Underlay]"
+"""The section that ours begins with: networkd skips it. What a file repeats of others stands before it."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the host's own files tell networkd of a NIC: the file in charge of it, with its drop-ins.
+
+    path: of the file in charge
+    specific: it is for this NIC only
+    text: its settings, but for what it matches
+    addresses: the addresses that it gives the NIC
+    keeps: it says itself what networkd keeps over a restart
+    """
+
+    path: str
+    specific: bool
+    text: str
+    addresses: frozenset[str] = frozenset()
+    keeps: bool = False
+
+
+def link_path(nic: str, base: Base | None) -> str:
+    """Where ours is for a NIC."""
+    if base and base.specific:
+        return str(NETWORKD / f"{PurePosixPath(base.path).name}.d" / DROP_IN)
+    return str(NETWORKD / LINK_FILE.format(nic=nic))
+
+
+def link_files(wanted: HostNetwork, bases: Mapping[str, Base]) -> dict[str, str]:
+    """Path → content of ours for each NIC; `bases` of the NICs that a file of the host is in charge of."""
+    found = {}
+    for number, nic in enumerate(wanted.nics):
+        base = bases.get(nic)
+        there = base.addresses if base else ()
+        found[link_path(nic, base)] = render(
+            "network/link.network.j2",
+            nic=nic,
+            base=base,
+            mark=MARK,
+            # networkd takes one of two equal ones, and with theirs all that is said of it.
+            addresses=[each.cidr for each in wanted.addresses if each.nic == nic and each.cidr not in there],
+            routes=[route for route in wanted.routes if route.nic == nic],
+            # Policy rules belong to no NIC; the first one's file carries them.
+            rules=wanted.rules if number == 0 else (),
+        )
+    return found
+
+
+def nic_of(path: str, content: str) -> str | None:
+    """The NIC that one of our networkd files is for, or None for another file."""
+    prefix, suffix = LINK_FILE.split("{nic}")
+    where = PurePosixPath(path)
+    if where.parent == NETWORKD and where.name.startswith(prefix) and where.name.endswith(suffix):
+        return where.name[len(prefix) : -len(suffix)]
+    if where.name == DROP_IN and where.parent.parent == NETWORKD:
+        named = re.search(rf"^{re.escape(MARK)}\nNIC=(.+)$", content, re.MULTILINE)
+        return named[1] if named else ""
+    return None
+
+
+def ours_in(content: str) -> str:
+    """The part of one of our files that is ours."""
+    return content.rpartition(MARK)[2]
 
 
 def network_files(wanted: HostNetwork, bases: Mapping[str, Base]) -> dict[str, str]:
@@ -16,7 +86,7 @@ def network_files(wanted: HostNetwork, bases: Mapping[str, Base]) -> dict[str, s
 
     bases: for each NIC what the host's own files make of it (`compare.networkd.bases`)
     """
-    found = links.link_files(wanted, bases)
+    found = link_files(wanted, bases)
     found[routing.NETWORKD_CONF] = render("network/networkd.conf.j2")
     if wanted.sysctls:
         found[routing.SYSCTL_CONF] = render("network/sysctl.conf.j2", sysctls=wanted.sysctls)

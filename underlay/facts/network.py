@@ -17,11 +17,10 @@ from underlay.facts import files, good, script
 LOCAL_TABLE = 255
 # One program for all NICs: a node has hundreds. Of those without udev (a container's), the driver is in /sys.
 NICS = """\
-grep -sH '^NETWORK_FILE=' /run/systemd/netif/links/*
-grep -sH '^E:' /run/udev/data/n*
-grep -sH '^DEVTYPE=' /sys/class/net/*/uevent
-find /sys/class/net/*/device/driver -maxdepth 0 -printf '%p:DRIVER=%l\\n' 2>/dev/null
-true"""
+grep -sH '^NETWORK_FILE=' /run/systemd/netif/links/* || true
+grep -sH '^E:' /run/udev/data/n* || true
+grep -sH '^DEVTYPE=' /sys/class/net/*/uevent || true
+find /sys/class/net/*/device/driver -maxdepth 0 -printf '%p:DRIVER=%l\\n' 2>/dev/null || true"""
 TYPES = {"[1]": "ether", "[772]": "loopback"}
 """As `ip -N` writes some of them."""
 SYSTEM = """\

@@ -6,8 +6,8 @@ from typing import Any, NoReturn, TypeVar
 from underlay.access import hostkeys
 from underlay.compare import boot, network
 from underlay.compare.difference import File, UnitState
-from underlay.desired import links, routing, units
-from underlay.desired.files import authorized_keys
+from underlay.desired import routing, units
+from underlay.desired.files import authorized_keys, link_path
 from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Address, HostNetwork, PolicyRule, Route
 from underlay.desired.units import Unit
@@ -118,7 +118,7 @@ class EveryHost:
     def test_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
         """Each NIC's file for boot is right."""
         wanted = routing.host_network(plan, planned)
-        _expect_file(planned, state, links.path(item, boot.bases(wanted, state.network).get(item)), wanted)
+        _expect_file(planned, state, link_path(item, boot.bases(wanted, state.network).get(item)), wanted)
 
     @each(other_boot_files)
     def test_other_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
