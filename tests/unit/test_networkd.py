@@ -168,7 +168,7 @@ def test_a_file_for_several_is_repeated_for_one() -> None:
     theirs, _, ours = found[FRONT[1]].partition("[X-Underlay]")
     assert theirs.split("\n\n")[0].endswith("[Match]\nName=eth1")
     assert theirs.split("too.\n")[1].split("\n") == [
-        *("[Network]", "DNS=10.0.0.1   10.0.0.2", "[Route]", "Gateway=10.0.0.9", "[Link]", "MTUBytes=9000"),
+        *("[Network]", "DNS=10.0.0.1  10.0.0.2", "[Route]", "Gateway=10.0.0.9", "[Link]", "MTUBytes=9000"),
         *("[Route]", "Destination=10.1.0.0/16", "[Network]", "DNS=", "", ""),
     ]
     assert "Address=100.64.32.2/21" in ours
