@@ -75,8 +75,8 @@ def reboot(host: str) -> None:
 def drift(role: str) -> list[dict[str, str]]:
     done = invoke("drift", role, "--json", good=False)
     [found] = json.loads(done.stdout).values()
-    assert isinstance(found, list), found
-    return found
+    differences: list[dict[str, str]] = found["differences"]
+    return differences
 
 
 def fresh(host: str, files: dict[str, str]) -> None:
