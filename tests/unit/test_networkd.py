@@ -124,6 +124,7 @@ FRONT = [f"{ETC}/05-underlay-eth{number}.network" for number in range(3)]
     [
         ({f"{ETC}/50-installer.network": INSTALLER}, f"{ETC}/50-installer.network.d/50-underlay.conf"),
         ({f"{RUN}/10-netplan-eth0.network": INSTALLER}, f"{ETC}/10-netplan-eth0.network.d/50-underlay.conf"),
+        ({f"{RUN}/a.network": "[Match]\nName=eth*\n"}, FRONT[0]),
         ({f"{ETC}/a.network": f"[Match]\nPermanentMACAddress={MACS['eth0']}\n"}, f"{ETC}/a.network.d/50-underlay.conf"),
         # Its VLAN has the same MAC, and must not get the address.
         ({f"{ETC}/a.network": f"[Match]\nMACAddress={MACS['eth0']}\n"}, FRONT[0]),
@@ -139,6 +140,23 @@ FRONT = [f"{ETC}/05-underlay-eth{number}.network" for number in range(3)]
 )
 def test_where_ours_is(files: dict[str, str], path: str) -> None:
     assert next(iter(beside(files))) == path
+
+
+@pytest.mark.parametrize(
+    ("match", "then"),
+    [
+        (None, f"{ETC}/zz-underlay-eth0.network"),
+        ("Name=eth0", f"{ETC}/50-installer.network.d/50-underlay.conf"),
+        ("Name=eth*", None),
+    ],
+)
+def test_what_is_in_run_may_not_come_back(match: str | None, then: str | None) -> None:
+    """Then the host has ours still, and as long as it is there, ours hides nothing."""
+    files = {f"{RUN}/10-netplan-eth0.network": INSTALLER}
+    files |= {f"{ETC}/50-installer.network": f"[Match]\n{match}\n"} if match else {}
+    found = [path for path, text in beside(files).items() if "Address=100.64.0.2" in text or "NIC=eth0" in text]
+    assert found == [f"{ETC}/10-netplan-eth0.network.d/50-underlay.conf", *([then] if then else [])]
+    assert boot.differences(MASTER, live(files | boot.files(MASTER, live(files)))) == []
 
 
 def test_a_drop_in_only_adds() -> None:
@@ -190,7 +208,7 @@ def test_nothing_differs_once_ours_is_there() -> None:
 def test_a_file_in_front_of_ours() -> None:
     """It is in charge then: ours belongs beside it, and no longer beside the other."""
     files = {f"{ETC}/50-installer.network": INSTALLER}
-    files |= boot.files(MASTER, live(files)) | {f"{RUN}/00-early.network": "[Match]\nName=eth0\n"}
+    files |= boot.files(MASTER, live(files)) | {f"{ETC}/00-early.network": "[Match]\nName=eth0\n"}
     found = [(each.where, each.thing) for each in boot.differences(MASTER, live(files))]
     assert [where for where, _ in found] == [
         f"{ETC}/00-early.network.d/50-underlay.conf",

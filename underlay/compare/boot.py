@@ -7,20 +7,15 @@ from underlay.compare.difference import Difference, File, Nic, Place, Sysctl
 from underlay.compare.files import boot_differences
 from underlay.compare.network import LiveNetwork
 from underlay.compare.networkd import OFF, ON, NetworkFile
-from underlay.desired.files import Base, network_files
+from underlay.desired.files import network_files
 from underlay.desired.routing import NETWORKD_CONF, SYSCTL_CONF, HostNetwork
 
 FORWARDING = "net.ipv4.conf.{}.forwarding"
 
 
-def bases(wanted: HostNetwork, live: LiveNetwork) -> dict[str, Base]:
-    """For each NIC of the plan what the host's own files make of it."""
-    return networkd.bases(wanted.nics, live.files, live.devices, live.system)
-
-
 def files(wanted: HostNetwork, live: LiveNetwork) -> dict[str, str]:
     """Path → content of our files, as they must be beside those of the host."""
-    return network_files(wanted, bases(wanted, live))
+    return network_files(wanted, live.bases(wanted.nics))
 
 
 def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
@@ -36,9 +31,8 @@ def obstacles(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
 
 
 def _unknown(wanted: HostNetwork, live: LiveNetwork) -> Iterator[Difference]:
-    theirs = networkd.network_files(live.files)
     for nic in wanted.nics:
-        for each in networkd.charge(theirs, networkd.device_of(nic, live.devices), live.system).unknown:
+        for each in networkd.charge(live.network_files, networkd.device_of(nic, live.devices), live.system).unknown:
             yield Difference("differs", Nic(nic), each.place, at_boot=True)
 
 
@@ -58,9 +52,8 @@ def _sysctls(wanted: HostNetwork, live: LiveNetwork, after: dict[str, str]) -> I
         if each.place.path != SYSCTL_CONF and each.value != values[key]:
             yield Difference("differs", Sysctl(key, values[key]), each.place, at_boot=True)
     # networkd sets these when it configures a NIC: after systemd-sysctl.
-    theirs = networkd.network_files(live.files)
     for nic in wanted.nics:
-        file = networkd.charge(theirs, networkd.device_of(nic, live.devices), live.system).file
+        file = networkd.charge(live.network_files, networkd.device_of(nic, live.devices), live.system).file
         filtered = f"net.ipv4.conf.{nic.replace('.', '/')}.rp_filter"
         if file and filtered in values:
             yield from _set_by(file, "IPv4ReversePathFilter", ("strict",), Sysctl(filtered, values[filtered]))

@@ -1,11 +1,13 @@
 """The live network of a host beside what it must be. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from underlay.compare import networkd
 from underlay.compare.difference import Difference, Nic, Sysctl
-from underlay.compare.networkd import Device, System
-from underlay.desired.files import nic_of, ours_in
+from underlay.compare.networkd import Device, NetworkFile, System
+from underlay.desired.files import Bases, nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,
     NETWORKD_CONF,
@@ -38,6 +40,15 @@ class LiveNetwork:
     files: dict[str, str] = field(default_factory=dict)
     devices: tuple[Device, ...] = ()
     system: System = field(default_factory=System)
+
+    @cached_property
+    def network_files(self) -> list[NetworkFile]:
+        """The host's own .network files."""
+        return networkd.network_files(self.files)
+
+    def bases(self, nics: Iterable[str]) -> Bases:
+        """What the host's own files tell networkd of NICs."""
+        return networkd.bases(nics, self.network_files, self.devices, self.system)
 
     @property
     def ours(self) -> dict[str, str]:
@@ -96,10 +107,10 @@ def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:
         for line in ours_in(content).splitlines()
         if line.startswith("Address=")
     }
+    stale = [address for address in live.addresses if address in recorded and address not in wanted.addresses]
     # What the host's own files say comes back at the next boot: it was not ours alone.
-    bases = networkd.bases({each.nic for each in recorded}, live.files, live.devices, live.system)
-    recorded -= {Address(nic, cidr) for nic, base in bases.items() for cidr in base.addresses}
-    return [address for address in live.addresses if address in recorded and address not in wanted.addresses]
+    bases = live.bases({each.nic for each in stale})
+    return [each for each in stale if not any(each.cidr in base.addresses for base in bases[each.nic])]
 
 
 def _address_differences(nic: str, wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:

@@ -8,17 +8,18 @@ import fnmatch
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 
 from underlay.compare.difference import Place
 from underlay.desired import files as desired
-from underlay.desired.files import Base
+from underlay.desired.files import Base, Bases
 from underlay.desired.routing import DROP_IN, NETWORKD
 
 CONFIGURATION = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
 """Folders of the configuration, the strongest first."""
+RUN = "/run/"
 OFF = ("0", "no", "n", "false", "f", "off")
 ON = ("1", "yes", "y", "true", "t", "on")
 ARCHITECTURES = {"x86_64": "x86-64", "aarch64": "arm64", "i686": "x86"}
@@ -90,8 +91,13 @@ class NetworkFile:
         return found[-1] if found and found[-1].value else None
 
 
-def settings(path: str, text: str) -> Iterator[Setting]:
+@lru_cache(4096)
+def settings(path: str, text: str) -> tuple[Setting, ...]:
     """Read a file of systemd's kind, as systemd does; what it does not understand is left out."""
+    return tuple(_settings(path, text))
+
+
+def _settings(path: str, text: str) -> Iterator[Setting]:
     section, block, begun, number = "", 0, "", 0
     for count, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         stripped = line.lstrip()
@@ -128,10 +134,9 @@ def is_ours(path: str) -> bool:
     return desired.nic_of(path, "") is not None
 
 
-def network_files(files: Mapping[str, str], *, with_ours: bool = False) -> list[NetworkFile]:
-    """The .network files in force, in the order in which networkd tries them; without ours unless asked for."""
-    if not with_ours:
-        files = {path: text for path, text in files.items() if not is_ours(path)}
+def network_files(files: Mapping[str, str]) -> list[NetworkFile]:
+    """The .network files in force, without ours, in the order in which networkd tries them."""
+    files = {path: text for path, text in files.items() if not is_ours(path)}
     found = []
     for path in merged(files, "network", ".network"):
         drop_ins = merged(files, f"network/{PurePosixPath(path).name}.d", ".conf")
@@ -294,20 +299,31 @@ def charge(files: Sequence[NetworkFile], device: Device, system: System) -> Char
     return Charge(None, tuple(unknown))
 
 
-def bases(nics: Iterable[str], files: Mapping[str, str], devices: Sequence[Device], system: System) -> dict[str, Base]:
-    """For each of these NICs what the host's own files tell networkd of it; those that nobody is in charge of are left
-    out, as are those that networkd is told to leave alone."""
-    theirs = network_files(files)
+def bases(nics: Iterable[str], files: Sequence[NetworkFile], devices: Sequence[Device], system: System) -> Bases:
+    """For each of these NICs what the host's own files tell networkd of it, whether those below /run come back or not.
+
+    Nobody is in charge of a NIC that networkd is told to leave alone.
+    """
     found = {}
+    stay = [file for file in files if not file.path.startswith(RUN)]
     for nic in nics:
-        device = device_of(nic, devices)
-        file = charge(theirs, device, system).file
-        unmanaged = file and file.last("Link", "Unmanaged")
-        if file and not (unmanaged and unmanaged.value.lower() in ON):
-            others = (each for each in devices if nic not in each.names)
-            only = "Name" in file.match or all(charge(theirs, each, system).file != file for each in others)
-            found[nic] = _base(file, specific=_names_one(file) and only)
+        first = _base(nic, files, devices, system)
+        found[nic] = [first]
+        if first.path.startswith(RUN):
+            then = _base(nic, stay, devices, system)
+            # One for several NICs can't be repeated behind the file that may come back, and in front of it hides it.
+            found[nic] += [then] if then.specific else [] if then.path else [replace(then, last=True)]
     return found
+
+
+def _base(nic: str, files: Sequence[NetworkFile], devices: Sequence[Device], system: System) -> Base:
+    file = charge(files, device_of(nic, devices), system).file
+    unmanaged = file and file.last("Link", "Unmanaged")
+    if file is None or (unmanaged and unmanaged.value.lower() in ON):
+        return Base()
+    others = (each for each in devices if nic not in each.names)
+    only = "Name" in file.match or all(charge(files, each, system).file != file for each in others)
+    return _read_base(file, specific=_names_one(file) and only)
 
 
 def device_of(nic: str, devices: Sequence[Device]) -> Device:
@@ -324,7 +340,7 @@ def _names_one(file: NetworkFile) -> bool:
     return any(len(file.match.get(key, [])) == 1 for key in ("MACAddress", "PermanentMACAddress"))
 
 
-def _base(file: NetworkFile, *, specific: bool) -> Base:
+def _read_base(file: NetworkFile, *, specific: bool) -> Base:
     addresses: list[str] = []
     for each in file.settings:
         if (each.section, each.key) == ("Network", "Address"):

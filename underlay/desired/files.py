@@ -1,16 +1,17 @@
 """Plan → the files of a host, as text, and where they are. Pure.
 
 networkd takes the first file that matches a NIC, whole. So ours is a drop-in beside that file; where the file is for
-other NICs, too, ours is a file in front of it that repeats it for the one NIC; where there is none, a file.
+other NICs, too, ours is a file in front of it that repeats it for the one NIC; where there is none, a file. What is
+below /run may not be there after a boot: then ours is also beside what is in charge without it, or the last of all.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from underlay.desired import routing
-from underlay.desired.routing import DROP_IN, LINK_FILE, NETWORKD, HostNetwork
+from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETWORKD, HostNetwork
 from underlay.desired.templates import render
 from underlay.plan import Plan
 
@@ -23,53 +24,61 @@ MARK = "[X-Underlay]"
 class Base:
     """What the host's own files tell networkd of a NIC: the file in charge of it, with its drop-ins.
 
-    path: of the file in charge
+    path: of the file in charge, empty if nobody is
     specific: it is for this NIC only
     text: its settings, but for what it matches
     addresses: the addresses that it gives the NIC
     keeps: it says itself what networkd keeps over a restart
+    last: ours is to hide no other file
     """
 
-    path: str
-    specific: bool
-    text: str
+    path: str = ""
+    specific: bool = False
+    text: str = ""
     addresses: frozenset[str] = frozenset()
     keeps: bool = False
+    last: bool = False
 
 
-def link_path(nic: str, base: Base | None) -> str:
+Bases = Mapping[str, Sequence[Base]]
+"""For each NIC what there is for ours to be beside."""
+
+
+def link_path(nic: str, base: Base) -> str:
     """Where ours is for a NIC."""
-    if base and base.specific:
+    if base.specific:
         return str(NETWORKD / f"{PurePosixPath(base.path).name}.d" / DROP_IN)
-    return str(NETWORKD / LINK_FILE.format(nic=nic))
+    return str(NETWORKD / (LAST_FILE if base.last else LINK_FILE).format(nic=nic))
 
 
-def link_files(wanted: HostNetwork, bases: Mapping[str, Base]) -> dict[str, str]:
-    """Path → content of ours for each NIC; `bases` of the NICs that a file of the host is in charge of."""
+def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
+    """Path → content of ours for each NIC; nobody is in charge of one that is not in `bases`."""
     found = {}
     for number, nic in enumerate(wanted.nics):
-        base = bases.get(nic)
-        there = base.addresses if base else ()
-        found[link_path(nic, base)] = render(
-            "network/link.network.j2",
-            nic=nic,
-            base=base,
-            mark=MARK,
-            # networkd takes one of two equal ones, and with theirs all that is said of it.
-            addresses=[each.cidr for each in wanted.addresses if each.nic == nic and each.cidr not in there],
-            routes=[route for route in wanted.routes if route.nic == nic],
-            # Policy rules belong to no NIC; the first one's file carries them.
-            rules=wanted.rules if number == 0 else (),
-        )
+        for base in bases.get(nic, [Base()]):
+            found[link_path(nic, base)] = render(
+                "network/link.network.j2",
+                nic=nic,
+                base=base,
+                mark=MARK,
+                # networkd takes one of two equal ones, and with theirs all that is said of it.
+                addresses=[
+                    each.cidr for each in wanted.addresses if each.nic == nic and each.cidr not in base.addresses
+                ],
+                routes=[route for route in wanted.routes if route.nic == nic],
+                # Policy rules belong to no NIC; the first one's file carries them.
+                rules=wanted.rules if number == 0 else (),
+            )
     return found
 
 
 def nic_of(path: str, content: str) -> str | None:
     """The NIC that one of our networkd files is for, or None for another file."""
-    prefix, suffix = LINK_FILE.split("{nic}")
     where = PurePosixPath(path)
-    if where.parent == NETWORKD and where.name.startswith(prefix) and where.name.endswith(suffix):
-        return where.name[len(prefix) : -len(suffix)]
+    for name in (LINK_FILE, LAST_FILE):
+        prefix, suffix = name.split("{nic}")
+        if where.parent == NETWORKD and where.name.startswith(prefix) and where.name.endswith(suffix):
+            return where.name[len(prefix) : -len(suffix)]
     if where.name == DROP_IN and where.parent.parent == NETWORKD:
         named = re.search(rf"^{re.escape(MARK)}\nNIC=(.+)$", content, re.MULTILINE)
         return named[1] if named else ""
@@ -81,7 +90,7 @@ def ours_in(content: str) -> str:
     return content.rpartition(MARK)[2]
 
 
-def network_files(wanted: HostNetwork, bases: Mapping[str, Base]) -> dict[str, str]:
+def network_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
     """Path → content of every file that makes the network come back after a boot.
 
     bases: for each NIC what the host's own files make of it (`compare.networkd.bases`)

@@ -28,6 +28,8 @@ IP_FORWARD = "net.ipv4.ip_forward"
 NETWORKD = PurePosixPath("/etc/systemd/network")
 LINK_FILE = "05-underlay-{nic}.network"
 """Sorts before what installers (and netplan, with 10-) write: the first file that matches a link wins."""
+LAST_FILE = "zz-underlay-{nic}.network"
+"""Sorts after all others."""
 DROP_IN = "50-underlay.conf"
 NETWORKD_CONF = "/etc/systemd/networkd.conf.d/underlay.conf"
 SYSCTL_CONF = "/etc/sysctl.d/zz-underlay.conf"
