@@ -50,7 +50,7 @@ class LiveNetwork:
         """What the host's own files tell networkd of NICs."""
         return networkd.bases(nics, self.network_files, self.devices, self.system)
 
-    @property
+    @cached_property
     def ours(self) -> dict[str, str]:
         """Our own files, those of earlier versions too."""
         others = (NETWORKD_CONF, SYSCTL_CONF, FORMER_SYSCTL_CONF)

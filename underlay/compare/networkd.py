@@ -13,8 +13,7 @@ from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
 
 from underlay.compare.difference import Place
-from underlay.desired import files as desired
-from underlay.desired.files import Base, Bases
+from underlay.desired.files import Base, Bases, nic_of
 from underlay.desired.routing import DROP_IN, NETWORKD
 
 CONFIGURATION = ("/etc/systemd", "/run/systemd", "/usr/local/lib/systemd", "/usr/lib/systemd")
@@ -131,7 +130,7 @@ def merged(files: Mapping[str, str], folder: str, suffix: str) -> list[str]:
 
 def is_ours(path: str) -> bool:
     """Whether it is one of our files for a NIC."""
-    return desired.nic_of(path, "") is not None
+    return "underlay" in path and nic_of(path, "") is not None
 
 
 def network_files(files: Mapping[str, str]) -> list[NetworkFile]:
