@@ -184,6 +184,7 @@ def test_a_host_of_an_earlier_version() -> None:
     assert "100.64.0.77" not in inside("master-1", "ip -4 address")
     assert control.run("master-1", f"ls {ours} /etc/sysctl.d/99-underlay.conf").returncode != 0
     assert invoke("verify").returncode == 0
+    reboot("master-1")
     kept_by_a_deploy("master-1", "master")
 
 

@@ -95,6 +95,7 @@ def test_what_wins_over_ours(wanted: HostNetwork, path: str, text: str, line: in
     found = obstacles(wanted, {path: text})
     assert bool(found) == bool(line), found
     assert all(f"is set by {path}:{line} (" in each for each in found)
+    assert len(found) <= 1
 
 
 def test_the_file_of_an_earlier_version_goes() -> None:

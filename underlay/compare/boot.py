@@ -48,8 +48,11 @@ def _sysctls(wanted: HostNetwork, live: LiveNetwork, after: dict[str, str]) -> I
         values |= {FORWARDING.format(nic.replace(".", "/")): "1" for nic in wanted.nics}
     paths = {sysctl.path_of(key): key for key in values}
     found = {paths[path]: each for path, each in sysctl.at_boot(after, paths).items()}
-    for key, each in found.items():
-        if each.place.path != SYSCTL_CONF and each.value != values[key]:
+    told = set()  # one line with a pattern sets many
+    for key in values:
+        each = found.get(key)
+        if each and each.place.path != SYSCTL_CONF and each.value != values[key] and each.place not in told:
+            told.add(each.place)
             yield Difference("differs", Sysctl(key, values[key]), each.place, at_boot=True)
     # networkd sets these when it configures a NIC: after systemd-sysctl.
     for nic in wanted.nics:
