@@ -216,7 +216,7 @@ def test_a_file_in_front_of_ours() -> None:
     ]
 
 
-@pytest.mark.parametrize("line", ["[Network]\nAddress=", "[Network]\nGateway=", "[Route]\nGateway="])
+@pytest.mark.parametrize("line", ["[Network]\nAddress=", "[Network]\nGateway="])
 def test_a_later_drop_in_that_takes_ours_back(line: str) -> None:
     files = {f"{ETC}/50-installer.network": INSTALLER, f"{RUN}/50-installer.network.d/90-x.conf": f"{line}\n"}
     files |= boot.files(MASTER, live(files))

@@ -370,7 +370,8 @@ def undone(path: str, files: Mapping[str, str]) -> Setting | None:
     return None
 
 
-CLEARED = {("Network", "Address"), ("Network", "Gateway"), ("Route", "Gateway")}
+CLEARED = {("Network", "Address"), ("Network", "Gateway")}
+"""Keys of which an empty value takes back all addresses, or all routes."""
 PATTERNS = tuple(
     f"{root}/{pattern}"
     for root in CONFIGURATION
