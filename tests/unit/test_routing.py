@@ -235,7 +235,7 @@ def test_policy_rules(master: HostNetwork) -> None:
     """A missing one comes back before a stale one goes; one with a priority of others stays."""
     there = live(master)
     stale = PolicyRule(30300, "100.64.64.99", "", 1004)
-    found = replace(there, rules=(*without(there.rules, master.rules[0]), stale, PolicyRule(30500, "10.0.0.1", "", 77)))
+    found = replace(there, rules=(*without(there.rules, master.rules[0]), stale, PolicyRule(30401, "10.0.0.1", "", 77)))
     assert commands(master, found) == [
         "ip rule add priority 30100 from 100.64.0.2 to 192.168.0.0/24 table 1002 proto static",
         "ip rule del priority 30300 from 100.64.64.99 to all table 1004",
@@ -268,7 +268,7 @@ ip route add default via 10.244.0.9 table 77
 ip route add default via 10.244.0.8 metric 50
 ip route add blackhole 10.1.0.0/16
 ip rule add priority 99 from 10.244.0.0/24 table 77
-ip rule add priority 30500 fwmark 0x1 table 77
+ip rule add priority 30401 fwmark 0x1 table 77
 """
 DRIFTS = {
     "gateway": {
@@ -295,7 +295,7 @@ DRIFTS = {
         "blackhole in a table of ours": "ip route add blackhole 10.0.0.0/8 table 1050",
         "several next hops": "ip route replace default table 1004 nexthop via 100.64.64.1 nexthop via 100.64.64.9",
         "rules removed": "ip rule del priority 30200; ip rule del priority 30300 from 100.64.0.2",
-        "stale rules": "ip rule add priority 30300 from 100.64.0.2 table 1003; ip rule add priority 30450 table 1002",
+        "stale rules": "ip rule add priority 30300 from 100.64.0.2 table 1003; ip rule add priority 30150 table 1002",
         "reverse path filter": "sysctl -qw net.ipv4.conf.eth2.rp_filter=2 net.ipv4.conf.all.rp_filter=1",
     },
 }
@@ -323,7 +323,7 @@ def unmanaged(found: LiveNetwork) -> list[set[object]]:
         {address for address in found.addresses if address.nic == "cni0" or ".60/" in address.cidr},
         {route for route in found.routes if route.table == 77 or route.destination in ("10.9.0.0/16", "10.1.0.0/16")}
         | {route for route in found.routes if (route.table, route.destination) == (MAIN, "default")},
-        {rule for rule in found.rules if rule.priority in (99, 30500)},
+        {rule for rule in found.rules if rule.priority in (99, 30401)},
     ]
 
 
