@@ -246,6 +246,8 @@ def test_a_lost_first_address_comes_back_as_the_first(default: str) -> None:
     inside("gateway", "ip address flush dev eth0; ip address add 192.168.0.52/24 dev eth0")
     # Back by hand, and so in the wrong order: the deploy has to get in.
     inside("gateway", f"ip address add 192.168.0.51/24 dev eth0; {default}")
+    own = "default via 192.168.0.1 dev eth0 proto static metric 77"
+    inside("gateway", f"ip route add {own}; ip route add 10.66.0.0/16 nexthop via 192.168.0.8 nexthop via 192.168.0.9")
     pyinfra("deploys/gateway.py", "-y")
     assert re.findall(r"inet (\S+)", inside("gateway", "ip -4 address show eth0")) == [
         "192.168.0.51/24",
@@ -254,6 +256,11 @@ def test_a_lost_first_address_comes_back_as_the_first(default: str) -> None:
     ]
     [route] = inside("gateway", "ip route show default table 1000").splitlines()
     assert route.split() == ["default", "via", "192.168.0.1", "dev", "eth0", "proto", "static", "src", "192.168.0.51"]
+    assert own in inside("gateway", "ip route show").replace("  ", " ")
+    assert inside("gateway", "ip route show 10.66.0.0/16").count("nexthop") == 2
+    inside(
+        "gateway", f"ip route del {own}; ip route del 10.66.0.0/16; ip route replace default via 192.168.0.1 dev eth0"
+    )
     assert changes("gateway") == []
 
 

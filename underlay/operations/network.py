@@ -9,7 +9,7 @@ from underlay.compare import boot, difference, network, networkd
 from underlay.compare import files as compared
 from underlay.compare.network import LiveNetwork
 from underlay.desired import routing
-from underlay.desired.routing import HostNetwork
+from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import Network
 from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
@@ -57,6 +57,15 @@ def _refuse(state: State, host: Host, found: list[str]) -> bool:  # noqa: ARG001
     return False
 
 
+SAVE_ROUTES = "routes=$(ip -o -4 route show table main)\n"
+RESTORE_ROUTES = """\
+echo "$routes" | tr -d '\\\\' | while read -r route; do
+  [ -z "$route" ] || ip -4 route add $route 2>/dev/null || true
+done
+"""
+"""A NIC without an address for a moment loses its routes: those of others come back so. One that is there stays."""
+
+
 def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
     """What brings a host from its live network to the wanted one; None if nothing differs."""
     live_differences = network.differences(wanted, live)
@@ -70,12 +79,15 @@ def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
         activate = "systemctl restart systemd-networkd"
     elif any(map(networkd.is_ours, contents)):
         activate = "networkctl reload"
+    live_commands = "".join(f"{network.command(each)}\n" for each in live_differences)
+    if any(each.kind in ("order", "extra") and isinstance(each.thing, Address) for each in live_differences):
+        live_commands = f"{SAVE_ROUTES}{live_commands}{RESTORE_ROUTES}"
     return Change(
         what=(
             *(each.what for each in live_differences),
             *(line for each in files for line in compared.lines(each)),
         ),
-        live="".join(f"{network.command(each)}\n" for each in live_differences),
+        live=live_commands,
         files={path: None if content is None else NewFile(content) for path, content in contents.items()},
         activate=activate,
         sysctls=tuple(wanted.sysctls),
