@@ -11,7 +11,6 @@ the request of the guard, which is one round trip, too; probes, snapshot and con
 
 import base64
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,11 +22,13 @@ from rich.table import Table
 
 from targets import current
 from underlay.access.target import Target
+from underlay.compare import tables
 from underlay.compare.firewall import canonical
-from underlay.desired import nat, ruleset
+from underlay.desired import nat
 from underlay.facts import firewall as fact
 from underlay.operations.firewall import firewall_change
 from underlay.plan import REPO, Plan, load
+from underlay.remote.guard.paths import COPY
 
 HOSTS = 1000
 PLAN = (REPO / "group_data" / "all.py").read_text()
@@ -60,18 +61,21 @@ def steps(target: Target, plan: Plan) -> tuple[float, float, float, int]:
     """Seconds to read, to compare and to load what brings the gateway to a plan, and the number of edits."""
     begun = time.monotonic()
     rules = nat.gateway_rules(plan)
-    text = ruleset.render(ruleset.from_rules(rules))
+    command = fact.command(rules)
     asked = time.monotonic()
-    # The wanted rules follow the command on the same stdin.
-    output = ssh(target, shlex.join(["sh", "-c", fact.command()]), text)
+    output = ssh(target, "sh", command)
     read = time.monotonic()
     found = fact.process(output.splitlines())
     change = firewall_change(canonical(rules, found.wanted), found)
     compared = time.monotonic()
     loading = 0.0
-    if change and change.live:
-        encoded = base64.b64encode(found.live_text.encode()).decode()
-        script = f"echo {encoded} | base64 -d | iptables-restore\ndate +%s.%N\n{change.live}date +%s.%N\n"
+    if change and change.rules:
+        live = base64.b64encode(tables.render(found.live).encode()).decode()
+        rules_file = base64.b64encode(change.rules.encode()).decode()
+        script = f"""echo {live} | base64 -d | iptables-restore
+        file=$(mktemp); echo {rules_file} | base64 -d > $file
+        date +%s.%N; python3 -IS {COPY} rules $file >/dev/null; date +%s.%N; rm $file
+        """
         before, after = map(float, ssh(target, "unshare --net sh -e", script).split())
         loading = after - before
     edits = len(change.what) if change else 0

@@ -28,10 +28,12 @@ BASE = [
     "dnsmasq-base",  # the DNS of the enterprise, which the host `images` serves
 ]
 FOR_ROLES = [
-    *("iptables", "iptables-persistent", "netfilter-persistent", "conntrack", "tcpdump"),
+    *("iptables", "conntrack", "tcpdump"),
     *("nginx", "libnginx-mod-stream", "python3-venv", "git", "rsync"),
 ]
 """What roles install; kept out of the base, so that a role that forgets to install it fails in the lab too."""
+NEIGHBOURS = ["nftables", "iptables-persistent", "ipset", "ufw", "firewalld", "arptables", "ebtables"]
+"""Other packet filters, for tests to install beside what roles install."""
 
 MASKED = [
     *("getty.target", "console-getty.service", "systemd-pstore.service", "sshd-keygen.service", "e2scrub_reap.service"),
@@ -113,10 +115,12 @@ def remove(path: Path) -> None:
 def _debian(suite: str, new: Path, say: Progress) -> None:
     root, debs = new / "root", new / "repo/debian"
     debs.mkdir(parents=True)
+    # The machine's own apt settings (a proxy, say) hold for these downloads, as they do for the base.
+    download = 'env APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only --no-install-recommends'
+    download += f" -o Dir::Cache::archives={debs} install"
     hooks = [
-        # The machine's own apt settings (a proxy, say) hold for these downloads, as they do for the base.
-        f'env APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only --no-install-recommends'
-        f" -o Dir::Cache::archives={debs} install {' '.join(FOR_ROLES)}",
+        f"{download} {' '.join(FOR_ROLES)}",
+        *(f"{download} {neighbour}" for neighbour in NEIGHBOURS),  # each by itself: some of them conflict
         'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/apt/sources.list "$1"/etc/resolv.conf',
         'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
         f'chroot "$1" systemctl mask {" ".join(MASKED)}',

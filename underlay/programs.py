@@ -45,6 +45,7 @@ LAB = {
 TESTS = {
     "git": "git",
     "chromium": "chromium",  # looks at pages
+    "nft": "nftables",  # makes rules that iptables can't show
     # Playwright's driver needs it, and no package of Debian 12 that is there brings it along.
     f"/usr/lib/{platform.machine()}-linux-gnu/libatomic.so.1": "libatomic1",
 }

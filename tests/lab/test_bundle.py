@@ -61,7 +61,7 @@ def test_bundle(tmp_path: Path) -> None:
         "hosts/gateway/iptables.txt": "-j SNAT --to-source",
         "hosts/gateway/conntrack.txt": "ESTABLISHED",
         "hosts/gateway/journal.txt": "systemd-networkd[",
-        "hosts/gateway/files/etc/iptables/rules.v4": "-j DNAT",
+        "hosts/gateway/files/var/lib/underlay/rules.v4": "-j DNAT",
         "hosts/lb/files/etc/nginx/nginx.conf": "upstream kubernetes_api",
         "hosts/jumphost/sshd.txt": "passwordauthentication no",
         "hosts/jumphost/packages.txt": "openssh-server",

@@ -21,7 +21,9 @@ import pytest
 from lab import control
 from lab.state import LabState
 from tests.lab.commands import inside, invoke, pyinfra
+from underlay.desired.files import RULES
 from underlay.plan import REPO, ROLES
+from underlay.remote.guard.paths import COPY
 
 HERE = Path(__file__).parent
 PLAN = (REPO / "group_data" / "all.py").read_text()
@@ -137,7 +139,7 @@ def test_the_rules_are_those_of_the_notes_to_the_line_and_order() -> None:
     assert wanted.count("-A ") == 22
     assert inside("gateway", save) == wanted
     restored = control.run(
-        "gateway", ["unshare", "--net", "sh", "-c", f"iptables-restore /etc/iptables/rules.v4; {save}"]
+        "gateway", ["unshare", "--net", "sh", "-c", f"python3 {COPY} rules {RULES} >/dev/null; {save}"]
     )
     assert restored.stdout == wanted
 
@@ -172,11 +174,11 @@ def test_rules_of_others_stay_and_stay_in_place(site: Callable[..., str]) -> Non
         postrouting = inside("gateway", "iptables -t nat -S POSTROUTING").splitlines()[1:]
         assert [line for line in postrouting if "0.54" in line] == postrouting[:1]
         assert postrouting.index("-A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE") == 3
-        assert "DOCKER" not in inside("gateway", "cat /etc/iptables/rules.v4")
+        assert "DOCKER" not in inside("gateway", f"cat {RULES}")
         assert "192.168.0.54/24" in inside("gateway", "ip address show eth0")
         # Back to the plan without the third one: its rules and its address are ours to remove.
         pyinfra("deploys/gateway.py", "-y")
-        assert "0.54" not in inside("gateway", "iptables-save; ip address; cat /etc/iptables/rules.v4")
+        assert "0.54" not in inside("gateway", f"iptables-save; ip address; cat {RULES}")
         assert inside("gateway", theirs) == before
     finally:
         inside(

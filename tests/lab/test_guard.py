@@ -523,7 +523,7 @@ def test_drift_and_dry_run_tell_what_differs() -> None:
         rules = inside("gateway", "iptables -t nat -S POSTROUTING | sed -n 's/^-A POSTROUTING //p'").splitlines()
         inside(
             "gateway",
-            f"iptables -A {extra}; sed -i '0,/^-A FORWARD/s||-A {extra}\\n&|' /var/lib/underlay/rules.v4;"
+            f"iptables -A {extra}; sed -i '0,/^-I FORWARD/s||-A {extra}\\n&|' /var/lib/underlay/rules.v4;"
             f"iptables -t nat -D POSTROUTING {rules[-1]};"
             f"iptables -t nat -D POSTROUTING 1; iptables -t nat -I POSTROUTING 2 {rules[0]}",
         )

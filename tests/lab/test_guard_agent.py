@@ -25,6 +25,7 @@ from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import inside
 from tests.program import edited
+from underlay.desired.files import RULES
 from underlay.remote import guard as guard_program
 from underlay.remote import send
 from underlay.remote.guard import paths, systemd
@@ -324,9 +325,10 @@ def change_of(host: str) -> dict[str, Any]:
     }
     if host == "gateway":
         rules = "-A FORWARD -s 198.51.100.7/32 -j ACCEPT"
-        saved = inside(host, "cat /etc/iptables/rules.v4")
+        saved = inside(host, f"cat {RULES}")
         change["live"] = f"iptables {rules}; {change['live']}"
-        change["files"] |= {"/etc/iptables/rules.v4": file(saved.replace("COMMIT", f"{rules}\nCOMMIT", 1), "640")}
+        before, table, own = saved.partition("*filter\n")
+        change["files"] |= {RULES: file(before + table + own.replace("COMMIT", f"{rules}\nCOMMIT", 1))}
     return change
 
 
@@ -698,14 +700,16 @@ RESTORE = """
 import difflib, json, subprocess, sys
 sys.path.insert(0, sys.argv[1])
 from underlay.remote.guard import snapshot
+from underlay.remote.rules import kernel
 dump = lambda: subprocess.run(sys.argv[2], shell=True, capture_output=True, text=True).stdout.splitlines()
 before, shown = snapshot.snapshot([], [], []), dump()
 for wreck in json.loads(sys.argv[3]):
     subprocess.run(wreck, shell=True)
     assert dump() != shown, wreck
+    wanted = {**before, "tables": [(before["tables"], kernel.read_tables(), {})]}
     for _ in range(3):
-        snapshot.restore_pass(before)
-    problems = snapshot.restore_pass(before)
+        snapshot.restore_pass(wanted)
+    problems = snapshot.restore_pass(wanted)
     if problems != (0, []) or dump() != shown:
         print(wreck, problems, *difflib.unified_diff(shown, dump(), lineterm="", n=0), sep="\\n")
 """

@@ -39,7 +39,7 @@ GATEWAY = {
     "a rule deleted in nat": f"iptables -t nat -D {SNAT_LB}",
     "two rules swapped": f"iptables -t nat -D {SNAT_LB} && iptables -t nat -A {SNAT_LB}",
     "wrong DNAT target": f"iptables -t nat -D {DNAT_LB} 100.64.0.53 && iptables -t nat -I {DNAT_LB} 100.64.0.2",
-    "rules not loaded at boot": "systemctl disable netfilter-persistent",
+    "rules not loaded at boot": "systemctl disable underlay-firewall",
     "a published address removed": "ip address del 192.168.0.53/24 dev eth0",
     "no forwarding": "sysctl -qw net.ipv4.ip_forward=0",
     "no way out": "ip route del default table 1000",

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable
 
-from underlay.compare import firewall
-from underlay.desired import nat, ruleset
-from underlay.desired.ruleset import Rule, Ruleset
-from underlay.desired.units import NETFILTER
-from underlay.facts.firewall import PERSISTED, RECORD
+from underlay.compare import firewall, tables
+from underlay.compare.tables import Ruleset
+from underlay.desired import nat
+from underlay.desired.files import RULES
+from underlay.desired.ruleset import Rule
+from underlay.desired.units import FIREWALL
 from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
-from underlay.verify.checks import EveryHost, each, expect, wrong
+from underlay.verify.checks import EveryHost, each, expect_unit, wrong
+
+AT_BOOT = f"{RULES} and the files of others, loaded into an empty namespace"
 
 
 def numbers(plan: Plan, _: Host) -> Iterable[int]:
@@ -37,30 +40,30 @@ class TestGateway(EveryHost):
         expect_rule(rule, state.firewall.live, f"iptables -t {rule.table} -S {rule.chain}")
 
     @each(numbers)
-    def test_persisted_rule(self, plan: Plan, state: HostState, item: int) -> None:
-        """File for boot has all rules, once."""
-        expect_rule(the_rule(plan, state, item), state.firewall.persisted, PERSISTED)
+    def test_rule_at_boot(self, plan: Plan, state: HostState, item: int) -> None:
+        """Every rule is there after a boot, once."""
+        expect_rule(the_rule(plan, state, item), state.firewall.at_boot, AT_BOOT)
 
     def test_order(self, plan: Plan, state: HostState) -> None:
         """Live rules in order, none stale."""
         expect_no_edits(plan, state, state.firewall.live, "iptables-save")
 
-    def test_persisted_order(self, plan: Plan, state: HostState) -> None:
-        """File's rules in order, none stale."""
-        expect_no_edits(plan, state, state.firewall.persisted, PERSISTED)
+    def test_order_at_boot(self, plan: Plan, state: HostState) -> None:
+        """Rules in order after a boot, none stale."""
+        expect_no_edits(plan, state, state.firewall.at_boot, AT_BOOT)
 
-    def test_record(self, state: HostState) -> None:
-        """The record of our rules is right."""
-        seen = ruleset.render(state.firewall.recorded).splitlines()
-        wanted = ruleset.render(state.firewall.wanted).splitlines()
-        missing = [line for line in wanted if line not in seen]
+    def test_record(self, plan: Plan, state: HostState) -> None:
+        """The file of our rules has these and no others."""
+        rules = firewall.canonical(nat.gateway_rules(plan), state.firewall.wanted)
+        seen = [rule for rule in tables.read(state.firewall.record or "") if not rule.gone]
+        wanted = firewall.own(rules)
+        missing = [rule for rule in wanted if rule not in seen]
         if seen != wanted:
-            wrong(missing or "no other rules, and in order", [line for line in seen if line not in wanted], RECORD)
+            wrong(missing or "no other rules, and in order", [rule for rule in seen if rule not in wanted], RULES)
 
-    def test_loaded_at_boot(self, planned: Host, state: HostState) -> None:
-        """The file is loaded at boot."""
-        seen = state.units[NETFILTER.name].enabled or "not there"
-        expect(seen, "enabled", f"systemctl status netfilter-persistent on {planned.name}")
+    def test_put_in_place_at_boot(self, planned: Host, state: HostState) -> None:
+        """Our rules were put in place at this boot, and will be at the next one."""
+        expect_unit(planned, state, FIREWALL)
 
 
 def expect_no_edits(plan: Plan, state: HostState, there: Ruleset, look_at: str) -> None:

@@ -1,22 +1,40 @@
 """A whole site that is as planned, made up: what each host says of itself, and how to change it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
+from underlay.compare import tables
 from underlay.compare.difference import UnitState
+from underlay.compare.firewall import own
 from underlay.compare.network import LiveNetwork
-from underlay.desired import nat, nginx, routing, ruleset, units
-from underlay.desired.files import SSHD, network_files, sshd_settings
+from underlay.compare.tables import Ruleset
+from underlay.desired import nat, nginx, routing, units
+from underlay.desired.files import SSHD, firewall_unit, network_files, sshd_settings
+from underlay.desired.ruleset import Rule
 from underlay.facts.firewall import Firewall
 from underlay.observe.health import Link, RuleCounter
 from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
+from underlay.remote.guard.paths import COPY
+
+
+def ruleset(rules: Iterable[Rule]) -> Ruleset:
+    """Rules alone, as the tables of a host."""
+    return tables.alone(own(rules))
+
+
+def firewall(plan: Plan, **changed: object) -> Firewall:
+    """The gateway's rules as planned, but for some of its properties."""
+    names = ("live", "wanted", "at_boot", "recorded")
+    planned = {name: ruleset(nat.gateway_rules(plan)) for name in names}
+    record = tables.write(own(nat.gateway_rules(plan)))
+    return replace(Firewall(record=record), **(planned | changed))  # type: ignore[arg-type]
 
 
 def state(plan: Plan, host: Host, **changed: object) -> HostState:
     """What a host says that is as planned, but for some of its properties."""
     wanted = routing.host_network(plan, host)
     rules = nat.gateway_rules(plan)
-    ours = ruleset.from_rules(rules)
     said = HostState(host.name, {})
     # Where the sections of a real host would be parsed into.
     said.__dict__.update(
@@ -33,8 +51,9 @@ def state(plan: Plan, host: Host, **changed: object) -> HostState:
         files={
             SSHD: sshd_settings(plan),
             nginx.PATH: nginx.configuration(plan),
+            units.FIREWALL_FILE: firewall_unit(COPY),
         },
-        firewall=Firewall(True, ours, ruleset.render(ours), ours, ours, ours),
+        firewall=firewall(plan),
         counters=tuple(RuleCounter(rule.table, rule.chain, rule.spec, 7, 700) for rule in rules),
     )
     said.__dict__.update(changed)

@@ -20,7 +20,8 @@ from underlay.access.target import Target
 from underlay.errors import OperatorError
 from underlay.oncall import backup
 from underlay.plan import REPO, load
-from underlay.remote import restore, send
+from underlay.remote import send
+from underlay.remote.files import restore
 
 PLAN = load(REPO / "group_data/all.py")
 ME = pwd.getpwuid(os.getuid()).pw_name

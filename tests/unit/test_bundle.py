@@ -18,7 +18,8 @@ from underlay.errors import OperatorError
 from underlay.oncall import bundle
 from underlay.oncall.redact import LEFT_OUT, redact
 from underlay.plan import Host
-from underlay.remote import collect, send
+from underlay.remote import send
+from underlay.remote.files import collect
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\nQyNTUxOQAAACA\n-----END OPENSSH PRIVATE KEY-----"
 PUBLIC = "AAAAC3NzaC1lZDI1NTE5AAAAIEyn7nLGCYUaJ3jNdPMY2aaDRuzHxBJMI2yeBiBvSQAx"

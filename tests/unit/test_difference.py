@@ -13,7 +13,7 @@ from underlay.desired import nat, units
 from underlay.desired.files import SSHD
 from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import SYSCTL_CONF, Address, PolicyRule, Route
-from underlay.desired.ruleset import Rule, from_rules
+from underlay.desired.ruleset import Rule
 from underlay.desired.units import UNITS
 from underlay.observe import drift
 from underlay.observe.drift import Line
@@ -87,10 +87,6 @@ RULE = Rule(
             Difference("disabled", units.SSH, UnitState("active", "")),
             ("stopped", "live", "ssh.service is active and unknown", ""),
         ),
-        (
-            Difference("disabled", units.NETFILTER, UnitState("active", "disabled"), at_boot=True),
-            ("stopped", "at boot", "netfilter-persistent.service is not enabled", ""),
-        ),
     ],
     ids=lambda value: value.what if isinstance(value, Difference) else "",
 )
@@ -105,16 +101,16 @@ def test_firewall() -> None:
     """A rule that is there at the wrong place is told once; one that nobody planned is told as unmanaged."""
     wanted = nat.gateway_rules(PLAN)
     first, second, *_ = chain = [rule for rule in wanted if rule.chain == "POSTROUTING"]
-    swapped = from_rules(wanted)
+    swapped = site.ruleset(wanted)
     specs = swapped["nat"].rules["POSTROUTING"]
     specs[0], specs[1] = specs[1], specs[0]
-    ours = from_rules(wanted)
+    ours = site.ruleset(wanted)
     found = list(firewall.differences(swapped, wanted, ours, at_boot=False))
     assert [(each.kind, each.thing in (first, second)) for each in found] == [("order", True)]
 
     old, other = Rule("nat", "POSTROUTING", "-s 10.0.0.1/32 -j SNAT"), Rule("nat", "POSTROUTING", "-j MASQUERADE")
     ours["nat"].rules["POSTROUTING"].append(old.spec)
-    live = from_rules([*(rule for rule in wanted if rule != chain[-1]), old, other])
+    live = site.ruleset([*(rule for rule in wanted if rule != chain[-1]), old, other])
     found = list(firewall.differences(live, wanted, ours, at_boot=True))
     assert [(each.kind, each.thing, each.at_boot) for each in found] == [
         ("extra", old, True),
@@ -136,17 +132,15 @@ def test_files() -> None:
 
 
 def test_units() -> None:
-    """One that does not run is stopped; one that runs or need not run, and is not enabled, is disabled."""
+    """One that does not run is stopped; one that runs and is not enabled is disabled."""
     found = dict.fromkeys((unit.name for unit in units.ALL), UnitState("active", "enabled"))
     assert list(unit_differences("gateway", found)) == []
-    found[units.NETFILTER.name] = UnitState("inactive", "disabled")
+    found[units.FIREWALL.name] = UnitState("active", "disabled")
     found[units.NETWORKD.name] = UnitState("inactive", "disabled")
-    assert [(each.kind, each.thing, each.at_boot) for each in unit_differences("gateway", found)] == [
-        ("disabled", units.NETFILTER, True),
-        ("stopped", units.NETWORKD, False),
+    assert [(each.kind, each.thing) for each in unit_differences("gateway", found)] == [
+        ("disabled", units.FIREWALL),
+        ("stopped", units.NETWORKD),
     ]
-    found[units.NETFILTER.name] = UnitState("inactive", "enabled")
-    assert [each.thing for each in unit_differences("gateway", found)] == [units.NETWORKD]
 
 
 def test_every_role_has_its_packages_and_units() -> None:

@@ -11,14 +11,14 @@ import pytest
 from netaddr import IPAddress
 from rich.console import Console
 
+from tests.unit import site
 from underlay.access.endpoints import Endpoint
 from underlay.access.target import Target
 from underlay.compare.difference import UnitState
 from underlay.compare.network import LiveNetwork
-from underlay.desired import nat, nginx, routing, traffic
-from underlay.desired.files import SSHD, network_files
+from underlay.desired import nat, nginx, routing, traffic, units
+from underlay.desired.files import SSHD, firewall_unit, network_files
 from underlay.desired.routing import PolicyRule, Route
-from underlay.desired.ruleset import from_rules
 from underlay.desired.templates import render
 from underlay.desired.traffic import Flow
 from underlay.doctor import run as doctor
@@ -26,11 +26,11 @@ from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.survey import Failure, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import failure_of
-from underlay.facts.firewall import Firewall
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Link, RuleCounter, Upstream
 from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
+from underlay.remote.guard.paths import COPY
 from underlay.remote.survey import OUR_PROBE
 
 PLAN = load(REPO / "group_data/all.py")
@@ -54,10 +54,11 @@ def target(name: Literal["lab", "ssh"] = "lab", plan: Plan = PLAN) -> Target:
 def state(host: Host, **parts: object) -> HostState:
     """A host as planned, but for some of the parts of its state."""
     wanted = routing.host_network(PLAN, host)
-    ours = from_rules(nat.gateway_rules(PLAN))
     files = {nginx.PATH: nginx.configuration(PLAN)} if host.role == "lb_nginx" else {}
     if host.role == "jumphost":
         files[SSHD] = render("jumphost/sshd.conf.j2", operator=PLAN.operator.user)
+    if host.role == "gateway":
+        files[units.FIREWALL_FILE] = firewall_unit(COPY)
     found: dict[str, object] = {
         "network": LiveNetwork(
             links={nic.nic: True for nic in host.interfaces},
@@ -67,10 +68,10 @@ def state(host: Host, **parts: object) -> HostState:
             sysctls=wanted.sysctls,
             files=network_files(wanted, {}),
         ),
-        "firewall": Firewall(True, ours, "", ours, ours, ours),
+        "firewall": site.firewall(PLAN),
         "units": {
             f"{unit}.service": UnitState("active", "enabled")
-            for unit in ("systemd-networkd", "netfilter-persistent", "ssh", "nginx")
+            for unit in ("systemd-networkd", "underlay-firewall", "ssh", "nginx")
         },
         "files": files,
         "nics": {nic.nic: Link(True, True, 1500, mac(host.name, nic.network)) for nic in host.interfaces},
@@ -282,10 +283,9 @@ def test_another_address_by_another_way() -> None:
 )
 def test_rules(change: Callable[[Any], object], id: str) -> None:
     """One finding for all rules that are not as planned, with the plan's line of the first."""
-    ours = from_rules(nat.gateway_rules(PLAN))
-    live = from_rules(nat.gateway_rules(PLAN))
+    live = site.ruleset(nat.gateway_rules(PLAN))
     change(live)
-    seen = with_state(healthy(), "gateway", firewall=Firewall(True, live, "", ours, ours, ours))
+    seen = with_state(healthy(), "gateway", firewall=site.firewall(PLAN, live=live))
     found = only(diagnose(failing(seen, lambda flow: "lb" in flow.hosts and flow.tracked is True)))
     assert (found.id, found.host, found.fix) == (id, "gateway", "./inv deploy gateway")
     assert "group_data/all.py" in found.plan
@@ -310,14 +310,14 @@ FOREIGN = [
 @pytest.mark.parametrize(("table", "chain", "spec", "how"), FOREIGN, ids=[each[0] for each in FOREIGN])
 def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
     """The rule that all that fails meets, and nothing that works; the fix deletes it, as one argument of a shell."""
-    ours, live = from_rules(nat.gateway_rules(PLAN)), from_rules(nat.gateway_rules(PLAN))
+    live = site.ruleset(nat.gateway_rules(PLAN))
     live.setdefault(table, type(live["nat"])({chain: "ACCEPT"}, {chain: []})).rules[chain].insert(0, spec)
     innocent = "-s 192.0.2.0/24 -j DROP"
     live["filter"].rules["FORWARD"].insert(0, innocent)
     seen = with_state(
         healthy(),
         "gateway",
-        firewall=Firewall(True, live, "", ours, ours, ours),
+        firewall=site.firewall(PLAN, live=live),
         counters=(RuleCounter(table, chain, spec, 17, 900),),
     )
     found = only(diagnose(failing(seen, lambda flow: "lb" in flow.hosts and flow.tracked is not None)))

@@ -5,7 +5,9 @@ from itertools import permutations
 
 from tests.unit.conftest import Planned
 from tests.unit.namespaces import namespace
-from underlay.desired import nat, ruleset
+from underlay.compare import tables
+from underlay.compare.firewall import own
+from underlay.desired import nat
 from underlay.plan import REPO, Plan
 
 LB = '"192.168.0.53"},\n'
@@ -28,10 +30,10 @@ def test_the_kernel_gets_the_same_rules_from_the_notes_commands(planned: Planned
     commands = (REPO / "tests/lab/gateway-rules.sh").read_text()
     with namespace("iptables") as host, namespace("iptables-restore") as form:
         host("sh", "-e", text=commands)
-        form("iptables-restore", text=ruleset.render(ruleset.from_rules(nat.gateway_rules(planned()))))
-        noted, made = ruleset.parse(host("iptables-save")), ruleset.parse(form("iptables-save"))
-    for table in ruleset.TABLES:
-        for name in ruleset.BUILTIN_CHAINS[table]:
+        form("iptables-restore", text=tables.render(tables.alone(own(nat.gateway_rules(planned())))))
+        noted, made = tables.parse(host("iptables-save")), tables.parse(form("iptables-save"))
+    for table in tables.TABLES:
+        for name in tables.BUILTIN_CHAINS[table]:
             assert made[table].chain(name) == noted[table].chain(name)
     assert sum(len(specs) for table in made.values() for specs in table.rules.values()) == 22
 
@@ -65,8 +67,8 @@ def test_what_comes_from_networks_stands_behind_the_rules_of_others(planned: Pla
     """A chain's head comes first, as `compare.firewall.edits` asks; networks' SNAT and the exemptions are no head."""
     tails = {rule.chain for rule in nat.gateway_rules(planned()) if not rule.head}
     assert tails == {"PREROUTING", "OUTPUT", "POSTROUTING"}
-    for table in ruleset.TABLES:
-        for name in ruleset.BUILTIN_CHAINS[table]:
+    for table in tables.TABLES:
+        for name in tables.BUILTIN_CHAINS[table]:
             heads = [rule.head for rule in nat.gateway_rules(planned()) if (rule.table, rule.chain) == (table, name)]
             assert heads == sorted(heads, reverse=True)
 

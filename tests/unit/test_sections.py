@@ -1,10 +1,11 @@
 """The sections of what a host is asked: each with its own exit code, also within another."""
 
+import json
 import subprocess
 
 import pytest
 
-from underlay.desired.ruleset import RulesetError
+from underlay.compare.tables import RulesetError
 from underlay.facts import firewall, good, network, script, sections
 
 
@@ -51,8 +52,11 @@ def test_facts_fail_closed() -> None:
     lines[5] = "@@ = 1"
     with pytest.raises(ValueError, match="route"):
         network.parse(lines)
-    rules = [line for name in ("live", "wanted", "persisted", "record") for line in (f"@@ {name}", "@@ = 0")]
-    assert firewall.process(rules).installed
-    rules[3] = "@@ = 1"
-    with pytest.raises((ValueError, RulesetError)):
-        firewall.process(rules)
+    rules: dict[str, object] = {"live": {}, "wanted": {}, "boot": {}, "others": {}, "failed": [], "own": None}
+    assert firewall.process([json.dumps(rules)]).installed
+    with pytest.raises(KeyError):
+        firewall.process([json.dumps({name: found for name, found in rules.items() if name != "live"})])
+    with pytest.raises(RulesetError, match="can't run iptables-save"):
+        firewall.process([json.dumps({"error": "can't run iptables-save"})])
+    with pytest.raises(RulesetError, match="iptables can't show table filter"):
+        firewall.process([json.dumps({**rules, "live": {"filter": None}})])

@@ -38,6 +38,15 @@ class File:
 
 
 @dataclass(frozen=True)
+class NotLoaded:
+    """A file of rules that its unit can't load at a boot, and why."""
+
+    unit: str
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
 class UnitState:
     """A systemd unit: `active` as ActiveState, `enabled` as UnitFileState (empty: there is no such unit)."""
 
@@ -57,7 +66,7 @@ class Place:
         return f"{self.path}:{self.number} ({self.text})"
 
 
-Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit
+Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | NotLoaded
 Found = str | UnitState | Place | tuple[Route, ...] | None
 
 
@@ -122,6 +131,8 @@ class Difference:
                 found = name
             case File():
                 found = "the file"
+            case NotLoaded(name, path):
+                found = f"{name} can't load {path}:"
         return found
 
     @property
@@ -140,12 +151,12 @@ class Difference:
                 found = f"is undone by {place}"
             case Sysctl(_, value), there:
                 found = f"is {'not set' if there is None else there}, not {value}"
+            case NotLoaded(), _:
+                found = self.thing.why
             case File(), _:
                 found = "is not as planned"
-            case Unit(_, True), UnitState(active, enabled):
+            case Unit(), UnitState(active, enabled):
                 found = f"is {active} and {enabled or 'unknown'}"
-            case Unit(), _:
-                found = "is not enabled"
             case Route(), _ if self.kind == "missing" and self.shaken:
                 found = "may go with an address"
             case _:

@@ -4,12 +4,18 @@ Rules are compared as text in the kernel's own form. Who compares must canonical
 (`facts.firewall` does): only its iptables knows how it prints them.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from underlay.compare.chains import ordered
 from underlay.compare.difference import Difference, Kind
-from underlay.desired.ruleset import BUILTIN_CHAINS, TABLES, Rule, Ruleset, Table
+from underlay.compare.tables import BUILTIN_CHAINS, TABLES, Own, Ruleset, Table, write
+from underlay.desired.ruleset import Rule
+
+
+def own(rules: Iterable[Rule]) -> list[Own]:
+    """The rules of the plan as they go to a host."""
+    return [Own(rule.table, rule.chain, rule.spec, rule.head) for rule in rules]
 
 
 def canonical(wanted: Sequence[Rule], form: Ruleset) -> list[Rule]:
@@ -20,7 +26,7 @@ def canonical(wanted: Sequence[Rule], form: Ruleset) -> list[Rule]:
 
 @dataclass(frozen=True)
 class Edit:
-    """One step of an atomic change of a table: delete the rule at a position (counted from 1), or insert one there."""
+    """One step of a change of a table: delete the rule at a position (counted from 1), or insert one there."""
 
     table: str
     chain: str
@@ -37,13 +43,6 @@ class Edit:
         """The rule that it deletes or inserts."""
         return Rule(self.table, self.chain, self.spec)
 
-    @property
-    def command(self) -> str:
-        """The line of an `iptables-restore --noflush` file."""
-        if self.insert:
-            return f"-I {self.chain} {self.position} {self.spec}"
-        return f"-D {self.chain} {self.position}"
-
 
 def edits(live: Mapping[str, Table], wanted: Iterable[Rule], ours: Mapping[str, Table]) -> list[Edit]:
     """The fewest edits that bring our rules into the wanted order and leave everybody else's as and where they are.
@@ -54,45 +53,24 @@ def edits(live: Mapping[str, Table], wanted: Iterable[Rule], ours: Mapping[str, 
     """
     by_chain: dict[tuple[str, str], list[Rule]] = {}
     for name in (*TABLES, *(name for name in ours if name not in TABLES)):
-        for chain in (*BUILTIN_CHAINS[name],):
+        for chain in BUILTIN_CHAINS[name]:
             by_chain[name, chain] = []
     for rule in wanted:
         by_chain[rule.table, rule.chain].append(rule)
     found: list[Edit] = []
     for (table, chain), rules in by_chain.items():
+        there = live[table].chain(chain) if table in live else []
         recorded = ours[table].chain(chain) if table in ours else []
-        found += _chain_edits(table, chain, live[table].chain(chain) if table in live else [], rules, recorded)
+        mine = {*recorded, *_changed_by_hand(there, rules, recorded)}
+        steps = ordered(there, [(rule.spec, rule.head) for rule in rules], mine)
+        found += [Edit(table, chain, *step) for step in steps]
     return found
 
 
-def _chain_edits(table: str, chain: str, live: list[str], wanted: list[Rule], recorded: list[str]) -> Iterator[Edit]:
-    place = {rule.spec: index for index, rule in enumerate(wanted)}
-    keep = _longest_increasing([(place[spec], index) for index, spec in enumerate(live) if spec in place])
-    mine = set(place) | set(recorded)
-    # The same translation to another address is ours, changed by hand: before ours it would win.
-    translated = {_without_address(spec) for spec in place} - {""}
-    mine |= {spec for spec in live if _without_address(spec) in translated}
-    for index in reversed(range(len(live))):
-        if index not in keep and live[index] in mine:
-            yield Edit(table, chain, index + 1, live[index], insert=False)
-    rest = [spec for index, spec in enumerate(live) if index in keep or spec not in mine]
-    # Walk the wanted rules with a cursor: an absent one goes right behind its predecessor. The first of the head goes
-    # on top, the first of the tail before the next one of the tail that is there, or to the end.
-    present = {spec: index for index, spec in enumerate(rest) if spec in place}
-    cursor, shift = 0, 0
-    for index, rule in enumerate(wanted):
-        if not rule.head and (index == 0 or wanted[index - 1].head):
-            following = (present[later.spec] for later in wanted[index:] if later.spec in present)
-            cursor = next(following, len(rest)) + shift
-        if rule.spec in present:
-            cursor = present[rule.spec] + shift + 1
-            continue
-        if rule.head and cursor == 0:
-            following = (present[later.spec] for later in wanted[index:] if later.head and later.spec in present)
-            cursor = next(following, 0) + shift
-        cursor += 1
-        shift += 1
-        yield Edit(table, chain, cursor, rule.spec, insert=True)
+def _changed_by_hand(live: Sequence[str], wanted: Sequence[Rule], recorded: Sequence[str]) -> Iterator[str]:
+    """The same translation to another address, in the place of one of ours that we once made and that is gone."""
+    lost = {_without_address(rule.spec) for rule in wanted if rule.spec in recorded and rule.spec not in live} - {""}
+    return (spec for spec in live if _without_address(spec) in lost)
 
 
 def _without_address(spec: str) -> str:
@@ -101,49 +79,29 @@ def _without_address(spec: str) -> str:
     return match if option else ""
 
 
-def _longest_increasing(pairs: list[tuple[int, int]]) -> set[int]:
-    """Of (wanted place, live index) in live order: the live indexes of a longest run whose places increase."""
-    tails: list[int] = []
-    ends: list[int] = []
-    before: list[int | None] = []
-    for number, (position, _) in enumerate(pairs):
-        at = bisect_left(tails, position)
-        tails[at:] = [position, *tails[at + 1 :]]
-        ends[at:] = [number, *ends[at + 1 :]]
-        before.append(ends[at - 1] if at else None)
-    found = set()
-    number_or_none = ends[-1] if ends else None
-    while number_or_none is not None:
-        found.add(pairs[number_or_none][1])
-        number_or_none = before[number_or_none]
-    return found
+def record(
+    wanted: Sequence[Rule], recorded: Mapping[str, Table], others: Mapping[str, Table], found: Iterable[Edit]
+) -> str:
+    """The file of our own rules: those of the plan, and the withdrawn ones that others bring back at a boot.
+
+    others: what a boot makes before ours are put in place
+    found: the edits of what is live
+    """
+    back = (each for each in gone(found, wanted, recorded) if each.table in others)
+    return write([*own(wanted), *(each for each in back if each.spec in others[each.table].chain(each.chain))])
 
 
-def apply(live: Mapping[str, Table], changes: Iterable[Edit]) -> Ruleset:
-    """The ruleset after the edits, as the kernel would have it."""
-    found = {
-        name: Table(dict(table.policies), {c: list(r) for c, r in table.rules.items()}) for name, table in live.items()
-    }
-    for edit in changes:
-        table = found.setdefault(edit.table, Table())
-        for chain in BUILTIN_CHAINS[edit.table]:
-            table.policies.setdefault(chain, "ACCEPT")
-            table.rules.setdefault(chain, [])
-        if edit.insert:
-            table.rules[edit.chain].insert(edit.position - 1, edit.spec)
-        else:
-            del table.rules[edit.chain][edit.position - 1]
-    return found
-
-
-def restore_script(changes: Iterable[Edit]) -> str:
-    """The edits as an `iptables-restore --noflush` file: each table is one atomic commit."""
-    by_table: dict[str, list[str]] = {}
-    for edit in changes:
-        by_table.setdefault(edit.table, []).append(edit.command)
-    return "".join(
-        f"*{table}\n" + "".join(f"{line}\n" for line in lines) + "COMMIT\n" for table, lines in by_table.items()
-    )
+def gone(found: Iterable[Edit], wanted: Iterable[Rule], recorded: Mapping[str, Table]) -> list[Own]:
+    """What must not be there: what edits delete, and what we once made; none of it is wanted."""
+    stay = {rule.place for rule in wanted}
+    places = [
+        (table, chain, spec)
+        for table, content in recorded.items()
+        for chain, specs in content.rules.items()
+        for spec in specs
+    ]
+    places += [edit.rule.place for edit in found if not edit.insert]
+    return [Own(*place, gone=True) for place in dict.fromkeys(places) if place not in stay]
 
 
 def differences(

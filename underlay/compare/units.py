@@ -10,7 +10,7 @@ def differences(role: str, found: Mapping[str, UnitState]) -> Iterator[Differenc
     """The units that do not run, or will not after a boot; `found` has them by name."""
     for unit in UNITS[role]:
         state = found[unit.name]
-        if unit.runs and state.active != "active":
+        if state.active != "active":
             yield Difference("stopped", unit, state)
         elif state.enabled != "enabled":
-            yield Difference("disabled", unit, state, at_boot=not unit.runs)
+            yield Difference("disabled", unit, state)

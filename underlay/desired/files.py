@@ -15,6 +15,13 @@ from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETWORKD, Ho
 from underlay.desired.templates import render
 from underlay.plan import Plan
 
+RULES = "/var/lib/underlay/rules.v4"
+"""The rules of ours, as the last deploy made them: what is loaded at boot, and how a later one knows which are ours."""
+BOOT = (
+    ("nftables.service", "/etc/nftables.conf", ("nft", "--file")),
+    ("netfilter-persistent.service", "/etc/iptables/rules.v4", ("iptables-restore",)),
+)
+"""What others load before ours at boot: the unit, its file, the program that loads it."""
 SSHD = "/etc/ssh/sshd_config.d/05-underlay.conf"
 MARK = "[X-Underlay]"
 """The section that ours begins with: networkd skips it. What a file repeats of others stands before it."""
@@ -100,6 +107,12 @@ def network_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
     if wanted.sysctls:
         found[routing.SYSCTL_CONF] = render("network/sysctl.conf.j2", sysctls=wanted.sysctls)
     return found
+
+
+def firewall_unit(program: object) -> str:
+    """The gateway's unit `units.FIREWALL`; `program`: where the guard is on a host, which puts the rules in place."""
+    others = [*(unit for unit, *_ in BOOT), "iptables.service", "ufw.service", "firewalld.service"]
+    return render("gateway/firewall.service.j2", record=RULES, program=program, others=" ".join(others))
 
 
 def sshd_settings(plan: Plan) -> str:

@@ -3,7 +3,7 @@
 from underlay import programs
 
 PACKAGES: dict[str, tuple[str, ...]] = {
-    "gateway": ("iptables", "iptables-persistent", "conntrack", "tcpdump"),
+    "gateway": ("iptables", "conntrack", "tcpdump"),
     "jumphost": ("python3-venv", "tcpdump", *programs.packages(programs.COMMANDS)),
     "lb_nginx": ("nginx", "libnginx-mod-stream", "tcpdump"),
     "master": ("conntrack", "tcpdump"),

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from netaddr import IPAddress, IPNetwork
 
-from underlay.desired.ruleset import Ruleset
+from underlay.compare.tables import Ruleset
 from underlay.plan import Plan
 
 EPHEMERAL = 1024

@@ -1,68 +1,103 @@
-"""The iptables rules of a host: live, persisted, recorded as ours, and the wanted ones in this host's own form."""
+"""The iptables rules of a host: live, at the next boot, recorded as ours, and the plan's in the host's own form."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import base64
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from underlay.desired.ruleset import Ruleset, RulesetError, parse
-from underlay.facts import good, script
-
-PERSISTED = "/etc/iptables/rules.v4"
-RECORD = "/var/lib/underlay/rules.v4"
-"""What the last deploy applied: so a later one knows which rules are ours."""
-SAVE = "saved=$(iptables-save) && printf '%s\\n' \"$saved\" | sed -e '/^#/d' -e 's/\\[[0-9]*:[0-9]*\\]/[0:0]/'"
-"""The live rules without what changes by itself: comments and counters. Not a plain pipe: a failure must be seen."""
+from underlay.compare import tables
+from underlay.compare.firewall import own
+from underlay.compare.tables import TABLES, Ruleset, RulesetError, Table
+from underlay.desired import files
+from underlay.desired.ruleset import Rule
+from underlay.remote import rules, send
 
 
 @dataclass(frozen=True)
 class Firewall:
-    """installed: False where there is no iptables yet: nothing else is known then, and the host has no rules."""
+    """installed: False where there is no iptables yet: nothing else is known then, and the host has no rules
 
-    installed: bool
-    live: Ruleset
-    live_text: str
-    wanted: Ruleset
-    persisted: Ruleset
-    recorded: Ruleset
+    live: what is there
+    wanted: the plan's rules as this host prints them
+    at_boot: what the next boot makes, loaded to see it
+    others: that, before ours are put in place
+    recorded: what the last deploy made, and the rules that it withdrew and others bring back at boot
+    record: the text of the file of ours
+    failed: what does not load at boot: its unit, its file, and why
+    """
+
+    installed: bool = True
+    live: Ruleset = field(default_factory=dict)
+    wanted: Ruleset = field(default_factory=dict)
+    at_boot: Ruleset = field(default_factory=dict)
+    others: Ruleset = field(default_factory=dict)
+    recorded: Ruleset = field(default_factory=dict)
+    record: str | None = None
+    failed: tuple[tuple[str, str, str], ...] = ()
 
 
-def command() -> str:
-    """The shell command whose output `process` reads; it takes the wanted rules on stdin and needs root."""
-    sections = {
-        "live": SAVE,
-        # The kernel's form of the wanted rules differs between versions of iptables: a throw-away network namespace on
-        # the same host gives it.
-        "wanted": "unshare --net sh -c 'iptables-restore && iptables-save'",
-        "persisted": f"cat {PERSISTED} 2>/dev/null || true",
-        "record": f"cat {RECORD} 2>/dev/null || true",
-    }
-    there = "command -v iptables-save >/dev/null"
-    return f"if {there}; then\n{script(sections)}\nelse\n{script({'missing': ':'})}\nfi"
+def command(wanted: Iterable[Rule]) -> str:
+    """The shell command whose output `process` reads; needs root."""
+    request = {"own": files.RULES, "wanted": tables.write(own(wanted)), "boot": files.BOOT}
+    # Packed: a program's argument is 128 KiB at most, and a large site's rules are more.
+    return send.command(rules, base64.b64encode(gzip.compress(json.dumps(request).encode(), mtime=0)).decode())
 
 
 def process(output: Iterable[str]) -> Firewall:
     """Read the output of `command`. Raises RulesetError, ValueError or KeyError for anything else."""
-    found = good(output)
+    found = json.loads("".join(output))
     if "missing" in found:
-        return Firewall(False, {}, "", {}, {}, {})
-    texts = {name: "".join(f"{line}\n" for line in lines) for name, lines in found.items()}
+        return Firewall(installed=False)
+    if "error" in found:
+        raise RulesetError(found["error"])
+    recorded = tables.read(found["own"] or "")
     return Firewall(
-        installed=True,
-        live=parse(texts["live"]),
-        live_text=texts["live"],
-        wanted=parse(texts["wanted"]),
-        persisted=parse(texts["persisted"]),
-        recorded=parse(texts["record"]),
+        live=_tables(found["live"]),
+        wanted=_tables(found["wanted"]),
+        at_boot=_tables(found["boot"]),
+        others=_tables(found["others"]),
+        recorded=tables.alone(recorded),
+        record=found["own"],
+        failed=tuple((unit, file, why) for unit, file, why in found["failed"]),
     )
 
 
-class Rules(FactBase[Firewall]):
-    """The rules of a host, as `Firewall`. Give the wanted rules (`ruleset.render`) as `_stdin`."""
+def _tables(found: Mapping[str, Any]) -> Ruleset:
+    """Tables as values. Raises RulesetError for one of ours that could not be read: unknown is never empty."""
+    unread = [name for name, table in found.items() if table is None and name in TABLES]
+    if unread:
+        raise RulesetError(
+            f"iptables can't show table {', '.join(unread)}: it holds native nftables rules. Look at them with "
+            f"`nft list table ip {unread[0]}`, and put them into a table of their own"
+        )
+    return {name: _table(table) for name, table in found.items() if table is not None}
 
-    def command(self) -> str:
-        return command()
+
+def _table(chains: Mapping[str, tuple[str, Sequence[str]]]) -> Table:
+    return Table(
+        {chain: policy for chain, (policy, _) in chains.items()},
+        {chain: [*specs] for chain, (_, specs) in chains.items()},
+    )
+
+
+class Planned(list[Rule]):
+    """The rules of the plan; short where pyinfra names the fact that it could not read."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} rules"
+
+
+class Rules(FactBase[Firewall]):
+    """The rules of a host, as `Firewall`."""
+
+    def command(self, wanted: Planned) -> str:
+        """+ wanted: the rules of the plan"""
+        return command(wanted)
 
     def process(self, output: list[str]) -> Firewall:
         try:

@@ -25,6 +25,7 @@ class Change:
     what: each difference in a line for people
     check: shell commands that fail for bad files, before anything changes; the new files are below $STAGE
     live: shell commands that change the running system
+    rules: iptables rules to put in place, as `compare.tables.write` makes them
     files: path → the file, or None to delete it
     activate: shell commands that make services take the files
     settle: shell commands after the change is confirmed, for what can't be undone
@@ -35,6 +36,7 @@ class Change:
     what: tuple[str, ...]
     check: str = ""
     live: str = ""
+    rules: str = ""
     files: Mapping[str, NewFile | None] = field(default_factory=dict)
     activate: str = ""
     settle: str = ""
@@ -51,5 +53,11 @@ class Change:
             else {"content": base64.b64encode(file.content.encode()).decode(), "mode": file.mode}
             for path, file in self.files.items()
         }
-        change = {"check": self.check, "live": self.live, "files": files, "activate": self.activate}
+        change = {
+            "check": self.check,
+            "live": self.live,
+            "rules": self.rules,
+            "files": files,
+            "activate": self.activate,
+        }
         return {"what": self.what, "change": change, "sysctls": self.sysctls}

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
-from underlay.compare import boot, firewall, network, units
-from underlay.compare.difference import Difference, Word
-from underlay.compare.files import file_difference
-from underlay.desired import nat, nginx, routing
-from underlay.desired.files import SSHD, sshd_settings
+from underlay.compare import boot, firewall, network
+from underlay.compare import units as compared_units
+from underlay.compare.difference import Difference, NotLoaded, Word
+from underlay.compare.files import boot_differences, file_difference
+from underlay.desired import nat, nginx, routing, units
+from underlay.desired.files import RULES, SSHD, firewall_unit, sshd_settings
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
+from underlay.remote.guard.paths import COPY
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,25 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
     match host.role:
         case "gateway":
             yield from _firewall(plan, state)
+            yield from _file(state, units.FIREWALL_FILE, firewall_unit(COPY))
         case "jumphost":
             yield from _file(state, SSHD, sshd_settings(plan))
         case "lb_nginx":
             yield from _file(state, nginx.PATH, nginx.configuration(plan))
-    yield from units.differences(host.role, state.units)
+    yield from compared_units.differences(host.role, state.units)
 
 
 def _firewall(plan: Plan, state: HostState) -> Iterator[Difference]:
     found = state.firewall
     wanted = firewall.canonical(nat.gateway_rules(plan), found.wanted)
     yield from firewall.differences(found.live, wanted, found.recorded, at_boot=False)
-    yield from firewall.differences(found.persisted, wanted, found.recorded, at_boot=True)
+    yield from firewall.differences(found.at_boot, wanted, found.recorded, at_boot=True)
     yield from firewall.unmanaged(found.live, wanted, found.recorded)
+    record = firewall.record(wanted, found.recorded, found.others, firewall.edits(found.live, wanted, found.recorded))
+    yield from boot_differences({RULES: record}, {} if found.record is None else {RULES: found.record})
+    for failed in found.failed:
+        ours = failed[0] == units.FIREWALL.name
+        yield Difference("differs" if ours else "unmanaged", NotLoaded(*failed), at_boot=True)
 
 
 def _file(state: HostState, path: str, wanted: str) -> Iterator[Difference]:

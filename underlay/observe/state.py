@@ -1,7 +1,5 @@
 """The state of a host, read once for all checks: one command, made of what the role's checks look at."""
 
-import base64
-import gzip
 import re
 import shlex
 import time
@@ -13,9 +11,9 @@ from typing import TypeVar
 from underlay.access.sessions import Links
 from underlay.compare.difference import UnitState
 from underlay.compare.network import LiveNetwork
-from underlay.desired import checkout, nat, nginx, routing, ruleset, units
+from underlay.compare.tables import RulesetError
+from underlay.desired import checkout, nat, nginx, routing, units
 from underlay.desired.files import SSHD, authorized_keys
-from underlay.desired.ruleset import RulesetError
 from underlay.errors import OperatorError
 from underlay.facts import files, firewall, network, script, sections
 from underlay.facts.firewall import Firewall
@@ -89,7 +87,7 @@ class HostState:
 
     @cached_property
     def firewall(self) -> Firewall:
-        """The iptables rules: live, persisted, recorded, and the wanted ones in the host's own form."""
+        """The iptables rules: live, at the next boot, recorded, and the wanted ones in the host's own form."""
         try:
             found = firewall.process(self.lines("firewall"))
         except (RulesetError, ValueError, KeyError) as error:
@@ -230,10 +228,8 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
     paths = [authorized_keys(plan)]
     match host.role:
         case "gateway":
-            wanted = ruleset.render(ruleset.from_rules(nat.gateway_rules(plan)))
-            # Packed: a program's argument is 128 KiB at most, and a large site's rules are more.
-            encoded = base64.b64encode(gzip.compress(wanted.encode())).decode()
-            found["firewall"] = f"echo {encoded} | base64 -d | gzip -d | sh -c {shlex.quote(firewall.command())}"
+            found["firewall"] = firewall.command(nat.gateway_rules(plan))
+            paths.append(units.FIREWALL_FILE)
         case "jumphost":
             packages = f"{checkout.FOLDER}/.venv/lib/python3*/site-packages"
             digests = "find . \\( -name .venv -o -name __pycache__ -o -name .pytest_cache \\) -prune -o -type f"

@@ -23,14 +23,13 @@ from rich.table import Table
 
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
-from underlay.desired.files import authorized_keys
+from underlay.desired.files import RULES, authorized_keys
 from underlay.errors import OperatorError
-from underlay.facts import firewall
 from underlay.oncall.bundle import open_private, stem
 from underlay.oncall.redact import fingerprint
 from underlay.plan import Host, Plan
-from underlay.remote import restore as replacing
 from underlay.remote import send
+from underlay.remote.files import restore as replacing
 from underlay.remote.guard.paths import COPY, HISTORY
 
 SECONDS = 60
@@ -51,8 +50,7 @@ def paths(plan: Plan) -> list[str]:
     return [
         "/etc/ssh/ssh_host_*",
         authorized_keys(plan),
-        firewall.PERSISTED,
-        firewall.RECORD,
+        RULES,
         str(COPY),
         str(HISTORY),
     ]
@@ -63,7 +61,6 @@ def prefixes(plan: Plan) -> list[str]:
     return [
         "/etc/ssh/ssh_host_",
         f"{authorized_keys(plan)}/",
-        f"{firewall.PERSISTED}/",
         f"{STATE}/",
     ]
 
@@ -165,7 +162,7 @@ ANOTHER_KEY = (
 
 
 def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) -> dict[str, str]:
-    """Bring a host's files back: path → `new`, `differs`, `same` or `kept` (see `remote.restore`).
+    """Bring a host's files back: path → `new`, `differs`, `same` or `kept` (see `remote.files.restore`).
 
     `dry` changes nothing. sshd uses the host keys from then on. Raises UnreachableError, OperatorError.
     """
@@ -173,7 +170,7 @@ def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) 
         "write": not dry,
         "prefixes": prefixes(plan),
         "state": STATE,
-        "own": [str(HISTORY), firewall.RECORD],
+        "own": [str(HISTORY), RULES],
     }
     command = shlex.join(send.argv(json.dumps(wanted))) + ("" if dry else " && systemctl reload ssh")
     done = links.run(host.name, command, seconds=SECONDS, stdin=send.line(replacing) + content)

@@ -23,16 +23,16 @@ from rich.console import Console
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import checkout, nginx, units
-from underlay.desired.files import SSHD, authorized_keys
+from underlay.desired.files import BOOT, RULES, SSHD, authorized_keys
 from underlay.errors import OperatorError
-from underlay.facts import firewall
 from underlay.guard import history
 from underlay.observe import drift
 from underlay.oncall import status
 from underlay.oncall.redact import redact
 from underlay.plan import REPO, Host
 from underlay.plan.roles import role_file
-from underlay.remote import collect, send
+from underlay.remote import send
+from underlay.remote.files import collect
 from underlay.remote.guard.paths import COPY, HISTORY
 from underlay.report import tables
 
@@ -183,7 +183,7 @@ def _collect(links: Links, host: Host, target: Target) -> dict[str, str]:
                 "sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max; conntrack -S; "
                 "conntrack -L 2>/dev/null | head -n 5000"
             )
-            files += [firewall.PERSISTED, firewall.RECORD]
+            files += [RULES, *(file for _, file, _ in BOOT)]
         case "jumphost":
             commands["sshd"] = "sshd -T"
             commands["people"] = "getent group underlay-oncall; last -n 50 2>/dev/null || true"

@@ -1,18 +1,16 @@
-"""Bring the iptables rules of a host into their planned state, live and on disk."""
+"""Bring the iptables rules of a host into their planned state, live and at boot."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
 from pyinfra.api import FunctionCommand, operation
 
-from underlay.compare import firewall
+from underlay.compare import firewall, tables
 from underlay.compare.firewall import Edit, canonical
-from underlay.desired import ruleset
+from underlay.desired.files import RULES
 from underlay.desired.ruleset import Rule
-from underlay.facts.firewall import PERSISTED, RECORD, SAVE, Firewall, Rules
+from underlay.facts.firewall import Firewall, Planned, Rules
 from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
 
@@ -20,15 +18,14 @@ from underlay.operations import guarded, tell
 @operation()
 def rules(wanted: list[Rule]) -> Generator[FunctionCommand, None, None]:
     """
-    Exactly these rules of ours, in this order, in the live tables and in what is loaded at boot.
+    Exactly these rules of ours, in this order, live and in the file of ours that is put in place at boot.
 
     + wanted: the rules, in the order of their chains (`nat.gateway_rules`)
 
-    Rules and chains of others stay byte for byte and in place; ours from an earlier plan go (the record on the host
-    tells which they are). Each table changes in one atomic commit. If the live rules changed since they were read,
-    nothing is done and the operation fails.
+    Rules and chains of others stay as they are and in place, also those that change meanwhile; ours from an earlier
+    plan go (the record on the host tells which they are).
     """
-    found = host.get_fact(Rules, _stdin=ruleset.render(ruleset.from_rules(wanted)))
+    found = host.get_fact(Rules, wanted=Planned(wanted))
     if found is None:
         return
     change = firewall_change(canonical(wanted, found.wanted) if found.installed else wanted, found)
@@ -41,31 +38,18 @@ def rules(wanted: list[Rule]) -> Generator[FunctionCommand, None, None]:
 
 def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
     """What brings a host from what was found to the wanted rules; None if nothing differs."""
-    ours = ruleset.from_rules(wanted)
-    live_edits = firewall.edits(found.live, wanted, found.recorded)
-    persisted_edits = firewall.edits(found.persisted, wanted, found.recorded)
-    record_differs = ruleset.render(found.recorded) != ruleset.render(ours)
-    if not (live_edits or persisted_edits or record_differs):
+    live = firewall.edits(found.live, wanted, found.recorded)
+    at_boot = firewall.edits(found.at_boot, wanted, found.recorded)
+    record = firewall.record(wanted, found.recorded, found.others, live)
+    if not live and record == found.record:
         return None
-    live = ""
-    if live_edits:
-        digest = hashlib.sha256(found.live_text.encode()).hexdigest()
-        encoded = base64.b64encode(firewall.restore_script(live_edits).encode()).decode()
-        live = (
-            f'[ "$({SAVE} | sha256sum)" = "{digest}  -" ] || '
-            "{ echo 'the live rules changed while they were compared: run the deploy again' >&2; exit 1; }\n"
-            f"echo {encoded} | base64 -d | iptables-restore --noflush --wait 5\n"
-        )
-    files: dict[str, NewFile | None] = {}
-    if persisted_edits:
-        persisted = firewall.apply(found.persisted, persisted_edits)
-        files[PERSISTED] = NewFile(ruleset.render(persisted), "640")
-    if record_differs:
-        files[RECORD] = NewFile(ruleset.render(ours))
-    what = [f"live: {edit}" for edit in live_edits] + [f"at boot: {edit}" for edit in persisted_edits]
-    if record_differs:
-        what.append("the record of our rules on the host is out of date")
-    return Change(what=tuple(what), live=live, files=files, settle=_forget_connections(live_edits))
+    what = [f"live: {edit}" for edit in live] + [f"at boot: {edit}" for edit in at_boot]
+    return Change(
+        what=(*what, "the record of our rules on the host is out of date") if record != found.record else tuple(what),
+        rules=tables.write([*firewall.own(wanted), *firewall.gone(live, wanted, found.recorded)]) if live else "",
+        files={RULES: NewFile(record)} if record != found.record else {},
+        settle=_forget_connections(live),
+    )
 
 
 def _forget_connections(edits: Sequence[Edit]) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from underlay.compare.tables import TABLES
 from underlay.console import console
 from underlay.desired import nat
-from underlay.desired.ruleset import TABLES
 from underlay.plan import Plan
 
 

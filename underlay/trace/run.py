@@ -14,8 +14,9 @@ from rich.text import Text
 from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
+from underlay.compare.tables import RulesetError
 from underlay.console import console
-from underlay.desired import nat, ruleset
+from underlay.desired import nat
 from underlay.desired.ruleset import Rule
 from underlay.errors import COULD_NOT, GOOD, WRONG, exit_code
 from underlay.facts import firewall
@@ -191,12 +192,11 @@ class _Run:
     def _canonical(self, gateway: Agent) -> dict[Rule, str]:
         """The plan's rules → as the gateway's iptables writes them; empty if it can't."""
         rules = nat.gateway_rules(self.plan)
-        wanted = ruleset.render(ruleset.from_rules(rules))
-        [(_, output, _)] = gateway.ask("run", [[["sh", "-c", firewall.command()], wanted]])
+        [(_, output, _)] = gateway.ask("run", [[["sh", "-c", firewall.command(rules)], ""]])
         try:
             found = firewall.process(output.splitlines())
             return {rule: form.spec for rule, form in zip(rules, canonical(rules, found.wanted), strict=True)}
-        except (ruleset.RulesetError, ValueError, KeyError, StopIteration):
+        except (RulesetError, ValueError, KeyError, StopIteration):
             return {}
 
     def _said(self, observations: dict[str, Observation]) -> tuple[str, ...]:

@@ -282,7 +282,9 @@ def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
     what = [
         each
         for each in case.differences(planned, state)
-        if each.at_boot or each.kind == "disabled" or (isinstance(each.thing, File) and each.thing.boot)
+        if (each.at_boot and each.kind != "unmanaged")
+        or each.kind == "disabled"
+        or (isinstance(each.thing, File) and each.thing.boot)
     ]
     undone = {each.found: each for each in what if isinstance(each.found, Place)}
     what = [each for each in what if not isinstance(each.found, Place)]

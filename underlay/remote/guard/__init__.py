@@ -8,13 +8,14 @@ none of these.
 
 - `begin`, request {token, who, commit, what: [LINE, …], seconds, change, sysctls: [KEY, …], touches: [PATH, …],
   services: [UNIT, …]}. The last three name what may change beside what is always looked at. `change` is
-  {live: SHELL, files: {PATH: {content: BASE64, mode: "644"} | null}, check: SHELL, activate: SHELL}, run in the order
-  check (nothing has changed yet; the new files are below $STAGE), live, files, activate; or {restore: NUMBER, check:
-  SHELL}: back to the state before that confirmed change
+  {live: SHELL, rules: TEXT, files: {PATH: {content: BASE64, mode: "644"} | null}, check: SHELL, activate: SHELL}, run
+  in the order check (nothing has changed yet; the new files are below $STAGE), live, rules (iptables rules to put in
+  place, see `underlay.compare.tables.write`), files, activate; or {restore: NUMBER, check: SHELL}: back to the state
+  before that confirmed change
 - `confirm TOKEN`: keep the change
 - `rollback TOKEN WHY`: undo it now
 - `status`, `history`, `history NUMBER`
-- of the host itself: `apply TOKEN`, `expire TOKEN` (the timer), `boot`
+- of the host itself: `apply TOKEN`, `expire TOKEN` (the timer), `boot`, and `rules FILE`: at boot, our iptables rules
 
 What is kept below GUARD, and why no end of any process and no power cut leaves anything in between:
 
@@ -25,9 +26,8 @@ What is kept below GUARD, and why no end of any process and no power cut leaves 
 - `apply` and the rollback run in services of systemd, so a connection that breaks does not stop them half-way.
 - MUTEX, a lock of the kernel's, is held by whoever is about to move PENDING: of a confirmation and the timer, one wins.
 
-A rollback makes files, links, IPv4 addresses, routes, policy rules, sysctls and iptables tables what they were, in
-their order, and starts the services that ran. What is right already is not touched, so open connections live on. A
-table that differs is replaced as a whole, in one commit: rules that others added to that very table between `begin` and
-the rollback are lost, those from before are kept. NICs that appeared since then, and their addresses and routes, are
-left alone. IPv6 is left alone.
+A rollback makes files, links, IPv4 addresses, routes, policy rules and sysctls what they were, in their order, and
+starts the services that ran. What is right already is not touched, so open connections live on. Of the iptables rules
+it takes back what the change did, rule by rule, and nothing else: what others have there, or put there meanwhile,
+stays. NICs that appeared since then, and their addresses and routes, are left alone. IPv6 is left alone.
 """

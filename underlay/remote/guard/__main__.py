@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from underlay.compare.tables import RulesetError
 from underlay.remote.guard import commands
 from underlay.remote.guard.programs import Refused
+from underlay.remote.rules.place import put_file
 
 
 def main(*arguments: str) -> int:
@@ -21,6 +23,7 @@ def main(*arguments: str) -> int:
         "boot": commands.boot,
         "status": commands.status,
         "history": commands.history,
+        "rules": put_file,
     }
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     os.environ["LC_ALL"] = "C.UTF-8"
@@ -29,7 +32,7 @@ def main(*arguments: str) -> int:
         answer = known[arguments[0]](*arguments[1:])
     except Refused as error:
         answer = {"error": str(error), **error.facts}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (RulesetError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps(answer))
     return 1 if "error" in answer else 0

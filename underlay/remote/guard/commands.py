@@ -10,8 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from underlay.compare.tables import RulesetError, read
 from underlay.remote.guard import paths
 from underlay.remote.guard.files import load, move, save, sync, wanted_files, write, write_file
+from underlay.remote.guard.live import State
 from underlay.remote.guard.pending import (
     describe,
     entry,
@@ -31,6 +33,9 @@ from underlay.remote.guard.pending import (
 from underlay.remote.guard.programs import Refused, run, shell
 from underlay.remote.guard.snapshot import difference, restore, snapshot
 from underlay.remote.guard.systemd import APPLY, TIMER, arm, disarm, install, service, timer_lives
+from underlay.remote.rules.kernel import read_tables
+from underlay.remote.rules.place import put
+from underlay.remote.rules.undo import ours
 
 SERVICES = ("ssh.service", "ssh.socket", "systemd-networkd.service", "nginx.service")
 """Those that run at `begin` run again after a rollback."""
@@ -130,7 +135,19 @@ def prepare(request: dict[str, Any], token: str, seconds: float) -> None:
     install()
     arm(token, seconds)
     known = {key: request[key] for key in ("token", "who", "commit", "what")}
-    save(paths.NEXT / "meta.json", {**known, **times(seconds), "changed": changed, "restore": number})
+    known |= {"changed": changed, "restore": number, "ours": own_rules(change, past)}
+    save(paths.NEXT / "meta.json", {**known, **times(seconds)})
+
+
+def own_rules(change: dict[str, Any], past: State | None) -> dict[str, dict[str, list[str]]]:
+    """Table → chain → the rules that a change edits, as far as it says so."""
+    found = ours(change.get("rules", ""))
+    for _, _, each in past["tables"] if past else ():
+        for table, chains in each.items():
+            for chain, specs in chains.items():
+                there = found.setdefault(table, {}).setdefault(chain, [])
+                there += (spec for spec in specs if spec not in there)
+    return found
 
 
 def apply(token: str) -> dict[str, Any]:
@@ -143,7 +160,8 @@ def apply(token: str) -> dict[str, Any]:
         mark("applying")
         try:
             make(change, meta)
-        except (Refused, OSError) as error:
+            save(paths.PENDING / "after.json.gz", {"tables": read_tables(), "ours": meta["ours"]})
+        except (Refused, RulesetError, OSError) as error:
             undo(meta, str(error))
             disarm("timer")
             raise
@@ -159,6 +177,8 @@ def make(change: dict[str, Any], meta: dict[str, Any]) -> None:
         return
     if change.get("live"):
         shell(change["live"], "the live change")
+    if change.get("rules"):
+        put(read(change["rules"]))
     for path, file in change["files"].items():
         write_file(path, file)
     if change.get("activate"):

@@ -3,7 +3,6 @@
 import glob
 import json
 import re
-import shutil
 from contextlib import suppress
 from typing import Any
 
@@ -73,21 +72,6 @@ def rule(line: str) -> str:
     priority, _, rest = line.partition(":")
     words = [word for word in rest.split() if word not in MOMENTARY and word != "[unresolved]"]
     return " ".join(["priority", priority, *words])
-
-
-def read_tables(_: State) -> dict[str, str]:
-    """The iptables tables that exist, each as `iptables-save --counters` prints it."""
-    return tables(run(["iptables-save", "--counters"])) if shutil.which("iptables-save") else {}
-
-
-def tables(saved: str) -> dict[str, str]:
-    """Cut the output of `iptables-save` at its tables."""
-    return {text[1:].split("\n", 1)[0]: text for text in re.findall(r"^\*.*?^COMMIT\n", saved, re.M | re.S)}
-
-
-def without_counters(table: str) -> str:
-    """What of a table does not change by itself."""
-    return re.sub(r"^\[\d+:\d+\] ", "", re.sub(r"^(:\S+ \S+) \[\d+:\d+\]$", r"\1", table, flags=re.M), flags=re.M)
 
 
 def read_sysctls(wanted: State) -> dict[str, str]:

@@ -14,6 +14,8 @@ from underlay.remote.guard.files import load, move, put_files, save, write
 from underlay.remote.guard.live import State
 from underlay.remote.guard.programs import Refused
 from underlay.remote.guard.snapshot import restore
+from underlay.remote.rules.kernel import read_tables
+from underlay.remote.rules.undo import with_edits
 
 KEPT = 50
 """Confirmed changes in the history."""
@@ -110,7 +112,16 @@ def undo(meta: dict[str, Any], why: str, live: bool = True) -> None:
     problems: list[str] = []
     if (paths.PENDING / "applying").exists():
         before = load(paths.PENDING / "before.json.gz")
-        problems = restore(before, meta["changed"]) if live else put_files(before)
+        if live:
+            after = load(paths.PENDING / "after.json.gz")
+            if after is None:  # it did not come to its end
+                commands = load(paths.PENDING / "change.json.gz").get("live")
+                tables = read_tables() if commands else with_edits(before["tables"], meta["ours"])
+                after = {"tables": tables, "ours": meta["ours"]}
+            before["tables"] = [(before["tables"], after["tables"], after["ours"])]
+            problems = restore(before, meta["changed"])
+        else:
+            problems = put_files(before)
     save(paths.PENDING / "outcome.json", {**public(meta), "why": why, "time": wall(), "problems": problems})
     if paths.UNDONE.exists():
         shutil.rmtree(paths.UNDONE)
@@ -132,15 +143,21 @@ def entry(number: int) -> dict[str, Any]:
 
 
 def state_before(number: int) -> State:
-    """The state before a confirmed change. Of files and sysctls that only later changes touched, it is the earliest."""
+    """The state before a confirmed change. Of files and sysctls that only later changes touched, it is the earliest; of
+    the iptables tables it is the changes since then."""
     entry(number)
     state: State = {}
+    tables = []
     for later in (each for each in reversed(numbers()) if each >= number):
         found: State = load(paths.HISTORY / str(later) / "before.json.gz")
+        after = load(paths.HISTORY / str(later) / "after.json.gz")
+        if after is None:
+            raise Refused(f"change {later} was kept by an earlier version: there is no way back over it")
+        tables.append((found["tables"], after["tables"], after["ours"]))
         joined = {key: {**state.get(key, {}), **found[key]} for key in ("files", "sysctls")}
         folders = [*found["folders"], *(each for each in state.get("folders", []) if each not in found["folders"])]
         state = {**found, **joined, "folders": sorted(folders, key=len, reverse=True)}
-    return state
+    return {**state, "tables": tables}
 
 
 def tidy(folder: Path) -> None:

@@ -13,6 +13,8 @@ from underlay.remote.guard import live, steps
 from underlay.remote.guard.files import missing_folders, put_files, read_file
 from underlay.remote.guard.live import State
 from underlay.remote.guard.programs import Command, Refused, run
+from underlay.remote.rules.kernel import Chain, read_tables
+from underlay.remote.rules.undo import plan_tables
 
 PASSES = 15
 """Looks at the host at most until it is what it was and stays so."""
@@ -23,7 +25,7 @@ ASPECTS: dict[str, tuple[Callable[[State], Any], Callable[[Any, Any, set[str]], 
     "addresses": (live.read_addresses, steps.plan_addresses),
     "routes": (live.read_routes, steps.plan_routes),
     "rules": (live.read_rules, steps.plan_rules),
-    "tables": (live.read_tables, steps.plan_tables),
+    "tables": (read_tables, plan_tables),
     "sysctls": (live.read_sysctls, steps.plan_sysctls),
     "services": (live.read_services, steps.plan_services),
 }
@@ -72,6 +74,8 @@ def networkd_is_busy() -> bool:
 def restore(wanted: State, changed: Iterable[str]) -> list[str]:
     """Make the host what a snapshot says; `changed`: the files that differ, or did. Returns what could not be done.
 
+    Of the iptables tables it has the changes that are taken back, the latest one first (`rules.undo.Change`).
+
     The live state comes before the services as well, so the way to the host is open as early as can be, and after
     them, until it stays.
     """
@@ -100,7 +104,7 @@ def restore(wanted: State, changed: Iterable[str]) -> list[str]:
 
 def as_text(state: State) -> dict[str, str]:
     """A snapshot as people read it: heading → lines."""
-    texts = {f"iptables {name}": live.without_counters(table) for name, table in state["tables"].items()}
+    texts = {f"iptables {name}": table_text(table) for name, table in state["tables"].items()}
     texts["addresses"] = lines(f"{nic} {text}" for nic, each in state["addresses"].items() for text, _ in each)
     texts["links"] = lines(f"{nic} {'up' if up else 'down'} mtu {mtu}" for nic, (up, mtu) in state["links"].items())
     texts["routes"] = lines(state["routes"])
@@ -114,6 +118,14 @@ def as_text(state: State) -> dict[str, str]:
             content = base64.b64decode(file["content"]).decode(errors="replace")
             texts[path] = f"(mode {file['mode']}, owner {file['uid']}:{file['gid']})\n{content}"
     return texts
+
+
+def table_text(table: dict[str, Chain] | None) -> str:
+    """A table as people read it."""
+    if table is None:
+        return "what iptables can't show\n"
+    policies = [f":{chain} {policy}" for chain, (policy, _) in table.items()]
+    return lines([*policies, *(f"-A {chain} {spec}" for chain, (_, rules) in table.items() for spec in rules)])
 
 
 def lines(items: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from underlay.remote.guard.live import ROUTE_TYPES, without_counters
+from underlay.remote.guard.live import ROUTE_TYPES
 from underlay.remote.guard.programs import Command
 
 
@@ -100,15 +100,6 @@ def plan_rules(live: list[str], wanted: list[str], _: set[str]) -> list[Command]
         commands += [(["ip", "-4", "rule", "del", *text.split()], "") for text in remove]
         commands += [(["ip", "-4", "rule", "add", *text.split()], "") for text in add]
     return commands
-
-
-def plan_tables(live: dict[str, str], wanted: dict[str, str], _: set[str]) -> list[Command]:
-    """Each iptables table that differs, in one commit; one that was not there goes again."""
-    return [
-        (["iptables-restore", "--counters", "--wait", "5"], wanted.get(name, f"*{name}\nCOMMIT\n"))
-        for name in {**live, **wanted}
-        if without_counters(live.get(name, "")) != without_counters(wanted.get(name, ""))
-    ]
 
 
 def plan_sysctls(live: dict[str, str], wanted: dict[str, str], _: set[str]) -> list[Command]:

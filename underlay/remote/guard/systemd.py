@@ -20,7 +20,8 @@ Description=Roll back the network change that was not confirmed before the power
 DefaultDependencies=no
 RequiresMountsFor=/etc {GUARD}
 After=local-fs.target systemd-remount-fs.service
-Before=sysinit.target systemd-sysctl.service systemd-networkd.service network-pre.target netfilter-persistent.service
+Before=sysinit.target systemd-sysctl.service systemd-networkd.service network-pre.target underlay-firewall.service
+Before=netfilter-persistent.service nftables.service
 Before=ssh.service ssh.socket
 ConditionPathExists={PENDING}
 
