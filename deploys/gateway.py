@@ -31,3 +31,4 @@ if deploying.runs_for("gateway"):
         enabled=True,
     )
     deploying.deploy_machine_access()
+    deploying.network_holds_at_boot()

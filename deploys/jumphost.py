@@ -87,3 +87,4 @@ if deploying.runs_for("jumphost"):
         mode="644",
     )
     deploying.deploy_machine_access()
+    deploying.network_holds_at_boot()

@@ -7,3 +7,4 @@ if deploying.runs_for("master"):
     deploying.packages("master")
     deploying.planned_network()
     deploying.deploy_machine_access()
+    deploying.network_holds_at_boot()

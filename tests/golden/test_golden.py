@@ -60,7 +60,7 @@ def _hosts(plan: Plan) -> Iterator[str]:
 def _files(plan: Plan) -> Iterator[str]:
     for role in ROLES:
         for host in plan.hosts_of(role):
-            for path, content in network_files(routing.host_network(plan, host)).items():
+            for path, content in network_files(routing.host_network(plan, host), {}).items():
                 yield f"--- {host.name}:{path}\n{content.rstrip()}"
 
 

@@ -214,20 +214,32 @@ def test_a_cni_keeps_its_routes_and_rules_over_a_restart_of_networkd() -> None:
 
 
 def test_a_wrong_default_route_is_replaced() -> None:
+    """In the table of the plan's; those that the host has in `main` stay, and no packet takes them."""
     inside(
-        "master-1", "ip route replace default via 100.64.0.1 dev eth0; ip route add default via 100.64.64.1 metric 50"
+        "master-1",
+        "for table in 1000 main; do ip route replace default via 100.64.0.9 dev eth0 table $table;"
+        "ip route add default via 100.64.64.9 metric 50 table $table; done",
     )
-    pyinfra("deploys/master.py", "-y")
-    assert [line.split()[:5] for line in inside("master-1", "ip route show default").splitlines()] == [
-        ["default", "via", "100.64.32.1", "dev", "eth1"]
-    ]
+    unmanaged = inside("master-1", "ip route show default")
+    try:
+        pyinfra("deploys/master.py", "-y")
+        assert [line.split()[:5] for line in inside("master-1", "ip route show default table 1000").splitlines()] == [
+            ["default", "via", "100.64.32.1", "dev", "eth1"]
+        ]
+        assert inside("master-1", "ip route show default") == unmanaged
+        assert "via 100.64.32.1 dev eth1 table 1000 src 100.64.32.2" in inside("master-1", "ip route get 203.0.113.1")
+        invoke("verify", "master")
+    finally:
+        inside(
+            "master-1", "ip route del default metric 50; ip route replace default via 100.64.0.1 dev eth0 proto static"
+        )
 
 
 @pytest.mark.parametrize(
     "default",
     [
-        "ip route replace default via 192.168.0.1 dev eth0",
-        "ip route add default via 192.168.0.1 dev eth0 metric 7",
+        "ip route replace default via 192.168.0.1 dev eth0 table 1000",
+        "ip route add default via 192.168.0.1 dev eth0 metric 7 table 1000",
         ":",
     ],
 )
@@ -236,14 +248,21 @@ def test_a_lost_first_address_comes_back_as_the_first(default: str) -> None:
     inside("gateway", "ip address flush dev eth0; ip address add 192.168.0.52/24 dev eth0")
     # Back by hand, and so in the wrong order: the deploy has to get in.
     inside("gateway", f"ip address add 192.168.0.51/24 dev eth0; {default}")
+    own = "default via 192.168.0.1 dev eth0 proto static metric 77"
+    inside("gateway", f"ip route add {own}; ip route add 10.66.0.0/16 nexthop via 192.168.0.8 nexthop via 192.168.0.9")
     pyinfra("deploys/gateway.py", "-y")
     assert re.findall(r"inet (\S+)", inside("gateway", "ip -4 address show eth0")) == [
         "192.168.0.51/24",
         "192.168.0.52/24",
         "192.168.0.53/24",
     ]
-    [route] = inside("gateway", "ip route show default").splitlines()
+    [route] = inside("gateway", "ip route show default table 1000").splitlines()
     assert route.split() == ["default", "via", "192.168.0.1", "dev", "eth0", "proto", "static", "src", "192.168.0.51"]
+    assert own in inside("gateway", "ip route show").replace("  ", " ")
+    assert inside("gateway", "ip route show 10.66.0.0/16").count("nexthop") == 2
+    inside(
+        "gateway", f"ip route del {own}; ip route del 10.66.0.0/16; ip route replace default via 192.168.0.1 dev eth0"
+    )
     assert changes("gateway") == []
 
 
@@ -299,7 +318,7 @@ def test_the_jump_host_deploys_the_others_directly() -> None:
         "jumphost", "cd /opt/underlay && .venv/bin/pyinfra inventory.py deploys/lb_nginx.py --dry --json"
     )
     assert done.returncode == 0, done.stderr
-    assert [step["hosts_with_change"] for step in json.loads(done.stdout)["plan"]] == [[]] * 6
+    assert [step["hosts_with_change"] for step in json.loads(done.stdout)["plan"]] == [[]] * 7
     assert "target ssh" in done.stderr
     config = inside("jumphost", "cat /tmp/underlay-0/*/ssh_config")
     assert "ProxyJump" not in config

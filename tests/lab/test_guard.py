@@ -195,7 +195,10 @@ LOCKOUTS = {
         "ip address flush dev eth0; ip address add 192.168.0.151/24 dev eth0; ip route add default via 192.168.0.1",
     ),
     "sshd stopped": ("lb", "systemctl stop ssh"),
-    "routes gone": ("master-1", "ip route del default; ip rule flush; ip rule add priority 32766 lookup 100"),
+    "routes gone": (
+        "master-1",
+        "ip route del default; ip route del default table 1000; ip rule flush; ip rule add priority 32766 lookup 100",
+    ),
 }
 
 

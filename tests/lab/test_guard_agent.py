@@ -204,7 +204,7 @@ LOCKOUTS: dict[str, dict[str, dict[str, Any]]] = {
         "dropped in a table that was not there": {"live": "iptables -t mangle -A PREROUTING -j DROP"},
         "forwarding off, at boot too": {
             "live": "sysctl -qw net.ipv4.ip_forward=0",
-            "files": {"/etc/sysctl.d/99-underlay.conf": file("net.ipv4.ip_forward = 0\n", "600")},
+            "files": {"/etc/sysctl.d/zz-underlay.conf": file("net.ipv4.ip_forward = 0\n", "600")},
         },
         "a wrong address on the enterprise NIC": {
             "live": "ip address flush dev eth0; ip address add 192.168.0.99/24 dev eth0",
@@ -235,7 +235,7 @@ LOCKOUTS: dict[str, dict[str, dict[str, Any]]] = {
             "live": "systemctl -q mask --now ssh",
             "touches": ["/etc/systemd/system/ssh.service"],
         },
-        "default route gone": {"live": "ip route del default"},
+        "default route gone": {"live": "ip route del default; ip route del default table 1000"},
         "the only NIC down": {"live": "ip link set eth0 down"},
     },
     "lb": {
@@ -248,7 +248,9 @@ LOCKOUTS: dict[str, dict[str, dict[str, Any]]] = {
             "files": {"/etc/nginx/nginx.conf": file("broken\n")},
             "activate": "systemctl restart nginx || true",
         },
-        "systemd reloaded meanwhile": {"live": "ip route del default; systemctl daemon-reload"},
+        "systemd reloaded meanwhile": {
+            "live": "ip route del default; ip route del default table 1000; systemctl daemon-reload"
+        },
     },
     "master-1": {
         "a policy table without its connected route": {"live": "ip route del 100.64.0.0/21 table 1002"},
@@ -303,7 +305,7 @@ def test_lockout_is_undone(lockouts: dict[str, str], name: str) -> None:
 
 def change_of(host: str) -> dict[str, Any]:
     """A change of everything, live and for the next boot."""
-    path = NETWORK.format("eth0")
+    path = "/etc/systemd/network/50-installer.network.d/50-underlay.conf"
     network = inside(host, f"cat {path}")
     address = "198.51.100.7/32"
     change: dict[str, Any] = {

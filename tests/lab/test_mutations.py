@@ -42,8 +42,10 @@ GATEWAY = {
     "rules not loaded at boot": "systemctl disable underlay-firewall",
     "a published address removed": "ip address del 192.168.0.53/24 dev eth0",
     "no forwarding": "sysctl -qw net.ipv4.ip_forward=0",
-    "no way out": "ip route del default",
-    "a NIC's file changed": "sed -i /192.168.0.52/d /etc/systemd/network/05-underlay-eth0.network",
+    "no way out": "ip route del default table 1000",
+    "a NIC's file changed": "sed -i /192.168.0.52/d /etc/systemd/network/50-installer.network.d/50-underlay.conf",
+    "a file that comes before a NIC's": "printf '[Match]\\nName=eth1\\n' > /etc/systemd/network/00-early.network",
+    "no forwarding after a boot": "rm /etc/sysctl.d/zz-underlay.conf",
     "no conntrack": "dpkg --remove conntrack",
 }
 JUMPHOST = {
@@ -60,7 +62,7 @@ MASTER = {
     "a policy rule deleted": "ip rule del from 100.64.64.2 to 100.64.0.0/21",
     "no rule that lets a CNI win": "ip rule del priority 30200",
     "a NIC's default route deleted": "ip route del default table 1004",
-    "another default route": "ip route replace default via 100.64.0.1 dev eth0",
+    "another default route": "ip route replace default via 100.64.0.1 dev eth0 table 1000",
     "an address removed": "ip address del 100.64.64.2/21 dev eth2",
     "a NIC down": "ip link set eth1 down",
     "loose rp_filter": "sysctl -qw net.ipv4.conf.eth2.rp_filter=2",

@@ -45,7 +45,7 @@ def state(plan: Plan, host: Host, **changed: object) -> HostState:
             routes=wanted.routes,
             rules=wanted.rules,
             sysctls=wanted.sysctls,
-            files={str(path): content for path, content in network_files(wanted).items()},
+            files={str(path): content for path, content in network_files(wanted, {}).items()},
         ),
         nics={nic: Link(True, True, 1500, "02:00:00:00:00:01") for nic in wanted.nics},
         units=dict.fromkeys((unit.name for unit in units.ALL), UnitState("active", "enabled")),

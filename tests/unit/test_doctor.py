@@ -68,7 +68,7 @@ def state(host: Host, **parts: object) -> HostState:
             routes=wanted.routes,
             rules=wanted.rules,
             sysctls=wanted.sysctls,
-            files=network_files(wanted),
+            files=network_files(wanted, {}),
         ),
         "filters": Filters(),
         "firewall": site.firewall(PLAN),
@@ -244,7 +244,7 @@ def test_an_address_explains_its_routes() -> None:
 
 def test_a_route_elsewhere() -> None:
     """A wrong next hop is told with the one that is there; the fix takes the way that is left."""
-    live = network("jumphost", routes=(Route(254, "default", "100.64.0.53", "eth0"),))
+    live = network("jumphost", routes=(Route(1000, "default", "100.64.0.53", "eth0"),))
     seen = with_state(healthy(), "jumphost", network=live)
     seen = replace(
         seen,

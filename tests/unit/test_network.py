@@ -3,6 +3,7 @@
 import pytest
 
 from underlay.compare.network import LiveNetwork
+from underlay.compare.networkd import Device, System
 from underlay.desired.routing import MAIN, Address, PolicyRule, Route
 from underlay.facts.network import command, parse
 
@@ -24,17 +25,30 @@ RULES = """
 # iproute2 6.15 (Debian 13) differs from 6.1 (Debian 12) in what it adds to an IPv6 address.
 ADDRESSES = """
 [{"ifindex":1,"ifname":"lo","flags":["LOOPBACK"],"mtu":65536,"link_type":"[772]","addr_info":[]},
-{"ifindex":3,"link":"p0","ifname":"eth0","flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],"addr_info":[
+{"ifindex":3,"link":"p0","ifname":"eth0","altnames":["enp3s0"],"flags":["BROADCAST","MULTICAST","UP","LOWER_UP"],
+"link_type":"[1]","address":"02:00:00:00:00:03","addr_info":[
 {"family":"inet","local":"100.64.0.2","prefixlen":21,"broadcast":"100.64.7.255","scope":"0","label":"eth0"},
 {"family":"inet","local":"100.64.0.9","prefixlen":21,"scope":"0","secondary":true,"label":"eth0"},
 {"family":"inet6","local":"fe80::1","prefixlen":64,"scope":"253","tentative":true,PROTOCOL"valid_life_time":1}]}]
 """
 SYSCTLS = "net.ipv4.ip_forward = 0\nnet.ipv4.conf.bond0/100.rp_filter = 1\n"
-FILES = "/etc/systemd/network/05-underlay-eth0.network W05ldHdvcmtdCg==\n"
+FILES = (
+    "/etc/systemd/network/05-underlay-eth0.network W05ldHdvcmtdCg==\n"
+    "/etc/systemd/network/with space.network W05ldHdvcmtdCg==\n/etc/sysctl.d/hidden.conf \n"
+)
+NICS = """
+/run/systemd/netif/links/3:NETWORK_FILE=/etc/systemd/network/50-a.network
+/run/udev/data/n3:E:ID_PATH=pci-0000:03:00.0
+/run/udev/data/n3:E:ID_NET_DRIVER=virtio_net
+/sys/class/net/wlan0/uevent:DEVTYPE=wlan
+/sys/class/net/eth0/device/driver:DRIVER=../../bus/virtio
+"""
+SYSTEM = "- box\n- 0123\n- none\n- x86_64\n- quiet a=b"
 
 
 def output(**sections: str) -> list[str]:
-    default = {"address": ADDRESSES, "route": ROUTES, "rule": RULES, "sysctl": SYSCTLS, "files": FILES}
+    default = {"address": ADDRESSES, "route": ROUTES, "rule": RULES, "sysctl": SYSCTLS, "files": FILES, "nics": NICS}
+    default["system"] = SYSTEM
     return [
         line
         for name, text in (default | sections).items()
@@ -63,7 +77,28 @@ def test_what_a_host_prints(protocol: str) -> None:
             PolicyRule(32766, "", "", MAIN),
         ),
         sysctls={"net.ipv4.ip_forward": "0", "net.ipv4.conf.bond0/100.rp_filter": "1"},
-        files={"/etc/systemd/network/05-underlay-eth0.network": "[Network]\n"},
+        files={
+            "/etc/systemd/network/05-underlay-eth0.network": "[Network]\n",
+            "/etc/systemd/network/with space.network": "[Network]\n",
+            "/etc/sysctl.d/hidden.conf": "",
+        },
+        devices=(
+            Device(("lo",), "", "", "loopback"),
+            Device(
+                ("eth0", "enp3s0"),
+                "02:00:00:00:00:03",
+                "02:00:00:00:00:03",
+                "ether",
+                driver="virtio_net",
+                properties={
+                    "NETWORK_FILE": "/etc/systemd/network/50-a.network",
+                    "ID_PATH": "pci-0000:03:00.0",
+                    "ID_NET_DRIVER": "virtio_net",
+                },
+                in_use="/etc/systemd/network/50-a.network",
+            ),
+        ),
+        system=System(("box", "0123"), "none", "quiet a=b", "x86_64"),
     )
 
 

@@ -10,15 +10,15 @@ from tests.unit.conftest import Planned
 from tests.unit.namespaces import Inside, namespace
 from underlay.compare import network
 from underlay.compare.network import LiveNetwork, differences
+from underlay.desired.files import link_files, nic_of
 from underlay.desired.routing import (
+    DEFAULT,
     MAIN,
     Address,
     HostNetwork,
     PolicyRule,
     Route,
     host_network,
-    link_files,
-    nic_of,
 )
 from underlay.facts.network import command, parse
 from underlay.plan import REPO, Plan, load
@@ -41,6 +41,9 @@ def master(site: Plan) -> HostNetwork:
     return host_network(site, site.host("master-1"))
 
 
+ON_EVERY_HOST = (PolicyRule(30200, "", "", MAIN, True), PolicyRule(30400, "", "", DEFAULT))
+
+
 def test_the_gateway_has_every_published_address(gateway: HostNetwork) -> None:
     """Behind its own, which stays the one that it sends from."""
     assert gateway.addresses == (
@@ -51,24 +54,24 @@ def test_the_gateway_has_every_published_address(gateway: HostNetwork) -> None:
         Address("eth2", "100.64.32.1/21"),
         Address("eth3", "100.64.64.1/21"),
     )
-    assert gateway.routes == (Route(MAIN, "default", "192.168.0.1", "eth0", "192.168.0.51"),)
-    assert gateway.rules == ()
+    assert gateway.routes == (Route(DEFAULT, "default", "192.168.0.1", "eth0", "192.168.0.51"),)
+    assert gateway.rules == ON_EVERY_HOST
     assert gateway.sysctls == {"net.ipv4.ip_forward": "1"}
 
 
 @pytest.mark.parametrize("name", ["jumphost", "lb"])
-def test_a_host_with_one_nic_needs_no_rules(site: Plan, name: str) -> None:
+def test_a_host_with_one_nic_needs_no_rules_for_its_address(site: Plan, name: str) -> None:
     host = site.host(name)
     assert host_network(site, host) == HostNetwork(
         addresses=(Address("eth0", host.primary.with_prefix),),
-        routes=(Route(MAIN, "default", "100.64.0.1", "eth0", str(host.primary.address)),),
-        rules=(),
+        routes=(Route(DEFAULT, "default", "100.64.0.1", "eth0", str(host.primary.address)),),
+        rules=ON_EVERY_HOST,
         sysctls={},
     )
 
 
 def test_a_master_answers_by_the_nic_that_was_asked(master: HostNetwork) -> None:
-    assert master.routes[0] == Route(MAIN, "default", "100.64.32.1", "eth1", "100.64.32.2")
+    assert master.routes[0] == Route(DEFAULT, "default", "100.64.32.1", "eth1", "100.64.32.2")
     assert [route for route in master.routes if route.nic == "eth2"] == [
         Route(1004, "100.64.64.0/21", "", "eth2", "100.64.64.2"),
         Route(1004, "default", "100.64.64.1", "eth2", "100.64.64.2"),
@@ -80,7 +83,7 @@ def test_a_master_answers_by_the_nic_that_was_asked(master: HostNetwork) -> None
         PolicyRule(30100, "100.64.64.2", "100.64.64.0/21", 1004),
         PolicyRule(30300, "100.64.64.2", "", 1004),
     ]
-    assert [rule for rule in master.rules if not rule.source] == [PolicyRule(30200, "", "", MAIN, True)]
+    assert tuple(rule for rule in master.rules if not rule.source) == ON_EVERY_HOST
     assert [rule.priority for rule in master.rules] == sorted(rule.priority for rule in master.rules)
     assert master.sysctls == {
         "net.ipv4.conf.all.rp_filter": "0",
@@ -94,14 +97,15 @@ def test_a_nic_with_a_dot_in_its_name(planned: Planned) -> None:
     plan = planned(('"default_route": "traffic",', '"default_route": "traffic", "nics": {"mgmt": "bond0.100"},'))
     wanted = host_network(plan, plan.host("master-1"))
     assert "net.ipv4.conf.bond0/100.rp_filter" in wanted.sysctls
-    assert nic_of(next(iter(link_files(wanted)))) == "bond0.100"
+    path, text = next(iter(link_files(wanted, {}).items()))
+    assert nic_of(path, text) == "bond0.100"
 
 
 def test_what_belongs_to_no_nic_is_in_one_file(master: HostNetwork) -> None:
-    files = link_files(master)
-    assert [nic_of(path) for path in files] == ["eth0", "eth1", "eth2"]
-    assert [values["rules"] for values in files.values()] == [master.rules, (), ()]
-    assert nic_of("/etc/systemd/network/10-netplan-eth0.network") is None
+    files = link_files(master, {})
+    assert [nic_of(*each) for each in files.items()] == ["eth0", "eth1", "eth2"]
+    assert [text.count("[RoutingPolicyRule]") for text in files.values()] == [len(master.rules), 0, 0]
+    assert nic_of("/etc/systemd/network/10-netplan-eth0.network", "") is None
 
 
 def live(wanted: HostNetwork) -> LiveNetwork:
@@ -114,6 +118,7 @@ def live(wanted: HostNetwork) -> LiveNetwork:
             Route(MAIN, "100.64.0.0/21", "", "eth0", "100.64.0.2"),
             Route(MAIN, "10.244.0.0/24", "100.64.32.9", "eth1"),
             Route(MAIN, "default", "10.0.0.1", "cni0"),
+            Route(MAIN, "default", "100.64.0.9", "eth0", metric=1024),
             Route(77, "default", "100.64.0.9", "eth0"),
         ),
         rules=(PolicyRule(0, "", "", 255), PolicyRule(99, "10.0.0.1", "", 77), *wanted.rules),
@@ -171,7 +176,7 @@ def test_the_first_address_is_not_the_first(gateway: HostNetwork) -> None:
         "ip addr replace 192.168.0.51/24 brd + dev eth0",
         "ip addr replace 192.168.0.52/24 brd + dev eth0",
         "ip addr replace 192.168.0.53/24 brd + dev eth0",
-        "ip route replace default via 192.168.0.1 dev eth0 src 192.168.0.51 table 254 proto static",
+        "ip route replace default via 192.168.0.1 dev eth0 src 192.168.0.51 table 1000 proto static",
     ]
 
 
@@ -185,7 +190,7 @@ def test_an_address_of_an_earlier_plan_goes(gateway: HostNetwork) -> None:
     """The file on the host tells that it was ours; one that it does not have is somebody else's."""
     there = live(gateway)
     old, unmanaged = Address("eth0", "192.168.0.99/24"), Address("eth0", "192.168.0.98/24")
-    path = next(iter(link_files(gateway)))
+    path = next(iter(link_files(gateway, {})))
     found = replace(
         there,
         addresses=(*there.addresses, old, unmanaged),
@@ -207,21 +212,21 @@ def test_a_default_route_by_another_router_is_replaced(master: HostNetwork) -> N
     there = live(master)
     wrong = replace(there, routes=(replace(there.routes[0], via="100.64.32.9"), *there.routes[1:]))
     assert commands(master, wrong) == [
-        "ip route replace default via 100.64.32.1 dev eth1 src 100.64.32.2 table 254 proto static"
+        "ip route replace default via 100.64.32.1 dev eth1 src 100.64.32.2 table 1000 proto static"
     ]
 
 
 def test_routes_of_ours_that_are_not_in_the_plan_go(master: HostNetwork) -> None:
-    """Any in our tables, and default routes through our NICs; those of others stay."""
+    """Any in our tables; those of others stay, default routes through our NICs too."""
     there = live(master)
     stale = (
         Route(1004, "10.0.0.0/8", "100.64.64.9", "eth2"),
-        Route(MAIN, "default", "100.64.0.1", "eth0", "100.64.0.2", metric=1024),
+        Route(DEFAULT, "default", "100.64.0.1", "eth0", "100.64.0.2", metric=1024),
         Route(1009, "default", "", ""),
     )
     assert commands(master, replace(there, routes=(*there.routes, *stale))) == [
         "ip route del 10.0.0.0/8 via 100.64.64.9 dev eth2 table 1004",
-        "ip route del default via 100.64.0.1 dev eth0 src 100.64.0.2 metric 1024 table 254",
+        "ip route del default via 100.64.0.1 dev eth0 src 100.64.0.2 metric 1024 table 1000",
         "ip route del default table 1009",
     ]
 
@@ -230,7 +235,7 @@ def test_policy_rules(master: HostNetwork) -> None:
     """A missing one comes back before a stale one goes; one with a priority of others stays."""
     there = live(master)
     stale = PolicyRule(30300, "100.64.64.99", "", 1004)
-    found = replace(there, rules=(*without(there.rules, master.rules[0]), stale, PolicyRule(30400, "10.0.0.1", "", 77)))
+    found = replace(there, rules=(*without(there.rules, master.rules[0]), stale, PolicyRule(30401, "10.0.0.1", "", 77)))
     assert commands(master, found) == [
         "ip rule add priority 30100 from 100.64.0.2 to 192.168.0.0/24 table 1002 proto static",
         "ip rule del priority 30300 from 100.64.64.99 to all table 1004",
@@ -242,7 +247,7 @@ def test_what_is_missing_comes_before_what_must_go(master: HostNetwork) -> None:
     there = LiveNetwork(
         links={},
         addresses=(),
-        routes=(Route(MAIN, "default", "100.64.0.9", "eth0", metric=5), Route(1004, "10.0.0.0/8", "", "eth2")),
+        routes=(Route(DEFAULT, "default", "100.64.0.9", "eth0", metric=5), Route(1004, "10.0.0.0/8", "", "eth2")),
         rules=(PolicyRule(30100, "100.64.0.77", "", 1002),),
     )
     found = [each.split()[:3] for each in commands(master, there)]
@@ -260,9 +265,10 @@ ip address add 192.168.0.60/24 dev eth0
 ip address add 100.64.64.60/21 dev eth2
 ip route add 10.9.0.0/16 via 10.244.0.9
 ip route add default via 10.244.0.9 table 77
+ip route add default via 10.244.0.8 metric 50
 ip route add blackhole 10.1.0.0/16
 ip rule add priority 99 from 10.244.0.0/24 table 77
-ip rule add priority 30400 fwmark 0x1 table 77
+ip rule add priority 30401 fwmark 0x1 table 77
 """
 DRIFTS = {
     "gateway": {
@@ -270,18 +276,20 @@ DRIFTS = {
         "first address removed": "ip addr del 192.168.0.51/24 dev eth0",
         "first address is another": "ip addr del 192.168.0.51/24 dev eth0; ip addr add 192.168.0.51/24 dev eth0",
         "stale route that goes with an address": "ip addr del 192.168.0.51/24 dev eth0; "
-        "ip addr replace 192.168.0.51/24 dev eth0; ip route add default via 192.168.0.9 src 192.168.0.51 metric 9",
-        "default route removed": "ip route del default",
+        "ip addr replace 192.168.0.51/24 dev eth0; "
+        "ip route add default via 192.168.0.9 src 192.168.0.51 metric 9 table 1000",
+        "default route removed": "ip route del default table 1000",
         "forwarding off": "sysctl -qw net.ipv4.ip_forward=0",
     },
     "master-1": {
         "address removed": "ip addr del 100.64.64.2/21 dev eth2",
         "NIC down": "ip link set eth1 down",
         "NIC down and up": "ip link set eth2 down; ip link set eth2 up",
-        "default route removed": "ip route del default",
-        "default route by another router": "ip route replace default via 100.64.32.99 dev eth1",
-        "second default route": "ip route add default via 100.64.0.1 dev eth0 metric 1024",
-        "another metric": "ip route del default; ip route add default via 100.64.32.1 dev eth1 metric 9",
+        "default route removed": "ip route del default table 1000",
+        "default route by another router": "ip route replace default via 100.64.32.99 dev eth1 table 1000",
+        "second default route": "ip route add default via 100.64.0.1 dev eth0 metric 1024 table 1000",
+        "another metric": "ip route del default table 1000; "
+        "ip route add default via 100.64.32.1 dev eth1 metric 9 table 1000",
         "table emptied": "ip route flush table 1003",
         "stale route": "ip route add 10.0.0.0/8 via 100.64.0.9 table 1002",
         "blackhole in a table of ours": "ip route add blackhole 10.0.0.0/8 table 1050",
@@ -313,8 +321,9 @@ def unmanaged(found: LiveNetwork) -> list[set[object]]:
     """What FOREIGN made."""
     return [
         {address for address in found.addresses if address.nic == "cni0" or ".60/" in address.cidr},
-        {route for route in found.routes if route.table == 77 or route.destination in ("10.9.0.0/16", "10.1.0.0/16")},
-        {rule for rule in found.rules if rule.priority in (99, 30400)},
+        {route for route in found.routes if route.table == 77 or route.destination in ("10.9.0.0/16", "10.1.0.0/16")}
+        | {route for route in found.routes if (route.table, route.destination) == (MAIN, "default")},
+        {rule for rule in found.rules if rule.priority in (99, 30401)},
     ]
 
 
@@ -335,7 +344,7 @@ def test_the_kernel_takes_every_change(machine: Inside, site: Plan, name: str) -
     machine("sh", "-e", text=FOREIGN)
     there = read(machine, wanted)
     assert differences(wanted, there) == []
-    assert [len(part) for part in unmanaged(there)] == [3, 3, 2]
+    assert [len(part) for part in unmanaged(there)] == [3, 4, 2]
     for what, drift in DRIFTS[name].items():
         machine("sh", "-e", text=drift)
         assert unmanaged(converge(what)) == unmanaged(there), what

@@ -45,9 +45,9 @@ def test_output_that_is_cut_off() -> None:
 
 def test_facts_fail_closed() -> None:
     """Where one command failed, what the others said is not taken for all."""
-    names = ("address", "route", "rule", "sysctl", "files")
-    said = {"address": "[]", "route": "[]", "rule": "[]", "sysctl": "", "files": ""}
-    lines = [line for name in names for line in (f"@@ {name}", said[name], "@@ = 0") if line]
+    said = {"address": "[]", "route": "[]", "rule": "[]", "sysctl": "", "files": "", "nics": ""}
+    said["system"] = "- box\n- 1\n- none\n- x86_64\n- quiet"
+    lines = [line for name, text in said.items() for line in (f"@@ {name}", *text.split("\n"), "@@ = 0") if line]
     assert network.parse(lines).routes == ()
     lines[5] = "@@ = 1"
     with pytest.raises(ValueError, match="route"):

@@ -204,7 +204,7 @@ def test_where_to_look(planned: Planned) -> None:
         "rule raw PREROUTING -s 100.64.64.0/21 -d 100.64.0.0/21 -j NOTRACK",
         "rule filter FORWARD -d 100.64.64.0/21 -j ACCEPT",
         "rule filter FORWARD -s 100.64.0.0/21 -j ACCEPT",
-        "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 254 proto static",
+        "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 1000 proto static",
         "master-1: route default via 100.64.64.1 dev eth2 src 100.64.64.2 table 1004 proto static",
     ]
     assert look_at(planned(), "lb 100.64.0.53 -> 192.168.0.52") == [
@@ -212,8 +212,8 @@ def test_where_to_look(planned: Planned) -> None:
         "rule filter FORWARD -s 100.64.0.0/21 -j ACCEPT",
         "rule nat PREROUTING -d 192.168.0.52/32 -j DNAT --to-destination 100.64.0.52",
         "rule nat POSTROUTING -s 100.64.0.53/32 -j SNAT --to-source 192.168.0.53",
-        "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 254 proto static",
-        "jumphost: route default via 100.64.0.1 dev eth0 src 100.64.0.52 table 254 proto static",
+        "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 1000 proto static",
+        "jumphost: route default via 100.64.0.1 dev eth0 src 100.64.0.52 table 1000 proto static",
     ]
     assert look_at(planned(), "gateway 100.64.0.1 -> 100.64.0.53")[0] == (
         "rule raw OUTPUT -s 100.64.0.1/32 -d 100.64.0.0/21 -j NOTRACK"
@@ -221,7 +221,7 @@ def test_where_to_look(planned: Planned) -> None:
     assert look_at(planned(), "dev 192.168.0.105 -> 192.168.0.53:6443") == [
         "rule filter FORWARD -d 100.64.0.0/21 -j ACCEPT",
         "rule nat PREROUTING -d 192.168.0.53/32 -j DNAT --to-destination 100.64.0.53",
-        "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 254 proto static",
+        "lb: route default via 100.64.0.1 dev eth0 src 100.64.0.53 table 1000 proto static",
         "lb: the proxy in between, for master-1",
     ]
 

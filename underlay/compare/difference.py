@@ -88,8 +88,20 @@ class NativeChain:
         return f"{self.family} {self.table} {self.chain}"
 
 
+@dataclass(frozen=True)
+class Place:
+    """A line of a file that is not ours, as its program reads it."""
+
+    path: str
+    number: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.number} ({self.text})"
+
+
 Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | NotLoaded | Parallel | NativeChain
-Found = str | UnitState | tuple[Route, ...] | None
+Found = str | UnitState | Place | tuple[Route, ...] | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +112,7 @@ class Difference:
         in no plan and never was: it is left alone, and is no drift
     thing: as it must be, or where it must not be, as it is
     found: what there is instead: the value of a sysctl, the text of a file, the state of a unit, the routes in the
-        place of a route
+        place of a route; or the line of an unmanaged file that wins over ours at the next boot
     at_boot: it comes up so at the next boot; else it is so now
     shaken: it is there, but an earlier step of the fix may take it away
     """
@@ -124,7 +136,7 @@ class Difference:
                 return "out of order"
             case "disabled":
                 return "stopped"
-            case "differs" if isinstance(self.thing, File):
+            case "differs" if isinstance(self.thing, File) or isinstance(self.found, Place):
                 return "differs"
             case "differs" | "down":
                 return "missing"
@@ -169,8 +181,14 @@ class Difference:
                 found = ""
             case NativeChain(policy=policy, does=does), _:
                 found = ", ".join([f"policy {policy}", *does])
+            case Nic(), Place() as place:
+                found = f"may come up otherwise: whether it matches {place} can't be told"
             case Nic(), _:
                 found = "is down"
+            case Sysctl(_, value), Place() as place:
+                found = f"is set by {place}, not to {value}"
+            case File(), Place() as place:
+                found = f"is undone by {place}"
             case Sysctl(_, value), there:
                 found = f"is {'not set' if there is None else there}, not {value}"
             case NotLoaded(), _:

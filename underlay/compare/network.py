@@ -1,9 +1,24 @@
 """The live network of a host beside what it must be. Pure."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from underlay.compare import networkd
 from underlay.compare.difference import Difference, Nic, Sysctl
-from underlay.desired.routing import MAIN, PRIORITIES, TABLES, Address, HostNetwork, PolicyRule, Route, nic_of
+from underlay.compare.networkd import Device, NetworkFile, System
+from underlay.desired.files import Bases, nic_of, ours_in
+from underlay.desired.routing import (
+    FORMER_SYSCTL_CONF,
+    NETWORKD_CONF,
+    PRIORITIES,
+    SYSCTL_CONF,
+    TABLES,
+    Address,
+    HostNetwork,
+    PolicyRule,
+    Route,
+)
 
 
 @dataclass(frozen=True)
@@ -13,7 +28,8 @@ class LiveNetwork:
     addresses: every IPv4 address on every NIC, in the kernel's order
     routes: every route of every table but `local`
     sysctls: those that were asked for; absent keys are absent here
-    files: our own files, path → content
+    files: those of networkd and sysctl, path → content; one that hides others is empty
+    devices, system: what networkd's files can look at
     """
 
     links: dict[str, bool]
@@ -22,13 +38,30 @@ class LiveNetwork:
     rules: tuple[PolicyRule, ...]
     sysctls: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    devices: tuple[Device, ...] = ()
+    system: System = field(default_factory=System)
+
+    @cached_property
+    def network_files(self) -> list[NetworkFile]:
+        """The host's own .network files."""
+        return networkd.network_files(self.files)
+
+    def bases(self, nics: Iterable[str]) -> Bases:
+        """What the host's own files tell networkd of NICs."""
+        return networkd.bases(nics, self.network_files, self.devices, self.system)
+
+    @cached_property
+    def ours(self) -> dict[str, str]:
+        """Our own files, those of earlier versions too."""
+        others = (NETWORKD_CONF, SYSCTL_CONF, FORMER_SYSCTL_CONF)
+        return {path: text for path, text in self.files.items() if path in others or networkd.is_ours(path)}
 
 
 def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
     """What differs in the live state, in a safe order to fix it: first what is missing, then what must go.
 
-    Ours to remove: policy rules with our priorities, routes in our tables, addresses that our own files gave the host,
-    and default routes through the plan's NICs. Everything else is left alone.
+    Ours to remove: policy rules with our priorities, routes in our tables, and addresses that only our own files gave
+    the host. Everything else is left alone, default routes in `main` too: the plan's wins over them.
     """
     found = [
         Difference("down" if nic in live.links else "missing", Nic(nic))
@@ -69,12 +102,15 @@ def command(difference: Difference) -> str:
 def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:
     recorded = {
         Address(nic, line.removeprefix("Address="))
-        for path, content in live.files.items()
-        if (nic := nic_of(path))
-        for line in content.splitlines()
+        for path, content in live.ours.items()
+        if (nic := nic_of(path, content))
+        for line in ours_in(content).splitlines()
         if line.startswith("Address=")
     }
-    return [address for address in live.addresses if address in recorded and address not in wanted.addresses]
+    stale = [address for address in live.addresses if address in recorded and address not in wanted.addresses]
+    # What the host's own files say comes back at the next boot: it was not ours alone.
+    bases = live.bases({each.nic for each in stale})
+    return [each for each in stale if not any(each.cidr in base.addresses for base in bases[each.nic])]
 
 
 def _address_differences(nic: str, wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
@@ -111,10 +147,8 @@ def _route_differences(wanted: HostNetwork, live: LiveNetwork, shaken: set[str])
     # `ip route replace` takes the place of the route that has the same table, destination and metric.
     replaced = {(route.table, route.destination, route.metric) for route in wanted.routes if route not in live.routes}
     for route in live.routes:
-        ours = route.table in TABLES or (
-            route.table == MAIN and route.destination == "default" and route.nic in wanted.nics
-        )
-        if ours and route not in wanted.routes and (route.table, route.destination, route.metric) not in replaced:
+        place = (route.table, route.destination, route.metric)
+        if route.table in TABLES and route not in wanted.routes and place not in replaced:
             found.append(Difference("extra", route, shaken=route.nic in shaken))
     return found
 

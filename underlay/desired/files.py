@@ -1,7 +1,17 @@
-"""Plan → the files of a host, as text, and where they are. Pure."""
+"""Plan → the files of a host, as text, and where they are. Pure.
+
+networkd takes the first file that matches a NIC, whole. So ours is a drop-in beside that file; where the file is for
+other NICs, too, ours is a file in front of it that repeats it for the one NIC; where there is none, a file. What is
+below /run may not be there after a boot: then ours is also beside what is in charge without it, or the last of all.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from underlay.desired import routing
-from underlay.desired.routing import HostNetwork
+from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETWORKD, HostNetwork
 from underlay.desired.templates import render
 from underlay.plan import Plan
 
@@ -13,11 +23,86 @@ BOOT = (
 )
 """What others load before ours at boot: the unit, its file, the program that loads it."""
 SSHD = "/etc/ssh/sshd_config.d/05-underlay.conf"
+MARK = "[X-Underlay]"
+"""The section that ours begins with: networkd skips it. What a file repeats of others stands before it."""
 
 
-def network_files(wanted: HostNetwork) -> dict[str, str]:
-    """Path → content of every file that makes the network come back after a boot."""
-    found = {path: render("network/link.network.j2", **values) for path, values in routing.link_files(wanted).items()}
+@dataclass(frozen=True)
+class Base:
+    """What the host's own files tell networkd of a NIC: the file in charge of it, with its drop-ins.
+
+    path: of the file in charge, empty if nobody is
+    specific: it is for this NIC only
+    text: its settings, but for what it matches
+    addresses: the addresses that it gives the NIC
+    keeps: it says itself what networkd keeps over a restart
+    last: ours is to hide no other file
+    """
+
+    path: str = ""
+    specific: bool = False
+    text: str = ""
+    addresses: frozenset[str] = frozenset()
+    keeps: bool = False
+    last: bool = False
+
+
+Bases = Mapping[str, Sequence[Base]]
+"""For each NIC what there is for ours to be beside."""
+
+
+def link_path(nic: str, base: Base) -> str:
+    """Where ours is for a NIC."""
+    if base.specific:
+        return str(NETWORKD / f"{PurePosixPath(base.path).name}.d" / DROP_IN)
+    return str(NETWORKD / (LAST_FILE if base.last else LINK_FILE).format(nic=nic))
+
+
+def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
+    """Path → content of ours for each NIC; nobody is in charge of one that is not in `bases`."""
+    found = {}
+    for number, nic in enumerate(wanted.nics):
+        for base in bases.get(nic, [Base()]):
+            found[link_path(nic, base)] = render(
+                "network/link.network.j2",
+                nic=nic,
+                base=base,
+                mark=MARK,
+                # networkd takes one of two equal ones, and with theirs all that is said of it.
+                addresses=[
+                    each.cidr for each in wanted.addresses if each.nic == nic and each.cidr not in base.addresses
+                ],
+                routes=[route for route in wanted.routes if route.nic == nic],
+                # Policy rules belong to no NIC; the first one's file carries them.
+                rules=wanted.rules if number == 0 else (),
+            )
+    return found
+
+
+def nic_of(path: str, content: str) -> str | None:
+    """The NIC that one of our networkd files is for, or None for another file."""
+    where = PurePosixPath(path)
+    for name in (LINK_FILE, LAST_FILE):
+        prefix, suffix = name.split("{nic}")
+        if where.parent == NETWORKD and where.name.startswith(prefix) and where.name.endswith(suffix):
+            return where.name[len(prefix) : -len(suffix)]
+    if where.name == DROP_IN and where.parent.parent == NETWORKD:
+        named = re.search(rf"^{re.escape(MARK)}\nNIC=(.+)$", content, re.MULTILINE)
+        return named[1] if named else ""
+    return None
+
+
+def ours_in(content: str) -> str:
+    """The part of one of our files that is ours."""
+    return content.rpartition(MARK)[2]
+
+
+def network_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
+    """Path → content of every file that makes the network come back after a boot.
+
+    bases: for each NIC what the host's own files make of it (`compare.networkd.bases`)
+    """
+    found = link_files(wanted, bases)
     found[routing.NETWORKD_CONF] = render("network/networkd.conf.j2")
     if wanted.sysctls:
         found[routing.SYSCTL_CONF] = render("network/sysctl.conf.j2", sysctls=wanted.sysctls)

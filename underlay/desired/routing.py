@@ -1,33 +1,40 @@
 """Plan → addresses, routes, policy rules and sysctls of a host. Pure.
 
-A host with a NIC in several networks answers from the address that was asked: each NIC has a routing table of its own,
-with its connected route (else hosts of the same network become unreachable) and its default route. Three groups of
-policy rules choose the table, in this order:
+The planned default route is in a table of its own: those that a host has in `main` stay, and are not used. A host with
+a NIC in several networks answers from the address that was asked: each NIC has a routing table of its own, with its
+connected route (else hosts of the same network become unreachable) and its default route. Policy rules choose the
+table, in this order; the second and the last group are on every host:
 
 1. from one of our addresses to a network of the plan: the table of that address
-2. `main`, its default routes left out: the pod and service prefixes of a CNI win over the next group
+2. `main`, its default routes left out: the pod and service prefixes of a CNI win over the next groups
 3. from one of our addresses to anywhere else: the table of that address
+4. the table of the default route
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from underlay.plan import Host, Interface, Plan
 
-TO_NETWORK, MAIN_WITHOUT_DEFAULT, FROM_ADDRESS = 30100, 30200, 30300
-PRIORITIES = range(30100, 30400)
+TO_NETWORK, MAIN_WITHOUT_DEFAULT, FROM_ADDRESS, TO_DEFAULT = 30100, 30200, 30300, 30400
+PRIORITIES = range(TO_NETWORK, TO_DEFAULT + 1)
 """Every policy rule with one of these priorities is ours; all others are unmanaged."""
-TABLES = range(1001, 1100)
-"""Every route in one of these tables is ours; a network's table is the first plus its place in the plan."""
+TABLES = range(1000, 1100)
+"""Every route in one of these tables is ours: the first is for the default route, then each network has one."""
+DEFAULT, *NETWORK_TABLES = TABLES
 MAIN = 254
+IP_FORWARD = "net.ipv4.ip_forward"
 
 NETWORKD = PurePosixPath("/etc/systemd/network")
 LINK_FILE = "05-underlay-{nic}.network"
 """Sorts before what installers (and netplan, with 10-) write: the first file that matches a link wins."""
+LAST_FILE = "zz-underlay-{nic}.network"
+"""Sorts after all others."""
+DROP_IN = "50-underlay.conf"
 NETWORKD_CONF = "/etc/systemd/networkd.conf.d/underlay.conf"
-SYSCTL_CONF = "/etc/sysctl.d/99-underlay.conf"
-"""Sorts after `99-sysctl.conf`, Debian 12's link to /etc/sysctl.conf."""
+SYSCTL_CONF = "/etc/sysctl.d/zz-underlay.conf"
+"""Sorts after what people write: the last file wins, in whichever folder it is."""
+FORMER_SYSCTL_CONF = "/etc/sysctl.d/99-underlay.conf"
 
 
 @dataclass(frozen=True, order=True)
@@ -107,6 +114,11 @@ class HostNetwork:
         """The NICs of the plan on this host, in the plan's order."""
         return tuple(dict.fromkeys(address.nic for address in self.addresses))
 
+    @property
+    def forwards(self) -> bool:
+        """Whether it is a router."""
+        return self.sysctls.get(IP_FORWARD) == "1"
+
 
 def host_network(plan: Plan, host: Host) -> HostNetwork:
     """The addresses, routes, policy rules and sysctls that the plan gives a host."""
@@ -117,27 +129,30 @@ def host_network(plan: Plan, host: Host) -> HostNetwork:
         addresses[1:1] = published
     default = host.interface(host.default_network)
     assert default is not None  # checked when the plan was loaded
-    routes = [Route(MAIN, "default", str(plan.gateway_address(default.network)), default.nic, str(default.address))]
-    rules: list[PolicyRule] = []
+    routes = [Route(DEFAULT, "default", str(plan.gateway_address(default.network)), default.nic, str(default.address))]
+    rules = [PolicyRule(MAIN_WITHOUT_DEFAULT, "", "", MAIN, main_without_default=True)]
     sysctls: dict[str, str] = {}
     if host.role == "gateway":
-        sysctls["net.ipv4.ip_forward"] = "1"
+        sysctls[IP_FORWARD] = "1"
     elif len(host.interfaces) > 1:
         for nic in host.interfaces:
             table = _table(plan, nic)
             routes.append(Route(table, str(nic.cidr), "", nic.nic, str(nic.address)))
             via = str(plan.gateway_address(nic.network))
             routes.append(Route(table, "default", via, nic.nic, str(nic.address)))
-        rules = _policy_rules(plan, host)
+        rules += _policy_rules(plan, host)
         # The kernel takes the larger of `all` and the NIC's own, and CNIs need 0 on theirs.
         sysctls["net.ipv4.conf.all.rp_filter"] = "0"
         # The dot of `bond0.100` is a slash in a key with dots; `sysctl` prints it so, too.
         sysctls |= {f"net.ipv4.conf.{nic.nic.replace('.', '/')}.rp_filter": "1" for nic in host.interfaces}
+    rules.append(PolicyRule(TO_DEFAULT, "", "", DEFAULT))
+    # In the order in which the kernel looks: people read them so.
+    rules.sort(key=lambda rule: rule.priority)
     return HostNetwork(tuple(addresses), tuple(routes), tuple(rules), sysctls)
 
 
 def _table(plan: Plan, nic: Interface) -> int:
-    return TABLES[[network.name for network in plan.networks].index(nic.network)]
+    return NETWORK_TABLES[[network.name for network in plan.networks].index(nic.network)]
 
 
 def _policy_rules(plan: Plan, host: Host) -> list[PolicyRule]:
@@ -146,30 +161,4 @@ def _policy_rules(plan: Plan, host: Host) -> list[PolicyRule]:
         for nic in host.interfaces
         for network in plan.networks
     ]
-    rules.append(PolicyRule(MAIN_WITHOUT_DEFAULT, "", "", MAIN, main_without_default=True))
-    rules += [PolicyRule(FROM_ADDRESS, str(nic.address), "", _table(plan, nic)) for nic in host.interfaces]
-    return rules
-
-
-def nic_of(path: str) -> str | None:
-    """The NIC that one of our networkd files is for, or None for another file."""
-    prefix, suffix = LINK_FILE.split("{nic}")
-    name = PurePosixPath(path).name
-    if name.startswith(prefix) and name.endswith(suffix):
-        return name[len(prefix) : -len(suffix)]
-    return None
-
-
-def link_files(wanted: HostNetwork) -> Mapping[str, dict[str, object]]:
-    """For each NIC's networkd file, by path, the values that its template takes."""
-    found: dict[str, dict[str, object]] = {}
-    for number, nic in enumerate(wanted.nics):
-        found[str(NETWORKD / LINK_FILE.format(nic=nic))] = {
-            "nic": nic,
-            "addresses": [address.cidr for address in wanted.addresses if address.nic == nic],
-            "routes": [route for route in wanted.routes if route.nic == nic],
-            # Policy rules belong to no NIC; the first one's file carries them.
-            "rules": wanted.rules if number == 0 else (),
-            "main": MAIN,
-        }
-    return found
+    return rules + [PolicyRule(FROM_ADDRESS, str(nic.address), "", _table(plan, nic)) for nic in host.interfaces]

@@ -8,16 +8,22 @@ from pyinfra.api import FactBase
 
 
 def command(patterns: Iterable[str]) -> str:
-    """A shell command that prints each file that matches one of the patterns, as its path and its content in base64."""
+    """A shell command that prints each file that matches one of the patterns, as its path and its content in base64.
+
+    One that is a link to /dev/null, which hides files of the same name, is an empty one. It fails if one can't be read.
+    """
     # A pattern that matches nothing stays as it is, and is no file.
-    return f'for f in {" ".join(patterns)}; do if [ -f "$f" ]; then echo "$f $(base64 -w0 "$f")"; fi; done'
+    return (
+        f'for f in {" ".join(patterns)}; do if [ -f "$f" ]; then text=$(base64 -w0 "$f") || exit 1; echo "$f $text"; '
+        'elif [ -c "$f" ]; then echo "$f "; fi; done'
+    )
 
 
 def parse(lines: Iterable[str]) -> dict[str, str]:
     """What `command` printed: path → content."""
     found = {}
     for line in lines:
-        path, _, content = line.partition(" ")
+        path, _, content = line.rpartition(" ")
         found[path] = base64.b64decode(content).decode(errors="replace")
     return found
 

@@ -1,29 +1,45 @@
 """The live network of a host."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
 
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
+from underlay.compare import networkd, sysctl
 from underlay.compare.network import LiveNetwork
-from underlay.desired.routing import LINK_FILE, NETWORKD, NETWORKD_CONF, SYSCTL_CONF, Address, PolicyRule, Route
+from underlay.compare.networkd import Device, System
+from underlay.desired.routing import Address, PolicyRule, Route
 from underlay.facts import files, good, script
 
-OUR_FILES = (str(NETWORKD / LINK_FILE.format(nic="*")), NETWORKD_CONF, SYSCTL_CONF)
 LOCAL_TABLE = 255
+# One program for all NICs: a node has hundreds. Of those without udev (a container's), the driver is in /sys.
+NICS = """\
+grep -sH '^NETWORK_FILE=' /run/systemd/netif/links/* || true
+grep -sH '^E:' /run/udev/data/n* || true
+grep -sH '^DEVTYPE=' /sys/class/net/*/uevent || true
+find /sys/class/net/*/device/driver -maxdepth 0 -printf '%p:DRIVER=%l\\n' 2>/dev/null || true"""
+TYPES = {"[1]": "ether", "[772]": "loopback"}
+"""As `ip -N` writes some of them."""
+SYSTEM = """\
+for each in "$(uname -n)" "$(cat /etc/machine-id)" "$(systemd-detect-virt)" "$(uname -m)" "$(cat /proc/cmdline)"
+do echo "- $each"; done"""
 
 
 def command(sysctls: Iterable[str]) -> str:
-    """The shell command whose output `parse` reads; needs no root."""
+    """The shell command whose output `parse` reads; needs root, as netplan's files can't be read by others."""
     keys = " ".join(sysctls)
     return script(
         {
-            "address": "ip -j -N address show",
+            "address": "ip -j -N -d address show",
             "route": "ip -j -N -4 route show table all",
             "rule": "ip -j -N -4 rule show",
             "sysctl": f"sysctl -e {keys}" if keys else ":",
-            "files": files.command(OUR_FILES),
+            "files": files.command((*networkd.PATTERNS, *sysctl.PATTERNS)),
+            "nics": NICS,
+            "system": SYSTEM,
         }
     )
 
@@ -66,7 +82,41 @@ def parse(lines: Iterable[str]) -> LiveNetwork:
         ),
         sysctls=dict(_key_value(line) for line in found["sysctl"]),
         files=files.parse(found["files"]),
+        devices=tuple(_devices(links, found["nics"])),
+        system=_system(found["system"]),
     )
+
+
+def _devices(links: list[dict[str, Any]], lines: list[str]) -> Iterator[Device]:
+    said: dict[str, dict[str, str]] = {}
+    for line in lines:
+        path, _, rest = line.partition(":")
+        key, _, value = rest.removeprefix("E:").partition("=")
+        # By the NIC's number, or by its name.
+        where = path.split("/")
+        place = where[4] if path.startswith("/sys/") else where[-1].removeprefix("n")
+        said.setdefault(place, {})[key] = value.strip('"')
+    for link in links:
+        number, name = str(link["ifindex"]), link["ifname"]
+        known = said.get(name, {}) | said.get(number, {})
+        kind = link.get("linkinfo", {}).get("info_kind", "")
+        type_ = known.get("DEVTYPE") or TYPES.get(link.get("link_type", ""), link.get("link_type", ""))
+        yield Device(
+            names=(name, *link.get("altnames", ())),
+            mac=link.get("address", ""),
+            # `ip` does not repeat that of a real NIC.
+            permanent_mac=link.get("permaddr", "" if kind else link.get("address", "")),
+            type=type_,
+            kind=kind,
+            driver=known.get("ID_NET_DRIVER") or PurePosixPath(known.get("DRIVER", "")).name or kind,
+            properties=said.get(number, {}),
+            in_use=known.get("NETWORK_FILE", ""),
+        )
+
+
+def _system(lines: list[str]) -> System:
+    name, machine, virtualization, architecture, command_line = (line.removeprefix("- ") for line in lines)
+    return System((name, machine), virtualization, command_line, architecture)
 
 
 def _cidr(destination: str) -> str:

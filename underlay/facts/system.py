@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from pyinfra.api import FactBase
 
-from underlay.desired.routing import LINK_FILE, NETWORKD
+from underlay.desired.routing import NETWORKD_CONF
 
-OURS = NETWORKD / LINK_FILE.format(nic="*")
+OURS = NETWORKD_CONF
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
-from underlay.compare import filters, firewall, network
+from underlay.compare import boot, filters, firewall, network
 from underlay.compare import units as compared_units
 from underlay.compare.difference import Difference, NotLoaded, Word
 from underlay.compare.files import boot_differences, file_difference
 from underlay.desired import nat, nginx, routing, units
-from underlay.desired.files import RULES, SSHD, firewall_unit, network_files, sshd_settings
+from underlay.desired.files import RULES, SSHD, firewall_unit, sshd_settings
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
@@ -56,7 +56,7 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
     """The differences of a host. Raises UnreadableError."""
     wanted = routing.host_network(plan, host)
     yield from network.differences(wanted, state.network)
-    yield from boot_differences(network_files(wanted), state.network.files)
+    yield from boot.differences(wanted, state.network)
     match host.role:
         case "gateway":
             yield from _firewall(plan, state)

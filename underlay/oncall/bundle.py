@@ -44,7 +44,14 @@ MOST = 2_000_000
 UNITS = " ".join(f"-u {name}" for name in (*(unit.name for unit in units.ALL), "'underlay-guard-*'"))
 FILES = (
     *("/etc/os-release", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/apt/sources.list"),
-    *("/etc/apt/sources.list.d/*", "/etc/systemd/network/*", "/etc/systemd/networkd.conf.d/*", "/etc/sysctl.d/*"),
+    *(
+        "/etc/apt/sources.list.d/*",
+        "/etc/systemd/network/*",
+        "/etc/systemd/network/*.d/*",
+        "/run/systemd/network/*",
+        "/etc/systemd/networkd.conf.d/*",
+        "/etc/sysctl.d/*",
+    ),
     *("/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*"),
 )
 """On every host. Never a folder that has keys beside the configuration."""

@@ -81,6 +81,11 @@ def planned_network() -> None:
     )
 
 
+def network_holds_at_boot() -> None:
+    """The last step: all else is in place, whatever it finds."""
+    network.holds_at_boot(name="Network: nothing undoes it at the next boot")
+
+
 def deploy_machine_access() -> None:
     """The deploy machine (the jump host) may log in as the operator, with its own key and from its own address."""
     target, _ = planned()

@@ -235,7 +235,8 @@ class _Walk:
         self._leave(host, packet, hop)
 
     def _hop(self, host: Host, packet: Packet, hop: RouteLookup) -> None:
-        if routing.host_network(self.plan, host).rules and hop.nic:
+        # Where there is one route for all, the rule that leads to it tells nothing.
+        if any(rule.source for rule in routing.host_network(self.plan, host).rules) and hop.nic:
             self.step(host.name, POLICY_RULE, rule_text(hop.rule), packet, self._address_line(host, hop))
         text = str(hop) if _deployed(host) else route_text(str(hop.via or ""), "" if hop.nic else "lo", MAIN)
         nic = (hop.nic.nic if hop.nic else "lo") if _deployed(host) else ""

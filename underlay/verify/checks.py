@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from underlay.access import hostkeys
-from underlay.compare import network
-from underlay.compare.difference import UnitState
+from underlay.compare import boot, network
+from underlay.compare.difference import File, UnitState
 from underlay.desired import routing, units
-from underlay.desired.files import authorized_keys, network_files
+from underlay.desired.files import authorized_keys, link_path
 from underlay.desired.packages import PACKAGES
-from underlay.desired.routing import Address, PolicyRule, Route
+from underlay.desired.routing import Address, HostNetwork, PolicyRule, Route
 from underlay.desired.units import Unit
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import HostState
@@ -65,8 +65,13 @@ def sysctls(plan: Plan, host: Host) -> Iterable[str]:
     return routing.host_network(plan, host).sysctls
 
 
-def boot_files(plan: Plan, host: Host) -> Iterable[str]:
-    return network_files(routing.host_network(plan, host))
+def nics(plan: Plan, host: Host) -> Iterable[str]:
+    return routing.host_network(plan, host).nics
+
+
+def other_boot_files(plan: Plan, host: Host) -> Iterable[str]:
+    sysctls = [routing.SYSCTL_CONF] if routing.host_network(plan, host).sysctls else []
+    return [routing.NETWORKD_CONF, *sysctls]
 
 
 class EveryHost:
@@ -109,15 +114,27 @@ class EveryHost:
         seen = state.network.sysctls.get(item, "not set")
         expect(f"{item} = {seen}", f"{item} = {value}", f"sysctl {item}; {routing.SYSCTL_CONF}")
 
-    @each(boot_files)
+    @each(nics)
     def test_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
-        """Network files for boot are right."""
-        wanted = network_files(routing.host_network(plan, planned))[item].splitlines()
-        seen = state.network.files.get(item, "").splitlines()
-        if wanted != seen:
-            missing = [f"{item}: {line}" for line in wanted if line not in seen]
-            added = [f"{item}: {line}" for line in seen if line not in wanted]
-            wrong(missing or f"no other lines in {item}", added or f"{item} without them", f"{item} on {planned.name}")
+        """Each NIC's file for boot is right."""
+        for base in state.network.bases([item])[item]:
+            _expect_file(planned, state, link_path(item, base), routing.host_network(plan, planned))
+
+    @each(other_boot_files)
+    def test_other_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
+        """Other network files for boot are right."""
+        _expect_file(planned, state, item, routing.host_network(plan, planned))
+
+    def test_boot(self, plan: Plan, planned: Host, state: HostState) -> None:
+        """Nothing undoes these files at boot."""
+        wanted = routing.host_network(plan, planned)
+        found = boot.differences(wanted, state.network)
+        stale = [each.where for each in found if isinstance(each.thing, File) and each.thing.content is None]
+        undone = boot.obstacles(wanted, state.network)
+        if stale or undone:
+            seen = [*(f"{path}, of an earlier deploy" for path in stale), *(each.what for each in undone)]
+            look_at = [*stale, *map(boot.advice, undone)]
+            wrong("nothing that wins over our files at the next boot", seen, look_at)
 
     def test_packages(self, planned: Host, state: HostState) -> None:
         """The packages are installed."""
@@ -138,6 +155,15 @@ class EveryHost:
         key = hostkeys.machine_key(evidence.plan, evidence.target.known_hosts)
         if key is not None and key not in state.files.get(path, "").splitlines():
             wrong(key, f"no such line in {path}", f"{path} on {planned.name}")
+
+
+def _expect_file(planned: Host, state: HostState, path: str, network: HostNetwork) -> None:
+    wanted = boot.files(network, state.network)[path].splitlines()
+    seen = state.network.files.get(path, "").splitlines()
+    if wanted != seen:
+        missing = [f"{path}: {line}" for line in wanted if line not in seen]
+        added = [f"{path}: {line}" for line in seen if line not in wanted]
+        wrong(missing or f"no other lines in {path}", added or f"{path} without them", f"{path} on {planned.name}")
 
 
 def expect_unit(planned: Host, state: HostState, unit: Unit) -> None:

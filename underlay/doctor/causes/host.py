@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 
 from underlay.compare import network
-from underlay.compare.difference import File, Nic, Sysctl
+from underlay.compare.difference import File, Nic, Place, Sysctl
 from underlay.desired import routing
 from underlay.desired.routing import Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
@@ -296,7 +296,7 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
 
 
 def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
-    """`boot-differs`, `firewalld`, `clock-off`."""
+    """`boot-differs`, `boot-undone`, `firewalld`, `clock-off`."""
     state = case.state(planned)
     if state is None:
         return
@@ -309,6 +309,22 @@ def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
         or each.kind == "disabled"
         or (isinstance(each.thing, File) and each.thing.boot)
     ]
+    undone = {each.found: each for each in what if isinstance(each.found, Place)}
+    what = [each for each in what if not isinstance(each.found, Place)]
+    for place, each in undone.items():
+        path = shlex.quote(place.path)
+        look = isinstance(each.thing, Nic)
+        yield Cause(
+            id="boot-undone",
+            host=planned.name,
+            cause=f"{planned.name}: after its next boot it will not be as planned: {each.what}",
+            evidence=(f"{place.path}, line {place.number}: {place.text}",),
+            fix=case.ssh(planned.name, f"cat {path}" if look else f"sed -i '{place.number}s/^/# /' {path}"),
+            advice=f"{'name the NIC there' if look else 'this makes the line a comment'}; "
+            "somebody wrote it: find out what for",
+            plan=each.origin(case.plan, planned) or case.line(planned),
+            latent=True,
+        )
     if what:
         yield Cause(
             id="boot-differs",

@@ -1,0 +1,89 @@
+"""What the network of a host is made of at its next boot: our files, and what of the host's wins over them. Pure."""
+
+from collections.abc import Iterator
+
+from underlay.compare import networkd, sysctl
+from underlay.compare.difference import Difference, File, Nic, Place, Sysctl
+from underlay.compare.files import boot_differences
+from underlay.compare.network import LiveNetwork
+from underlay.compare.networkd import OFF, ON, NetworkFile
+from underlay.desired.files import network_files
+from underlay.desired.routing import NETWORKD_CONF, SYSCTL_CONF, HostNetwork
+
+FORWARDING = "net.ipv4.conf.{}.forwarding"
+
+
+def files(wanted: HostNetwork, live: LiveNetwork) -> dict[str, str]:
+    """Path → content of our files, as they must be beside those of the host."""
+    return network_files(wanted, live.bases(wanted.nics))
+
+
+def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
+    """What is not as it must be for the next boot: our files, then what wins over them."""
+    return [*boot_differences(files(wanted, live), live.ours), *obstacles(wanted, live)]
+
+
+def obstacles(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
+    """What of the host's wins over our files, even when they are as they must be: no deploy can change it."""
+    ours = files(wanted, live)
+    after = {path: text for path, text in live.files.items() if path not in live.ours} | ours
+    return [*_unknown(wanted, live), *_undone(ours, after), *_sysctls(wanted, live, after), *_networkd(after)]
+
+
+def _unknown(wanted: HostNetwork, live: LiveNetwork) -> Iterator[Difference]:
+    for nic in wanted.nics:
+        for each in networkd.charge(live.network_files, networkd.device_of(nic, live.devices), live.system).unknown:
+            yield Difference("differs", Nic(nic), each.place, at_boot=True)
+
+
+def _undone(ours: dict[str, str], after: dict[str, str]) -> Iterator[Difference]:
+    for path, content in ours.items():
+        if found := networkd.undone(path, after):
+            yield Difference("differs", File(path, content, boot=True), found.place)
+
+
+def _sysctls(wanted: HostNetwork, live: LiveNetwork, after: dict[str, str]) -> Iterator[Difference]:
+    values = dict(wanted.sysctls)
+    if wanted.forwards:
+        values |= {FORWARDING.format(nic.replace(".", "/")): "1" for nic in wanted.nics}
+    paths = {sysctl.path_of(key): key for key in values}
+    found = {paths[path]: each for path, each in sysctl.at_boot(after, paths).items()}
+    told = set()  # one line with a pattern sets many
+    for key in values:
+        each = found.get(key)
+        if each and each.place.path != SYSCTL_CONF and each.value != values[key] and each.place not in told:
+            told.add(each.place)
+            yield Difference("differs", Sysctl(key, values[key]), each.place, at_boot=True)
+    # networkd sets these when it configures a NIC: after systemd-sysctl.
+    for nic in wanted.nics:
+        file = networkd.charge(live.network_files, networkd.device_of(nic, live.devices), live.system).file
+        filtered = f"net.ipv4.conf.{nic.replace('.', '/')}.rp_filter"
+        if file and filtered in values:
+            yield from _set_by(file, "IPv4ReversePathFilter", ("strict",), Sysctl(filtered, values[filtered]))
+        if file and wanted.forwards:
+            name = FORWARDING.format(nic.replace(".", "/"))
+            yield from _set_by(file, "IPv4Forwarding", ON, Sysctl(name, "1"))
+    if wanted.forwards:
+        conf = networkd.networkd_conf(after)
+        yield from _set_by(conf, "IPv4Forwarding", ON, Sysctl("net.ipv4.ip_forward", "1"))
+
+
+def _set_by(file: NetworkFile, key: str, good: tuple[str, ...], wanted: Sysctl) -> Iterator[Difference]:
+    found = file.last("Network", key)
+    if found and found.value.lower() not in good:
+        yield Difference("differs", wanted, found.place, at_boot=True)
+
+
+def _networkd(after: dict[str, str]) -> Iterator[Difference]:
+    """networkd deletes what it did not make, if a later file tells it to."""
+    conf = networkd.networkd_conf(after)
+    for key in ("ManageForeignRoutes", "ManageForeignRoutingPolicyRules"):
+        found = conf.last("Network", key)
+        if found and found.value.lower() not in OFF:
+            yield Difference("differs", File(NETWORKD_CONF, after[NETWORKD_CONF], boot=True), found.place)
+
+
+def advice(difference: Difference) -> str:
+    """What to do about an obstacle, for people."""
+    assert isinstance(difference.found, Place)
+    return f"{difference.what}: take line {difference.found.number} out of {difference.found.path}, and deploy again"
