@@ -3,7 +3,7 @@
 import pytest
 
 from underlay.compare.network import LiveNetwork
-from underlay.compare.networkd import Device, System
+from underlay.compare.systemd.networkd import Device, System
 from underlay.desired.routing import MAIN, Address, PolicyRule, Route
 from underlay.facts.network import command, parse
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from underlay.compare import boot, networkd
+from underlay.compare import boot
 from underlay.compare.network import LiveNetwork, differences
-from underlay.compare.networkd import Device, System, charge, network_files
+from underlay.compare.systemd import networkd
+from underlay.compare.systemd.networkd import Device, System, charge, network_files
 from underlay.desired.files import network_files as ours_beside
 from underlay.desired.routing import NETWORKD_CONF, Address, host_network
 from underlay.plan import REPO, load

@@ -2,8 +2,9 @@
 
 import pytest
 
-from underlay.compare import boot, sysctl
+from underlay.compare import boot
 from underlay.compare.network import LiveNetwork
+from underlay.compare.systemd import sysctl
 from underlay.desired.files import network_files
 from underlay.desired.routing import HostNetwork, host_network
 from underlay.plan import REPO, load

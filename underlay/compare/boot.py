@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from underlay.compare import networkd, sysctl
 from underlay.compare.difference import Difference, File, Nic, Place, Sysctl
 from underlay.compare.files import boot_differences
 from underlay.compare.network import LiveNetwork
-from underlay.compare.networkd import OFF, ON, NetworkFile
+from underlay.compare.systemd import networkd, sysctl
+from underlay.compare.systemd.networkd import OFF, ON, NetworkFile
 from underlay.desired.files import network_files
 from underlay.desired.routing import NETWORKD_CONF, SYSCTL_CONF, HostNetwork
 

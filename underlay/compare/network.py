@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from underlay.compare import networkd
 from underlay.compare.difference import Difference, Nic, Sysctl
-from underlay.compare.networkd import Device, NetworkFile, System
+from underlay.compare.systemd import networkd
+from underlay.compare.systemd.networkd import Device, NetworkFile, System
 from underlay.desired.files import Bases, nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,

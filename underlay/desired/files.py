@@ -100,7 +100,7 @@ def ours_in(content: str) -> str:
 def network_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
     """Path → content of every file that makes the network come back after a boot.
 
-    bases: for each NIC what the host's own files make of it (`compare.networkd.bases`)
+    bases: for each NIC what the host's own files make of it (`compare.systemd.networkd.bases`)
     """
     found = link_files(wanted, bases)
     found[routing.NETWORKD_CONF] = render("network/networkd.conf.j2")

@@ -8,9 +8,9 @@ from typing import Any
 from pyinfra.api import FactBase
 from pyinfra.api.exceptions import FactProcessError
 
-from underlay.compare import networkd, sysctl
 from underlay.compare.network import LiveNetwork
-from underlay.compare.networkd import Device, System
+from underlay.compare.systemd import networkd, sysctl
+from underlay.compare.systemd.networkd import Device, System
 from underlay.desired.routing import Address, PolicyRule, Route
 from underlay.facts import files, good, script
 

@@ -5,9 +5,10 @@ from collections.abc import Generator
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, operation
 
-from underlay.compare import boot, difference, network, networkd
+from underlay.compare import boot, difference, network
 from underlay.compare import files as compared
 from underlay.compare.network import LiveNetwork
+from underlay.compare.systemd import networkd
 from underlay.desired import routing
 from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import Network
