@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.unit.conftest import Planned
 from underlay.desired import nginx
 
@@ -31,6 +33,31 @@ def test_every_master_is_behind_the_api(planned: Planned) -> None:
         "server 100.64.0.3:6443 max_fails=2 fail_timeout=10s;",
     ]
     assert "proxy_next_upstream_tries 2;" in block(text, "stream")
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 64), (32, 64), (100, 200), (1000, 2000)])
+def test_what_grows_with_the_plan_has_room(planned: Planned, tmp_path: Path, count: int, size: int) -> None:
+    """nginx takes one KiB of shared memory for each server: with fewer it does not start."""
+    more = "".join(
+        f'"more-{n}": {{"role": "master", "addresses": {{"mgmt": "100.64.{1 + n // 250}.{1 + n % 250}"}}}},\n'
+        for n in range(count - 1)
+    )
+    upstreams = ", ".join(f'"192.0.2.1:{1 + n}"' for n in range(count))
+    services(tmp_path, f'"web": {{"upstreams": [{upstreams}]}}')
+    text = nginx.configuration(planned(('    "master-1": {', f'{more}    "master-1": {{')))
+    assert f"zone kubernetes_api {size}k;" in block(text, "upstream kubernetes_api")
+    assert f"zone web {size}k;" in block(text, "upstream web")
+
+
+@pytest.mark.parametrize(("name", "bucket"), [("a", 128), ("a" * 63, 128), (".".join(["a" * 49] * 5), 320)])
+def test_a_name_of_any_length_fits(planned: Planned, tmp_path: Path, name: str, bucket: int) -> None:
+    services(tmp_path, f'"{name}": {{"upstreams": ["lb:1"]}}')
+    assert f"server_names_hash_bucket_size {bucket};" in block(nginx.configuration(planned()), "http")
+
+
+def test_many_names_fit(planned: Planned, tmp_path: Path) -> None:
+    services(tmp_path, ", ".join(f'"web-{n}": {{"upstreams": ["lb:1"]}}' for n in range(1000)))
+    assert "server_names_hash_max_size 4000;" in block(nginx.configuration(planned()), "http")
 
 
 def test_no_masters_no_api(planned: Planned) -> None:
