@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,6 +59,12 @@ class Blueprint(Frozen):
         """The machine of that name. LabError if there is none."""
         check_name(name, (machine.name for machine in self.machines))
         return next(machine for machine in self.machines if machine.name == name)
+
+    @property
+    def neighbours(self) -> int:
+        """How many the hosts have in all, when each knows all others of its networks."""
+        ends = Counter(nic.network for machine in self.machines for nic in machine.nics)
+        return sum(count * count for count in ends.values())
 
     def number(self, machine: Machine) -> int:
         """The place of a machine at the switch."""

@@ -136,7 +136,7 @@ def _build(plan: Plan, drawn: Blueprint, suite: str, say: Progress) -> LabState:
         state.save()
         drawn.save()
         image.ensure(suite, say)
-        machine.raise_limits()
+        machine.raise_limits(drawn.neighbours)
         host.make_key(state.key, drawn.user)
         network.create_switch(drawn.networks)
         say(f"booting {len(drawn.machines)} hosts")
