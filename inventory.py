@@ -5,9 +5,11 @@ import sys
 from targets import current
 from underlay.access.target import announce
 from underlay.errors import report_and_exit
+from underlay.operations import connection
 from underlay.operations.inventory import groups
 
 with report_and_exit():
     _target = current()
     announce(_target)
+    connection.install(_target)
     globals().update(groups(_target, sys.argv))

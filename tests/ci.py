@@ -51,7 +51,7 @@ IN_LABS = (
     _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
     _in_lab("Debian 13, on call", "trixie", "trace status flows capture bundle backup report publish rotate runbooks"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
-    _in_lab("the lab itself", "trixie", "lab_lifecycle"),
+    _in_lab("many hosts, the lab itself", "trixie", "many lab_lifecycle"),
 )
 LONG = (
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends"),

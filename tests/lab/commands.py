@@ -40,6 +40,13 @@ def _run(argv: list[str], good: bool, environment: dict[str, str]) -> subprocess
     return done
 
 
+def log_out(host: str) -> None:
+    """End the connection to a host that commands share: the next one logs in anew."""
+    code = "import subprocess, sys, targets; config = targets.current().ssh_config"
+    code += "; subprocess.run(['ssh', '-F', config, '-O', 'exit', sys.argv[1]])"
+    _run([sys.executable, "-c", code, host], True, {})
+
+
 def inside(host: str, command: str) -> str:
     """What a command prints that runs as root inside a host of the lab; it must succeed."""
     done = control.run(host, command, timeout=60)

@@ -17,7 +17,6 @@ def test_it_is_complete_and_has_nothing_else(planned: Planned) -> None:
             "CHANGELOG.md",
             "LICENSE",
             "README.md",
-            "config.py",
             "inv",
             "inventory.py",
             "pyproject.toml",

@@ -1,6 +1,8 @@
-"""What the operator's side of a guarded change makes of the packets after it, with agents that are made up."""
+"""What the operator's side of a guarded change makes of what it sees after it, with agents that are made up."""
 
+import json
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -66,7 +68,39 @@ def test_what_passed_before_is_tried_again(
     """Those that answered for sure are asked twice; others over new connections, and only if they decide."""
     agents, others, target = Agents(*before), Agents(*anew), Any
     monkeypatch.setattr(apply, "_exchange", lambda *_: others)
-    guarded = apply._Guarded(target, "gateway", Change(what=()))  # type: ignore[arg-type]
+    guarded = apply.Guarded(target, "gateway", Change(what=()), print, bool)  # type: ignore[arg-type]
     begun = time.monotonic() - (probe.DEADLINE if old else 0)
     found = guarded._probe_again(target, agents, FLOWS, begun)  # type: ignore[arg-type]
     assert (agents.asked, others.asked, len(found)) == (asked, asked_anew, wrong)
+
+
+@pytest.mark.parametrize(
+    ("status", "confirmed", "said"),
+    [
+        ({"last": {"token": "mine", "number": 7}}, True, "confirmed: change 7"),
+        ({"last_rollback": {"token": "mine"}}, False, "ROLLED BACK: by the host itself"),
+        (None, False, "it was asked to confirm the change, and did so or undid it: `invoke history gateway` tells"),
+    ],
+    ids=["confirmed", "undone", "silent"],
+)
+def test_an_answer_to_the_confirmation_that_is_lost(
+    monkeypatch: pytest.MonkeyPatch, status: dict[str, Any] | None, confirmed: bool, said: str
+) -> None:
+    """What became of the change is what the host says; one that says nothing is not called failed, nor undone."""
+    lines: list[str] = []
+    target: Any = None
+    guarded = apply.Guarded(target, "gateway", Change(what=()), lines.append, lambda _: None)
+    guarded.token, guarded.seconds = "mine", 0.2
+
+    def lost(*_: object) -> Any:
+        raise apply.LostError("the connection broke")
+
+    monkeypatch.setattr(apply, "LATE", 0.2)
+    monkeypatch.setattr(apply, "_new_connection", lambda *_: nullcontext())
+    monkeypatch.setattr(guarded, "_begin", lambda _: {})
+    monkeypatch.setattr(guarded, "_look", lambda *_: "")
+    monkeypatch.setattr(guarded, "_ask", lost)
+    monkeypatch.setattr(guarded, "_ssh", lost if status is None else lambda *_: json.dumps(status))
+    assert guarded._make(Agents(), []) == confirmed  # type: ignore[arg-type]
+    assert said in lines[-1]
+    assert guarded.settled.is_set()

@@ -216,6 +216,16 @@ def test_ends_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     process.stdout.close()
 
 
+def test_one_that_is_asked_lives_on() -> None:
+    """With many hosts the first agents wait for the last ones: what counts is the time since the last request."""
+    agent = Agent("me", [*ARGV, "2"])
+    for _ in range(5):
+        time.sleep(0.6)
+        assert agent.ask("free", agent.port) is False
+    assert agent._process.wait(5) != 0
+    agent.close()
+
+
 def test_host_without_python() -> None:
     """What the other end said is what a person is told."""
     with pytest.raises(UnreachableError, match=r"box: the probe does not work there: .*python3: not found"):

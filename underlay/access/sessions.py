@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import select
 import shlex
 import subprocess
@@ -17,8 +18,11 @@ from underlay.access.target import Target
 from underlay.errors import OperatorError
 from underlay.remote import probe, send
 
-AT_ONCE = 24
-"""Connections that are opened at the same time: sshd, and the jump host in between, refuse too many newcomers."""
+AT_ONCE = 10
+"""Connections that are opened at the same time: sshd refuses more newcomers, and each costs both ends a bit of work."""
+FILES = 65536
+LOGIN_SECONDS = 15
+"""Seconds that a host has to let us in. One that does not even greet has CONNECT_SECONDS, by the ssh config."""
 
 
 class UnreachableError(OperatorError):
@@ -42,6 +46,7 @@ class Links:
 
     def __init__(self, target: Target) -> None:
         self.target = target
+        _many_files()
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._opened: dict[str, Future[str | None]] = {}
 
@@ -54,10 +59,10 @@ class Links:
             if name not in self._opened:
                 self._opened[name] = self._pool.submit(self._open, name)
 
-    def give_up(self, name: str, why: str) -> None:
-        """Take a host for one that can't be reached, without trying."""
+    def take(self, name: str, error: str | None = None) -> None:
+        """Take a host for one that is connected, or can't be reached for some reason, without trying."""
         self._opened[name] = Future()
-        self._opened[name].set_result(why)
+        self._opened[name].set_result(error)
 
     def error(self, name: str) -> str | None:
         """Wait until a host is connected: why it can't be reached, or None."""
@@ -86,7 +91,7 @@ class Links:
                 return None
             self._ssh(name, [], ["-O", "exit"], 1)
             options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
-        error = self._ssh(name, ["true"], options, CONNECT_SECONDS + 3)
+        error = self._ssh(name, ["true"], options, LOGIN_SECONDS)
         return f"{where}: {error}" if error else None
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
@@ -104,7 +109,7 @@ class Links:
         """Why a new connection to a host fails, whatever connection there is already; empty if it does not."""
         if self.is_local(name):
             return ""
-        return self._ssh(name, ["true"], ["-o", "ControlPath=none"], CONNECT_SECONDS + 3)
+        return self._ssh(name, ["true"], ["-o", "ControlPath=none"], LOGIN_SECONDS)
 
     def host(self, name: str) -> Any:
         """testinfra's host, as root. Raises UnreachableError."""
@@ -140,18 +145,30 @@ class Links:
             raise UnreachableError(f"{name} was reached, but the connection broke: {words[-1]}")
         return done
 
-    def agent(self, name: str) -> "Agent":
-        """A new agent on a host. Raises UnreachableError."""
+    def agent(self, name: str, seconds: int = probe.DEADLINE) -> "Agent":
+        """A new agent on a host, which ends when it was not asked for so long. Raises UnreachableError."""
         # Only the connection table is root's.
         sudo = ["sudo", "-n"] if name == self.target.plan.gateway.name else []
-        return Agent(name, self.command(name, [*sudo, *send.argv(name)]))
+        return Agent(name, self.command(name, [*sudo, *send.argv(name, str(seconds))]))
 
     def command(self, name: str, argv: list[str]) -> list[str]:
         """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""
         self.check(name)
+        return self.shell(name, shlex.join(argv))
+
+    def shell(self, name: str, command: str) -> list[str]:
+        """The program here that runs a shell command on a host, as the operator; whether it is reached is not asked."""
         if self.is_local(name):
-            return argv
-        return ["ssh", "-F", str(self.target.ssh_config), name, shlex.join(argv)]
+            return ["sh", "-c", command]
+        return ["ssh", "-F", str(self.target.ssh_config), name, command]
+
+
+def _many_files() -> None:
+    """Let this process, and the ssh that carries all connections through the jump host, have a few files a host."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft != resource.RLIM_INFINITY and soft < enough:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
 class Agent:
@@ -199,9 +216,11 @@ class Agent:
     def _line(self, deadline: float) -> bytes:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
+        readable = select.poll()  # with many hosts there are more files than `select` takes
+        readable.register(descriptor, select.POLLIN)
         while b"\n" not in self._rest:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
+            if left <= 0 or not readable.poll(left * 1000):
                 return b"no answer in time"
             chunk = os.read(descriptor, 65536)
             if not chunk:

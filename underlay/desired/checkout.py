@@ -11,7 +11,6 @@ CONTENTS = (
     "CHANGELOG.md",
     "LICENSE",
     "README.md",
-    "config.py",
     "deploys",
     "docs",
     "group_data",

@@ -101,7 +101,7 @@ class Ways:
         """
         failure = self._refusal(name)
         if failure:
-            links.give_up(name, f"{name} can't be reached at {self.target.endpoint(name).address}: {failure.said}")
+            links.take(name, f"{name} can't be reached at {self.target.endpoint(name).address}: {failure.said}")
         links.open([name, *(each.name for each in self.target.endpoints if each.jump == name)])
         return failure
 
@@ -176,7 +176,7 @@ class Ways:
         links = Links(replace(target, endpoints=tuple(endpoints)))
         dead = {name for name in failures if name not in other_ways}
         for name in dead:
-            links.give_up(name, f"{name} can't be reached: {failures[name].said}")
+            links.take(name, f"{name} can't be reached: {failures[name].said}")
         links.open(name for name in names if name not in dead)
         return links
 

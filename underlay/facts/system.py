@@ -29,8 +29,8 @@ class System(FactBase[SystemInfo]):
     def command(self) -> str:
         return (
             '. /etc/os-release; echo "$PRETTY_NAME"; echo "$ID $ID_LIKE"; '
-            "if systemctl -q is-active systemd-networkd || systemctl -q is-enabled systemd-networkd 2>/dev/null "
-            f"|| ls {OURS} >/dev/null 2>&1; then echo networkd; fi"
+            f"if ls {OURS} >/dev/null 2>&1 || systemctl -q is-active systemd-networkd "
+            "|| systemctl -q is-enabled systemd-networkd 2>/dev/null; then echo networkd; fi"
         )
 
     def process(self, output: list[str]) -> SystemInfo:

@@ -1,22 +1,22 @@
 """The operator's side of a guarded change: probe, begin, look at it from outside, then confirm or roll back.
 
-Runs as a process of its own (`runner.run` starts it), with a deadline for every step: whatever becomes of the
-connection, it ends by itself.
+Runs in a process of its own (`worker`), with a deadline for every step: whatever becomes of the connection, it ends by
+itself.
 """
 
 import getpass
 import json
 import os
-import pickle
 import shlex
 import socket
 import subprocess
-import sys
 import tempfile
+import threading
 import time
+import traceback
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target, configured
 from underlay.desired import traffic
 from underlay.desired.traffic import Flow
-from underlay.errors import report_and_exit
+from underlay.errors import OperatorError
 from underlay.guard.change import SECONDS, SECONDS_VARIABLE, Change
 from underlay.observe.exchange import Exchange, Outcome, judge
 from underlay.plan import REPO
@@ -38,6 +38,10 @@ SAMPLE = 8
 """Hosts of each role at most that these flows are between."""
 LATE = 10
 """Seconds beyond the timer to wait for a host's answer: then it has rolled back, or is gone."""
+AT_ONCE = 10
+"""Hosts that change at the same time. What all of them need is less than a host's sshd takes over one connection."""
+ANEW = threading.Semaphore(3)
+"""How many of them may try something with programs of their own at the same time: sshd takes 10 over one connection."""
 SETTLE = 60
 """Seconds for what follows a confirmed change."""
 
@@ -65,28 +69,103 @@ def commit() -> str:
         return ""
 
 
-def main(sent: bytes) -> int:
-    """Make the change that `runner.run` sent; 0 if it was confirmed."""
-    target, host, change = pickle.loads(sent)  # noqa: S301 (our own parent process sent it)
-    with report_and_exit():
-        return _Guarded(target, host, change).make()
+def make_all(target: Target, guarded: Sequence["Guarded"]) -> None:
+    """Make the changes of some hosts at the same time, see `Guarded.end`.
+
+    What is tried before and after them is tried by the same programs on the hosts, and over the same connections.
+    Returns when each change is confirmed or undone, or waits for the timer of its host.
+    """
+    try:
+        # One sample for all: whichever of its masters answers is one that each of them expects.
+        plan = traffic.sample(target.plan, SAMPLE, *(each.host for each in guarded))
+        expected = traffic.expected(plan, target.outside)
+        chosen = {each: _probes(target, expected, each.host, each.change) for each in guarded}
+        flows = list(dict.fromkeys(flow for some in chosen.values() for flow in some))
+        with closing(_exchange(target, flows)) as exchange:
+            outcomes, shared = exchange.run(flows), Shared(exchange)
+            for each, some in chosen.items():
+                each.begin(shared, [flow for flow in some if judge(flow, outcomes[flow]) is None])
+            for each in guarded:
+                each.settled.wait()
+    except Exception as error:
+        for each in guarded:
+            if not each.settled.is_set():
+                each.fail(error)
+        raise
 
 
-class _Guarded:
-    def __init__(self, target: Target, host: str, change: Change) -> None:
+class Shared:
+    """An exchange for several threads: what they ask while it is busy is asked together afterwards."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._busy, self._asking = threading.Lock(), threading.Lock()
+        self._waiting: list[tuple[list[Flow], Future[dict[Flow, Outcome]]]] = []
+
+    def run(self, flows: Iterable[Flow]) -> dict[Flow, Outcome]:
+        """See `Exchange.run`."""
+        mine = Future[dict[Flow, Outcome]]()
+        with self._asking:
+            self._waiting.append((list(flows), mine))
+        with self._busy:
+            if not mine.done():
+                with self._asking:
+                    work, self._waiting = self._waiting, []
+                try:
+                    outcomes = self._exchange.run(dict.fromkeys(flow for some, _ in work for flow in some))
+                except Exception as error:  # noqa: BLE001 (each of them has it)
+                    for _, asked in work:
+                        asked.set_exception(error)
+                else:
+                    for some, asked in work:
+                        asked.set_result({flow: outcomes[flow] for flow in some})
+        return mine.result()
+
+
+class Guarded:
+    """A guarded change of a host.
+
+    say: gets each line for people
+    end: gets whether it was confirmed, when that is known
+    settled: nothing more is tried: it is known, or will be when the host's timer is over
+    """
+
+    def __init__(
+        self, target: Target, host: str, change: Change, say: Callable[[str], None], end: Callable[[bool], None]
+    ) -> None:
         self.target = target
         self.host = host
         self.change = change
+        self.say = say
+        self.end = end
+        self.settled = threading.Event()
+        self.thread: threading.Thread | None = None
         self.token = uuid.uuid4().hex
         self.seconds = seconds()
 
-    def make(self) -> int:
-        flows = _probes(self.target, self.host, self.change)
-        with closing(_exchange(self.target, flows)) as exchange:
-            passed = [flow for flow, outcome in exchange.run(flows).items() if judge(flow, outcome) is None]
-            return self._make(exchange, passed)
+    def begin(self, exchange: Shared, passed: list[Flow]) -> None:
+        """Make it, in a thread of its own."""
 
-    def _make(self, exchange: Exchange, passed: list[Flow]) -> int:
+        def make() -> None:
+            try:
+                confirmed = self._make(exchange, passed)
+            except Exception as error:  # noqa: BLE001 (whatever it is, somebody waits for it)
+                self.fail(error)
+            else:
+                self.end(confirmed)
+                self.settled.set()
+
+        self.thread = threading.Thread(target=make)
+        self.thread.start()
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error."""
+        lines = [f"error: {error}"] if isinstance(error, OperatorError) else traceback.format_exception(error)
+        self.say("".join(lines).rstrip())
+        self.end(False)
+        self.settled.set()
+
+    def _make(self, exchange: Shared, passed: list[Flow]) -> bool:
         request = {
             "token": self.token,
             "who": who(),
@@ -100,7 +179,7 @@ class _Guarded:
         except LostError as error:
             return self._lost(begun, str(error))
         if "error" in answer:
-            return _failed(f"not changed: {answer['error']}")
+            return self._failed(f"not changed: {answer['error']}")
         with _new_connection(self.target, self.host) as fresh:
             why = self._look(fresh, exchange, passed, begun)
             if why:
@@ -108,13 +187,13 @@ class _Guarded:
             try:
                 answer = self._ask(fresh, ["confirm", self.token], begun)
             except LostError as error:
-                return self._lost(begun, str(error))
+                return self._lost(begun, str(error), asked=True)
             if "error" in answer:
-                return _failed(f"ROLLED BACK: {answer['error']}")
-            print(f"confirmed: change {answer['number']}, {len(passed)} probes passed before and after it", flush=True)
+                return self._failed(f"ROLLED BACK: {answer['error']}")
+            self.say(f"confirmed: change {answer['number']}, {len(passed)} probes passed before and after it")
             if self.change.settle:
                 self._settle(fresh)
-        return 0
+        return True
 
     def _begin(self, request: dict[str, Any]) -> dict[str, Any]:
         command = shlex.join(["sudo", "-n", *send.argv("begin")])
@@ -130,7 +209,7 @@ class _Guarded:
         try:
             self._ssh(target, "sudo -n sh", f"{self.change.settle}\necho settled\n", SETTLE)
         except LostError as error:
-            print(f"kept, but what follows a change did not come to its end: {error}", flush=True)
+            self.say(f"kept, but what follows a change did not come to its end: {error}")
 
     def _ssh(self, target: Target, command: str, stdin: str, timeout: float) -> str:
         if target.vantage is not None and target.vantage.name == self.host:
@@ -145,10 +224,12 @@ class _Guarded:
             raise LostError((done.stderr.strip().splitlines() or [f"{self.host} gave no answer"])[-1])
         return done.stdout
 
-    def _look(self, fresh: Target, exchange: Exchange, passed: list[Flow], begun: float) -> str:
+    def _look(self, fresh: Target, exchange: Shared, passed: list[Flow], begun: float) -> str:
         """What is wrong from outside, in connections made anew; empty if nothing is."""
         probes = ThreadPoolExecutor().submit(self._probe_again, fresh, exchange, passed, begun)
         links = Links(fresh)
+        # The way there is as it was: asked by all that change now, it would refuse some of them.
+        links.take(self.target.endpoint(self.host).jump)
         links.open([self.host])
         try:
             links.check(self.host)
@@ -164,9 +245,7 @@ class _Guarded:
         more = f" (and {len(wrong) - 1} more of {len(passed)} probes)" if len(wrong) > 1 else ""
         return f"a probe that passed before fails now{more}: expected {expected}; seen: {seen}"
 
-    def _probe_again(
-        self, fresh: Target, exchange: Exchange, passed: list[Flow], begun: float
-    ) -> list[tuple[str, str]]:
+    def _probe_again(self, fresh: Target, exchange: Shared, passed: list[Flow], begun: float) -> list[tuple[str, str]]:
         # The agents that made the packets before make them anew, unless they are about to end by themselves.
         old = time.monotonic() - begun > probe.DEADLINE / 2
         outcomes = {} if old else exchange.run(passed)
@@ -177,23 +256,24 @@ class _Guarded:
             wrong = _wrong(exchange.run(wrong))
         if unasked and not wrong:
             # A change may end the connections to them.
-            with closing(_exchange(fresh, unasked)) as anew:
+            with ANEW, closing(_exchange(fresh, unasked)) as anew:
                 wrong = _wrong(anew.run(unasked))
         return list(wrong.values())
 
-    def _roll_back(self, fresh: Target, begun: float, why: str) -> int:
+    def _roll_back(self, fresh: Target, begun: float, why: str) -> bool:
         for target in (self.target, fresh):
             try:
                 answer = self._ask(target, ["rollback", self.token, why], begun)
-                return _failed(_rolled_back(answer.get("error", why), answer))
+                return self._failed(_rolled_back(answer.get("error", why), answer))
             except LostError:
                 continue
         return self._lost(begun, why)
 
-    def _lost(self, begun: float, why: str) -> int:
-        """Wait for the host's own timer, and tell what became of the change."""
+    def _lost(self, begun: float, why: str, *, asked: bool = False) -> bool:
+        """Wait for the host's own timer, and tell what became of the change; `asked`: it may be confirmed."""
+        self.settled.set()
         end = begun + self.seconds + LATE
-        print(f"{why}; waiting for the host to roll back by itself", flush=True)
+        self.say(f"{why}; waiting for {'the host to tell' if asked else 'the host to roll back by itself'}")
         while time.monotonic() < end:
             with _new_connection(self.target, self.host) as fresh:
                 try:
@@ -202,22 +282,26 @@ class _Guarded:
                     status = {}
             last = status.get("last_rollback") or {}
             if last.get("token") == self.token:
-                return _failed(_rolled_back(f"by the host itself: {why}", last))
+                return self._failed(_rolled_back(f"by the host itself: {why}", last))
             if (status.get("last") or {}).get("token") == self.token:
-                print(f"confirmed: change {status['last']['number']}", flush=True)
-                return 0
+                self.say(f"confirmed: change {status['last']['number']}")
+                return True
             time.sleep(0.5)
-        return _failed(f"{self.host} can't be reached: its timer undoes the change ({why})")
+        became = (
+            f"it was asked to confirm the change, and did so or undid it: `invoke history {self.host}` tells"
+            if asked
+            else "its timer undoes the change"
+        )
+        return self._failed(f"{self.host} can't be reached: {became} ({why})")
+
+    def _failed(self, line: str) -> bool:
+        self.say(line)
+        return False
 
 
 def _rolled_back(why: str, answer: dict[str, Any]) -> str:
     """What is said of a rollback; what could not be brought back is not kept quiet."""
     return "\n".join([f"ROLLED BACK: {why}", *(f"NOT AS BEFORE: {each}" for each in answer.get("problems") or ())])
-
-
-def _failed(line: str) -> int:
-    print(line, flush=True)
-    return 1
 
 
 def _answer(text: str) -> dict[str, Any]:
@@ -228,13 +312,12 @@ def _answer(text: str) -> dict[str, Any]:
     return answer
 
 
-def _probes(target: Target, host: str, change: Change) -> list[Flow]:
-    """Flows that the change of a host can break: those of its own, and for the gateway those of everybody.
+def _probes(target: Target, flows: list[Flow], host: str, change: Change) -> list[Flow]:
+    """Of some flows those that the change of a host can break: those of its own, and for the gateway all of them.
 
     Of many, some of each kind, with few hosts. On the way back to an earlier state only the ways in count: what else
     works there is another plan's business.
     """
-    flows = traffic.expected(traffic.sample(target.plan, SAMPLE, host), target.outside)
     if host != target.plan.gateway.name:
         flows = [flow for flow in flows if host in flow.hosts]
     if change.restore is not None:
@@ -272,9 +355,3 @@ def _new_connection(target: Target, host: str) -> Iterator[Target]:
     """The same target, but with a connection to one host that is made anew, whichever are open already."""
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
         yield configured(target, Path(folder), {host: {"ControlPath": f"{folder}/%C", "ControlPersist": "5"}})
-
-
-if __name__ == "__main__":
-    _code = main(sys.stdin.buffer.read())
-    # At once: threads that still ask somebody would be waited for.
-    os._exit(_code)

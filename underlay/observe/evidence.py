@@ -14,7 +14,11 @@ from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
 
 SECONDS = 60
-"""After so long at the latest a check stops waiting; every step on the way has a shorter deadline of its own."""
+"""After so long, and one for each host, a check stops waiting; every step on the way has a deadline of its own."""
+
+
+AT_ONCE = 16
+"""Hosts that are read at the same time."""
 
 
 class Evidence:
@@ -28,6 +32,7 @@ class Evidence:
         self.target = target
         self.plan: Plan = target.plan
         self.links = Links(target)
+        self.seconds = SECONDS + len(target.plan.hosts)
         self._states: dict[str, Future[HostState]] = {}
         self._outcomes: Future[dict[Flow, Outcome]] | None = None
 
@@ -43,7 +48,7 @@ class Evidence:
         if flows:
             names.add(self.plan.gateway.name)
         self.links.open(names)
-        pool = ThreadPoolExecutor(len(hosts) + 1)
+        pool = ThreadPoolExecutor(min(len(hosts), AT_ONCE) + 1)
         if flows:
             self._outcomes = pool.submit(exchange.run, flows, self.links, self.plan.gateway.name)
         for host in hosts:
@@ -52,12 +57,12 @@ class Evidence:
 
     def state(self, name: str) -> HostState:
         """The state of a host. Raises UnreachableError."""
-        return self._states[name].result(SECONDS)
+        return self._states[name].result(self.seconds)
 
     def outcome(self, flow: Flow) -> Outcome:
         """What became of a flow."""
         assert self._outcomes is not None
-        return self._outcomes.result(SECONDS)[flow]
+        return self._outcomes.result(self.seconds)[flow]
 
     def bystander(self, flow: Flow) -> str | None:
         """Why a host of a flow that is not deployed from here, a workstation say, can't be asked; or None.

@@ -14,7 +14,9 @@ from underlay.remote import probe
 T = TypeVar("T")
 
 CONNECT = probe.PATIENCE + 3
-"""Seconds for an agent's answer about its connections."""
+"""Seconds for an agent's answer about its connections; with many hosts some more."""
+AT_ONCE = 16
+"""Agents that start, or connect, at the same time: each connects everywhere at once, and who is asked must answer."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,19 @@ class Exchange:
         if any(flow.tracked is not None for flow in self.flows):
             names.add(gateway)
         self.gateway = gateway
-        self.pool = ThreadPoolExecutor(max(1, len(names)))
-        self.agents = _each(self.pool, dict.fromkeys(names), lambda name, _: links.agent(name))
+        self.pool = ThreadPoolExecutor(AT_ONCE)
+        # None may be about to end when the last one is there.
+        self.patience = CONNECT + len(names) // 8
+        for name in names:
+            links.error(name)
+        deadline = probe.DEADLINE + len(names) // 2
+        self.agents = _each(self.pool, dict.fromkeys(names), lambda name, _: links.agent(name, deadline))
         self.ports = {name: agent.port for name, agent in self.agents.items() if isinstance(agent, Agent)}
         self.api = self._serve_api({name for flow in self.flows if _is_api(flow) for name in flow.receivers})
 
     def close(self) -> None:
         """End the agents, also those that are asked something still."""
-        with ThreadPoolExecutor(max(1, len(self.agents))) as pool:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(Agent.close, (agent for agent in self.agents.values() if isinstance(agent, Agent))))
         self.pool.shutdown(wait=False)
 
@@ -124,7 +131,7 @@ class Exchange:
             else:
                 calls.setdefault(flow.source, []).append((flow, call))
         ports: dict[Flow, int] = {}
-        results = self._ask(calls, lambda agent, work: agent.ask("connect", [call for _, call in work], CONNECT))
+        results = self._ask(calls, lambda agent, work: agent.ask("connect", [call for _, call in work], self.patience))
         for name, work in calls.items():
             answer = results[name]
             for index, (flow, _) in enumerate(work):

@@ -15,6 +15,7 @@ from pyinfra.api import FunctionCommand, Host, State
 from underlay.access.target import current
 from underlay.guard import runner
 from underlay.guard.change import Change
+from underlay.operations import connection
 
 _told: set[tuple[str, tuple[str, ...]]] = set()
 
@@ -34,6 +35,7 @@ def guarded(change: Change) -> FunctionCommand:
 
 
 def _apply(state: State, host: Host, change: Change) -> bool:  # noqa: ARG001 (pyinfra looks for both names)
+    connection.forget(host)
     return runner.run(current(), host.name, change, lambda line: logger.info(f"{host.print_prefix}{line}"))
 
 

@@ -1,7 +1,11 @@
 """What the deploy files have in common: who they are for, and the steps that every role takes."""
 
+from collections.abc import Iterator
+
 from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
+from pyinfra.facts.files import FindInFile
+from pyinfra.facts.systemd import SystemdEnabled, SystemdStatus
 from pyinfra.operations import files, systemd
 
 from underlay.access import hostkeys
@@ -10,14 +14,17 @@ from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys
 from underlay.desired.packages import PACKAGES
 from underlay.facts.filters import OtherFilters
+from underlay.facts.network import Network
 from underlay.facts.packages import Packages
 from underlay.facts.system import System
-from underlay.operations import network
+from underlay.operations import connection, network
 from underlay.operations.packages import PATIENCE, SECONDS, installed
 from underlay.plan import Host
 
 INSTALL = 300
 """Seconds that the installation of Python packages may take."""
+ACCESS = f"^.* {hostkeys.MARK}$"
+"""The deploy machine's line in the operator's `authorized_keys`, as a pattern."""
 
 
 def planned() -> tuple[Target, Host]:
@@ -33,6 +40,7 @@ def runs_for(role: str) -> bool:
 
 def require_supported_system() -> None:
     """Stop the whole run, before anything changes, if a host is not one that these deploys know."""
+    connection.read_ahead(host, _asked_by_every_role(), SECONDS)
     system = host.get_fact(System)
     if system is not None and not system.supported:
         networkd = "with" if system.networkd else "without"
@@ -52,6 +60,18 @@ def require_no_firewalld() -> None:
             "to another filter (ufw, iptables, nftables), switch it off there (sudo systemctl disable --now "
             "firewalld), and deploy again"
         )
+
+
+def _asked_by_every_role() -> Iterator[connection.Fact]:
+    """What the steps of this file ask of a host: on a large site most of a deploy would be these round trips."""
+    target, planned_host = planned()
+    networkd = {"services": [units.NETWORKD.name]}
+    yield System, {}
+    yield SystemdStatus, networkd
+    yield SystemdEnabled, networkd
+    yield Network, {"sysctls": list(routing.host_network(target.plan, planned_host).sysctls)}
+    yield FindInFile, {"path": authorized_keys(target.plan), "pattern": ACCESS}
+    yield Packages, {"names": PACKAGES[planned_host.role]}
 
 
 def packages(role: str) -> None:
@@ -95,6 +115,6 @@ def deploy_machine_access() -> None:
     files.line(
         name="Access: the deploy machine may log in",
         path=authorized_keys(target.plan),
-        line=f"^.* {hostkeys.MARK}$",
+        line=ACCESS,
         replace=key,
     )

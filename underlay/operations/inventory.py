@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from underlay.access.ssh_config import CONNECT_SECONDS
 from underlay.access.target import Target
 from underlay.plan import ROLES
 
@@ -20,18 +19,6 @@ def wanted_roles(argv: list[str]) -> tuple[str, ...]:
 
 
 def groups(target: Target, argv: list[str]) -> dict[str, Group]:
-    """Role → its hosts with pyinfra's connection data; a role without hosts is left out (pyinfra crashes on one)."""
-    data = {
-        "ssh_config_file": str(target.ssh_config),
-        "ssh_strict_host_key_checking": "yes",
-        # A connection that went silent must not hang a deploy; steps that may take longer say so.
-        "ssh_paramiko_connect_kwargs": {
-            "banner_timeout": CONNECT_SECONDS,
-            "auth_timeout": CONNECT_SECONDS,
-            "channel_timeout": 15,
-        },
-        "_timeout": 25,
-        "_sudo": True,
-    }
-    found = {role: [(host.name, dict(data)) for host in target.plan.hosts_of(role)] for role in wanted_roles(argv)}
+    """Role → its hosts with pyinfra's data; a role without hosts is left out (pyinfra crashes on one)."""
+    found = {role: [(host.name, {"_sudo": True}) for host in target.plan.hosts_of(role)] for role in wanted_roles(argv)}
     return {role: hosts for role, hosts in found.items() if hosts}

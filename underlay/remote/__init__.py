@@ -16,13 +16,13 @@ def serve(requests: Mapping[str, Callable[[Any], Any]], hello: Mapping[str, Any]
     """Say hello, then answer requests until stdin ends: one a line, one answer a line, all of them JSON objects.
 
     A request is {NAME: ARGUMENT}. Its answer is {"answer": …}, or {"error": TEXT, "errno": NUMBER or null} for
-    an OSError. After so many seconds
-    the program ends, whatever happens.
+    an OSError. The program ends, whatever happens, so many seconds after the last request at the latest.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)
     say(hello)
     for line in iter(sys.stdin.readline, ""):
+        signal.alarm(seconds)
         [(name, argument)] = json.loads(line).items()
         try:
             say({"answer": requests[name](argument)})

@@ -16,12 +16,13 @@ Requests, each an object with one key:
 - `{"get": [[ADDRESS, PORT, HOST/PATH], …]}` HTTP, all at once → `[[STATUS, BODY], …]`,
   with status 0 the error
 
-Nothing stays behind: it ends with its stdin, and after DEADLINE seconds whatever happens.
+Nothing stays behind: it ends with its stdin, and when it was not asked for DEADLINE seconds, whatever happens.
 """
 
 from __future__ import annotations
 
 import json
+import resource
 import socket
 import sys
 import threading
@@ -145,8 +146,10 @@ def tracked(flows: list[list[Any]]) -> list[bool]:
     return [flow in found for flow in wanted]
 
 
-def main(name: str) -> None:
-    """Answer requests as the host of that name."""
+def main(name: str, seconds: str | int = DEADLINE) -> None:
+    """Answer requests as the host of that name; `seconds` in place of DEADLINE."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each connection
     serve(
         {
             "connect": lambda calls: at_once(converse, calls),
@@ -157,5 +160,5 @@ def main(name: str) -> None:
             "get": lambda calls: at_once(get, calls),
         },
         {"port": listen(name, 0)},
-        DEADLINE,
+        int(seconds),
     )

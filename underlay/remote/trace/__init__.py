@@ -13,6 +13,6 @@ nothing. PROTOCOL is tcp, udp or icmp; PORTS are [SOURCE PORT, DESTINATION PORT]
 Packets are noted by a packet socket with a filter in the kernel. Rules are noted by the kernel's own tracing of
 nftables, which iptables is made of: a table of our own marks the packets. It is owned by the socket that made it, so
 the kernel removes it when this process ends, however it ends. No chain of anybody else is touched, and `iptables-save`
-does not show it. Nothing else stays behind either: this ends with its stdin, and after DEADLINE seconds whatever
-happens.
+does not show it. Nothing else stays behind either: this ends with its stdin, and when it was not asked for
+DEADLINE seconds, whatever happens.
 """
