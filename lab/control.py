@@ -207,6 +207,7 @@ def _clear() -> None:
     with suppress(OSError):  # not empty: it is not the lab's alone
         NETNS_DIR.rmdir()
     host.sweep("*")
+    machine.lower_limits()
     if host.HOSTS.exists():
         shutil.rmtree(host.HOSTS)
     image.discard_unfinished()

@@ -1,10 +1,11 @@
 """The machine that the lab runs on: what it must have, and the control group that holds all that the lab starts."""
 
+import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from lab.state import NAME, RUNTIME
 from underlay.programs import LAB, missing, packages, search_path
 
 ROOT = RUNTIME.name
+RAISED = RUNTIME / "neighbours.json"
+NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default")
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 
@@ -45,8 +48,8 @@ def install(required: Mapping[str, str]) -> None:
         run(["apt-get", "install", "--yes", "--no-install-recommends", *lacking], env=env, timeout=600)
 
 
-def raise_limits(neighbours: int) -> None:
-    """Let many hosts boot, and know so many neighbours in all.
+def raise_limits(known: int) -> None:
+    """Let many hosts boot, and know so many neighbours (`known`) in all; `lower_limits` takes the latter back.
 
     With the usual 128 inotify instances those after the fifteenth hang in silence. The table of neighbours is one for
     all namespaces: with the usual 1024 entries packets of a lab of more than about 18 nodes are lost at random.
@@ -55,10 +58,30 @@ def raise_limits(neighbours: int) -> None:
         limit = Path("/proc/sys/fs/inotify") / name
         if int(limit.read_text()) < least:
             limit.write_text(str(least))
-    table = Path("/proc/sys/net/ipv4/neigh/default")
-    if int((table / "gc_thresh3").read_text()) < neighbours:
-        (table / "gc_thresh3").write_text(str(2 * neighbours))
-        (table / "gc_thresh2").write_text(str(neighbours))
+    before = neighbours()
+    if before[0] < known:
+        after = (2 * known, known)
+        RAISED.write_text(json.dumps([before, after]))
+        _set_neighbours(after)
+
+
+def lower_limits() -> None:
+    """Take back what `raise_limits` did for this lab, unless somebody has set it since."""
+    if RAISED.exists():
+        before, after = json.loads(RAISED.read_text())
+        if neighbours() == tuple(after):
+            _set_neighbours(before)
+        RAISED.unlink()
+
+
+def neighbours() -> tuple[int, ...]:
+    """How many the machine's kernel knows at most, and from how many on it forgets the old ones."""
+    return tuple(int((NEIGHBOURS / name).read_text()) for name in ("gc_thresh3", "gc_thresh2"))
+
+
+def _set_neighbours(limits: Sequence[int]) -> None:
+    for name, limit in zip(("gc_thresh3", "gc_thresh2"), limits, strict=True):
+        (NEIGHBOURS / name).write_text(str(limit))
 
 
 def mounts_below(path: Path) -> list[Path]:

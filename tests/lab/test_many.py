@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import control
+from lab import control, machine
 from tests.lab.commands import inside
 from tests.lab.test_guard import PLAN, confirmed, finish, start, write_plan
 from underlay.plan import load
@@ -58,12 +58,14 @@ def site(
 ) -> Iterator[Site]:
     """The gateway is deployed; the jump host is as it was installed, and so are the masters."""
     made = Site(tmp_path_factory.mktemp("many"), request.param)
+    limits = machine.neighbours()
     try:
         control.up(load(Path(made.plan)))
         made.invoke("deploy", "gateway")
         yield made
     finally:
         control.down()
+        assert machine.neighbours() == limits, "what a large lab needs of the machine is taken back"
 
 
 @pytest.mark.timeout(1800)
