@@ -2,4 +2,8 @@
 
 from pyinfra import config
 
+from underlay.text import make_safe
+
 config.CONNECT_TIMEOUT = 5
+# What hosts say, and what is found on them.
+make_safe(colours=True)
