@@ -2,7 +2,7 @@
 
 from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.operations import files, systemd
+from pyinfra.operations import systemd
 
 from underlay.access import hostkeys
 from underlay.access.target import Target, current
@@ -12,7 +12,7 @@ from underlay.desired.packages import PACKAGES
 from underlay.facts.filters import OtherFilters
 from underlay.facts.packages import Packages
 from underlay.facts.system import System
-from underlay.operations import network
+from underlay.operations import access, network
 from underlay.operations.packages import PATIENCE, SECONDS, installed
 from underlay.plan import Host
 
@@ -92,9 +92,9 @@ def deploy_machine_access() -> None:
     key = hostkeys.machine_key(target.plan, target.known_hosts)
     if key is None:
         return
-    files.line(
+    access.machine_key(
         name="Access: the deploy machine may log in",
         path=authorized_keys(target.plan),
-        line=f"^.* {hostkeys.MARK}$",
-        replace=key,
+        key=key,
+        mark=hostkeys.MARK,
     )
