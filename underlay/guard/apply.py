@@ -128,9 +128,12 @@ class _Guarded:
     def _settle(self, target: Target) -> None:
         # On stdin: one argument of a program is 128 KiB at most.
         try:
-            self._ssh(target, "sudo -n sh", f"{self.change.settle}\necho settled\n", SETTLE)
+            said = self._ssh(target, "sudo -n sh", f"exec 2>&1\n{self.change.settle}\necho settled\n", SETTLE)
         except LostError as error:
             print(f"kept, but what follows a change did not come to its end: {error}", flush=True)
+        else:
+            for line in said.splitlines()[:-1]:
+                print(line, flush=True)
 
     def _ssh(self, target: Target, command: str, stdin: str, timeout: float) -> str:
         if target.vantage is not None and target.vantage.name == self.host:
