@@ -5,7 +5,7 @@ import sys
 from invoke import Collection
 
 import targets  # noqa: F401 (the commands find the lab by it)
-from underlay.commands.change import announce, publish, rotate_key
+from underlay.commands.change import announce, change, publish, rotate_key
 from underlay.commands.keep import backup, bundle, report
 from underlay.commands.oncall import capture, doctor, flows, ssh, status, trace
 from underlay.commands.positionals import allow_optional_positionals
@@ -21,7 +21,7 @@ for module in (
     *(plan, topology, deploy, verify, drift, history, rollback),
     *(doctor, status, trace, flows, capture, ssh),
     *(backup, bundle, report),
-    *(publish, announce, rotate_key),
+    *(change, publish, announce, rotate_key),
 ):
     for each in Collection.from_module(module).tasks.values():
         namespace.add_task(each)

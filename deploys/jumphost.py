@@ -1,17 +1,16 @@
 """The jump host: the way in from the company LAN, and the machine from which the site is deployed."""
 
-from io import StringIO
-
 from pyinfra import host
 from pyinfra.facts.server import Groups, Users
-from pyinfra.operations import files, pip, server, systemd
+from pyinfra.operations import pip, server, systemd
 
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KNOWN_HOSTS
 from underlay.desired import checkout, units
 from underlay.desired.files import sshd_settings
-from underlay.operations import config_file, deploying, sshd, tree
+from underlay.operations import access, config_file, deploying, sshd, tree
 from underlay.plan import roles
+from underlay.text import command
 
 ON_CALL = "underlay-oncall"
 
@@ -45,9 +44,8 @@ if deploying.runs_for("jumphost"):
             groups=[ON_CALL],
             append=True,
             create_home=True,
-            public_keys=list(keys),
-            delete_keys=True,
         )
+        access.account_keys(name=f"People on call: the keys of {person}", account=person, keys=list(keys))
     # Members of the group are ours: whoever is one and not in the list was removed from it.
     accounts = host.get_fact(Users) if ON_CALL in (host.get_fact(Groups) or []) else {}
     for account, details in accounts.items():
@@ -55,8 +53,10 @@ if deploying.runs_for("jumphost"):
             server.shell(
                 name=f"People on call: {account} is removed, open sessions too",
                 commands=[
-                    f"loginctl terminate-user {account} || true; pkill -KILL -u {account} || true",
-                    f"rm -f {details['home']}/.ssh/authorized_keys && userdel {account}",
+                    f"{command('loginctl', 'terminate-user', account)} || true; "
+                    f"{command('pkill', '-KILL', '-u', account)} || true",
+                    command("rm", "-f", f"{details['home']}/.ssh/authorized_keys"),
+                    command("userdel", account),
                 ],
             )
 
@@ -80,11 +80,11 @@ if deploying.runs_for("jumphost"):
         extra_install_args="--no-compile",  # half of the time; what is used is compiled with its first use
         _timeout=deploying.INSTALL,
     )
-    files.put(
+    config_file.installed(
         name="Deploy machine: the hosts' keys",
-        src=StringIO(hostkeys.known_hosts(target.plan, target.known_hosts)),
-        dest=str(MACHINE_KNOWN_HOSTS),
-        mode="644",
+        path=str(MACHINE_KNOWN_HOSTS),
+        content=hostkeys.known_hosts(target.plan, target.known_hosts),
+        check='[ ! -s "$NEW" ] || ssh-keygen -lf "$NEW" >/dev/null',
     )
     deploying.deploy_machine_access()
     deploying.network_holds_at_boot()

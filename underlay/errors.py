@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from underlay.text import shown_safely
+
 GOOD = 0
 """As it should be, or done."""
 COULD_NOT = 1
@@ -25,12 +27,16 @@ class OperatorError(Exception):
 
 @contextmanager
 def report_and_exit() -> Iterator[None]:
-    """Turn an OperatorError into its text and exit code COULD_NOT, Ctrl-C into INTERRUPTED."""
-    try:
-        yield
-    except OperatorError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(COULD_NOT) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
+    """Turn an OperatorError into its text and exit code COULD_NOT, Ctrl-C into INTERRUPTED.
+
+    It is around every command: what is printed meanwhile is only shown, whoever wrote it (see `text`).
+    """
+    with shown_safely():
+        try:
+            yield
+        except OperatorError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(COULD_NOT) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None

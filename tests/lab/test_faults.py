@@ -90,6 +90,52 @@ def test_fault(runner: Runner, score: list[tuple[Fault, str]], plan: Plan, each:
     score[-1] = (each, f"{each.finding:<20} {seconds}")
 
 
+def test_policy_rules_that_are_not_to_blame(runner: Runner) -> None:
+    """
+    1. a CNI's rules on a node, `local` moved among them, and an unmanaged drop on the gateway
+    2. the drop is the cause, and the only one; its fix leaves the node as it is
+    """
+    inside("master-1", "ip rule add pref 9 fwmark 0x200/0xf00 lookup 2004")
+    inside("master-1", "ip rule add pref 100 lookup local && ip rule del pref 0")
+    inside("gateway", "iptables -I FORWARD -d 100.64.64.2 -j DROP")
+    try:
+        rules = inside("master-1", "ip rule")
+        _, diagnosis = runner.doctor()
+        assert [(one["id"], one["host"]) for one in diagnosis["findings"]] == [("rule-unmanaged", "gateway")]
+        subprocess.run(diagnosis["findings"][0]["fix"], shell=True, cwd=REPO, env=CLEAN, check=True, timeout=100)
+        assert runner.doctor()[0] == 0
+        assert inside("master-1", "ip rule") == rules
+    finally:
+        control.run("gateway", "iptables -D FORWARD -d 100.64.64.2 -j DROP 2>/dev/null")
+        inside("master-1", "ip rule add pref 0 lookup local && ip rule del pref 100 && ip rule del pref 9")
+
+
+@pytest.mark.parametrize(
+    ("host", "command"),
+    [
+        ("jumphost", "ip address flush dev eth0"),
+        ("master-1", "ip rule add pref 1 unreachable && echo done"),
+        ("gateway", "iptables -D FORWARD 1; iptables -I INPUT -p tcp --dport 22 -j DROP"),
+    ],
+)
+def test_a_fix_that_cuts_the_way_is_undone(host: str, command: str) -> None:
+    """What is pasted is a confirmed change: the host takes it back by itself."""
+    looks = ("ip -4 -o address", "ip rule", "ip route show table all", "iptables -S 2>/dev/null || true")
+    before = [inside(host, look) for look in looks]
+    done = invoke("change", host, command, good=False, UNDERLAY_ROLLBACK_SECONDS="6")
+    assert done.returncode == 1
+    assert "ROLLED BACK" in done.stdout
+    assert [inside(host, look) for look in looks] == before
+    assert invoke("change", host, "ip rule add pref 7 from 192.0.2.7 lookup main").stdout.startswith(
+        "confirmed: change "
+    )
+    number = json.loads(invoke("history", host, "--json").stdout)[host][0]["number"]
+    assert "by hand: ip rule add pref 7" in invoke("history", host).stdout
+    invoke("rollback", host)
+    assert inside(host, "ip rule") == before[1]
+    assert json.loads(invoke("history", host, "--json").stdout)[host][0]["number"] == number + 1
+
+
 API = (
     "cd /run && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=api "
     "-keyout api.key -out api.crt 2>/dev/null && "

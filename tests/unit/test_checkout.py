@@ -18,6 +18,7 @@ def test_it_is_complete_and_has_nothing_else(planned: Planned) -> None:
             "LICENSE",
             "README.md",
             "inv",
+            "config.py",
             "inventory.py",
             "pyproject.toml",
             "requirements.txt",

@@ -139,6 +139,9 @@ def test_publish(
 
         def announce(self, *_: object) -> None: ...
 
+        def renew(self, *_: object) -> dict[str, int]:
+            return {"looked": 3, "ended": 0, "left": 0}
+
     def verify(*_: object) -> list[str]:
         if isinstance(verified, BaseException):
             raise verified
@@ -147,7 +150,7 @@ def test_publish(
     monkeypatch.setattr(publish, "_Gateway", Gateway)
     monkeypatch.setattr(publish, "_deploy", lambda *_: deployed)
     monkeypatch.setattr(publish, "_verify", verify)
-    monkeypatch.setattr(publish, "_roll_back", lambda _, before: rolled.append(before))
+    monkeypatch.setattr(publish, "_roll_back", lambda _, before, __: rolled.append(before))
     plan = planned()
     assert publish.publish(target(plan), plan.host("lb"), None, dry=False) == code
     assert rolled == [7] * back

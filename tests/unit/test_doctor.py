@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,13 @@ from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.tables import Table
+from underlay.console import screen
 from underlay.desired import nat, nginx, routing, traffic, units
 from underlay.desired.files import SSHD, firewall_unit, network_files
-from underlay.desired.routing import PolicyRule, Route
+from underlay.desired.routing import Route
 from underlay.desired.templates import render
 from underlay.desired.traffic import Flow
+from underlay.doctor import policy
 from underlay.doctor import run as doctor
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.diagnosis import diagnose
@@ -254,8 +257,8 @@ def test_a_route_elsewhere() -> None:
     found = only(diagnose(seen))
     assert found.id == "route-wrong"
     assert any("via 100.64.0.53" in line for line in found.evidence)
-    way = "./inv ssh jumphost --via gateway "
-    assert found.fix.startswith(f'{way}"sudo ip route replace default via 100.64.0.1 dev eth0')
+    way = "./inv change jumphost --via gateway "
+    assert found.fix.startswith(f'{way}"ip route replace default via 100.64.0.1 dev eth0')
     assert found.fix.endswith('" && ./inv deploy jumphost')
 
 
@@ -268,7 +271,7 @@ def test_another_address_by_another_way() -> None:
         failures={"master-1": Failure("silent", "no answer")},
         other_ways={"master-1": Way("gateway", "100.64.32.2")},
     )
-    assert only(diagnose(seen)).fix.startswith("./inv ssh master-1 --via gateway --address 100.64.32.2 ")
+    assert only(diagnose(seen)).fix.startswith("./inv change master-1 --via gateway --address 100.64.32.2 ")
     # On Debian 12 the policy rules go with the NIC, and its fix brings them back.
     gone = with_state(seen, "master-1", network=replace(live, rules=()))
     found = only(diagnose(gone))
@@ -328,8 +331,8 @@ def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
     assert how in found.cause
     assert "17 packets have met it so far" in found.evidence
     command = shlex.split(found.fix)
-    assert command[:3] == ["./inv", "ssh", "gateway"]
-    assert shlex.split(command[3]) == shlex.split(f"sudo iptables -t {table} -D {chain} {spec}")
+    assert command[:3] == ["./inv", "change", "gateway"]
+    assert shlex.split(command[3]) == ["iptables", "-t", table, "-D", chain, *shlex.split(spec)]
 
 
 def test_policies_count_too() -> None:
@@ -345,7 +348,7 @@ def test_policies_count_too() -> None:
     to_gateway = {nic.address for nic in PLAN.gateway.interfaces}
     found = only(diagnose(failing(seen, lambda flow: flow.destination in to_gateway)))
     assert found.cause == "gateway: an unmanaged policy drops packets: -t filter -P INPUT DROP"
-    assert shlex.split(shlex.split(found.fix)[3]) == ["sudo", "iptables", "-t", "filter", "-P", "INPUT", "ACCEPT"]
+    assert shlex.split(shlex.split(found.fix)[3]) == ["iptables", "-t", "filter", "-P", "INPUT", "ACCEPT"]
 
 
 def forwarded(flow: Flow) -> bool:
@@ -378,8 +381,8 @@ def test_parallel_iptables(host: str, chain: str, policy: str, specs: list[str],
     assert (found.id, found.host) == ("filter-unmanaged", host)
     assert f"iptables-legacy filters beside the iptables of {host}" in found.evidence
     command = shlex.split(shlex.split(found.fix)[3])
-    assert shlex.join(command).startswith(f"sudo iptables-legacy -t filter {undo}")
-    assert not specs or policy == "DROP" or command[6:] == shlex.split(specs[0])
+    assert shlex.join(command).startswith(f"iptables-legacy -t filter {undo}")
+    assert not specs or policy == "DROP" or command[5:] == shlex.split(specs[0])
 
 
 DROPS = [
@@ -404,7 +407,7 @@ def test_traced(place: tuple[str, str, str, tuple[str, str] | None], undo: str) 
     seen = failing(seen, lambda flow: "lb" in flow.receivers)
     found = only(diagnose(replace(seen, drops=(Drop("lb", "dev 192.168.0.105 -> 192.168.0.53:80", *place),))))
     assert (found.id, found.host) == ("filter-unmanaged", "lb")
-    assert shlex.split(found.fix)[3].startswith(f"sudo {undo}")
+    assert shlex.split(found.fix)[3].startswith(undo)
 
 
 def test_traced_without_a_program_to_fix_it() -> None:
@@ -424,21 +427,61 @@ def test_firewalld() -> None:
     later = Filters(units={"firewalld.service": UnitState("inactive", "enabled")})
     found = only(diagnose(with_state(healthy(), "gateway", filters=later)))
     assert (found.id, found.latent) == ("firewalld", True)
-    assert found.fix == './inv ssh gateway "sudo systemctl disable --now firewalld" && ./inv deploy gateway'
+    assert found.fix == './inv change gateway "systemctl disable --now firewalld" && ./inv deploy gateway'
     assert diagnose(with_state(healthy(), "lb", filters=on)).findings == ()
 
 
+STORAGE = IPAddress("100.64.64.2")
+ELSEWHERE = {"dst": "default", "gateway": "100.64.32.1", "dev": "eth1", "table": "254"}
+OTHERS_RULE = {"priority": 90, "src": "100.64.64.2", "table": "254"}
+
+
+def with_taken(seen: Survey, rule: dict[str, Any] | None, route: dict[str, Any] | None = ELSEWHERE) -> Survey:
+    """What fails to the storage address, and what the kernel of its host does with what goes back there."""
+    seen = failing(seen, lambda flow: flow.destination == STORAGE)
+    failed = [flow for flow, outcome in seen.outcomes.items() if outcome.error]
+    arguments = f"priority {rule['priority']} from x; lookup 254" if rule else None
+    answer = {"rule": rule, "route": route, "arguments": arguments}
+    packets = [each for each in policy.packets(PLAN.host("master-1"), failed) if not each.nic]
+    return replace(seen, taken={"master-1": [(packet, answer) for packet in packets]})
+
+
 def test_policy_rule_of_others() -> None:
-    """A rule before ours that selects the address whose connections fail."""
-    live = network("master-1")
-    strange = PolicyRule(90, "100.64.64.2", "", 254)
-    live = replace(live, rules=(PolicyRule(0, "", "", 255), strange, *live.rules, PolicyRule(32766, "", "", 254)))
-    storage = IPAddress("100.64.64.2")
-    seen = with_state(healthy(), "master-1", network=live)
-    assert diagnose(seen).findings == ()
-    found = only(diagnose(failing(seen, lambda flow: flow.destination == storage)))
+    """The rule that the kernel takes for packets that then go another way than the plan's, and its removal."""
+    assert diagnose(replace(with_taken(healthy(), OTHERS_RULE), outcomes=healthy().outcomes)).findings == ()
+    found = only(diagnose(with_taken(healthy(), OTHERS_RULE)))
     assert found.id == "policy-rule-unmanaged"
-    assert found.fix == f'./inv ssh master-1 "sudo ip rule del {strange.arguments}"'
+    assert found.fix == """./inv change master-1 "ip rule del priority 90 from 'x;' lookup 254\""""
+
+
+@pytest.mark.parametrize(
+    ("rule", "route"),
+    [
+        (None, ELSEWHERE),
+        ({"priority": 100, "src": "all", "table": "255"}, ELSEWHERE),
+        ({"priority": 3, "src": "100.64.64.2", "iif": "eth2", "table": "255"}, ELSEWHERE),
+        ({"priority": 32000, "src": "all", "table": "254"}, ELSEWHERE),
+        ({"priority": 32764, "src": "all", "table": "254", "suppress_prefixlen": 0}, ELSEWHERE),
+        ({"priority": 50, "src": "all", "table": "253"}, ELSEWHERE),
+        ({"priority": 30100, "src": "100.64.64.2", "dst": "10.0.0.0", "dstlen": 8, "table": "1004"}, ELSEWHERE),
+        (OTHERS_RULE, {"dst": "default", "gateway": "100.64.64.1", "dev": "eth2", "table": "1004"}),
+    ],
+    ids=["none", "local, moved", "local, of some", "main", "main of a VPN", "default", "ours", "as planned"],
+)
+def test_policy_rules_that_are_not_to_blame(rule: dict[str, Any] | None, route: dict[str, Any]) -> None:
+    """What the host can't be without, what is ours, and what takes its packets the planned way."""
+    seen = with_taken(healthy(), rule, route)
+    taken = {"master-1": [each for each in seen.taken["master-1"] if each[0].peer not in each[0].own.cidr]}
+    assert [each.id for each in diagnose(replace(seen, taken=taken)).findings] == ["unexplained"]
+
+
+def test_a_policy_rule_that_can_t_be_named_alone() -> None:
+    """It is told, and nothing is printed that would delete another one."""
+    seen = with_taken(healthy(), OTHERS_RULE)
+    taken = [(packet, {**answer, "arguments": None}) for packet, answer in seen.taken["master-1"]]
+    found = only(diagnose(replace(seen, taken={"master-1": taken})))
+    assert (found.id, found.fix) == ("policy-rule-unmanaged", "")
+    assert "priority 90 src 100.64.64.2" in found.cause
 
 
 def test_unexplained() -> None:
@@ -485,7 +528,7 @@ def test_duplicate_of_a_known_machine() -> None:
     live = replace(live, addresses=(*live.addresses, routing.Address("eth0", "192.168.0.53/24")))
     found = only(diagnose(with_state(healthy(), "images", network=live)))
     assert (found.id, found.host) == ("address-duplicate", "images")
-    take_away = './inv ssh images "sudo ip address del 192.168.0.53/24 dev eth0"'
+    take_away = './inv change images "ip address del 192.168.0.53/24 dev eth0"'
     assert found.fix == f'{take_away} && ./inv lab.run dev "ip neighbour flush to 192.168.0.53"'
     assert found.plan.endswith("hosts.lb.published")
 
@@ -740,3 +783,89 @@ def test_every_fix_is_one_line() -> None:
     seen = without(healthy("ssh"), "key refused", "jumphost", "master-1")
     for found in diagnose(seen).findings:
         assert re.fullmatch(r"[^\n]+", found.fix)
+
+
+EVIL = "x$(touch hit)`touch hit`;touch hit '\" \\ !! &&touch hit"
+
+
+def evil() -> dict[str, Survey]:
+    """Sites where hosts name things so that a shell would run them."""
+    word = EVIL.replace(" ", "")
+    live = site.ruleset(nat.gateway_rules(PLAN))
+    escaped = re.sub(r"([\"\\\\'])", r"\\\1", EVIL)
+    live["filter"].rules["FORWARD"].insert(0, f'-s 100.64.0.53/32 -p tcp -m comment --comment "{escaped}" -j DROP')
+    rules = with_state(healthy(), "gateway", firewall=site.firewall(PLAN, live=live))
+    twice = network("images")
+    twice = replace(twice, addresses=(*twice.addresses, routing.Address(word, "192.168.0.53/24")))
+    routes = network(
+        "jumphost", routes=(Route(254, "default", "100.64.0.53", "eth0"), Route(1050, "default", "", word))
+    )
+    lost = replace(
+        with_state(healthy(), "jumphost", network=routes),
+        failures={"jumphost": Failure("silent", "no answer")},
+        other_ways={"jumphost": Way("gateway", "100.64.0.52")},
+    )
+    full = Conntrack(950, 1000, {"drop": 3})
+    pending = {"who": EVIL, "since": "03:00", "what": [EVIL], "left": 0.0, "deadline": "03:01", "token": EVIL}
+    return {
+        "a comment": failing(rules, lambda flow: "lb" in flow.hosts and flow.tracked is not None),
+        "a NIC": with_state(healthy(), "images", network=twice),
+        "a NIC of a route": lost,
+        "a file": with_look(healthy(), "lb", full={"/var": [[2**20, f"/var/log/{EVIL}"]]}),
+        "a source": with_look(with_state(healthy(), "gateway", conntrack=full), "gateway", talkers=[[EVIL, 0.9]]),
+        "a change": with_state(healthy(), "gateway", guard=GuardStatus(pending, None)),
+        "a unit": with_state(healthy(), "lb", failed_units=(f"{word}.service",)),
+        "a rule": with_taken(healthy(), OTHERS_RULE),
+    }
+
+
+@pytest.mark.parametrize("kind", evil())
+def test_words_of_hosts_are_words_in_a_fix(kind: str, tmp_path: Path) -> None:
+    """Pasted, and then run on the host by a shell there, nothing is run but what is meant."""
+    inv, log = tmp_path / "inv", tmp_path / "log"
+    inv.write_text(
+        f'#!/bin/sh\n[ "$1" != deploy ] || exit 0\nfor each; do line=$each; done\nprintf "%s\\n" "$line" >> {log}\n'
+    )
+    inv.chmod(0o755)
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    for name in ("sudo", "ip", "iptables", "systemctl", "conntrack", "truncate", "python3"):
+        (bin_ / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/ran\n")
+        (bin_ / name).chmod(0o755)
+    finding = diagnose(evil()[kind]).findings[0]
+    commands = [finding.fix, *re.findall(r"\./inv ssh .*", finding.advice)]
+    for each in filter(None, commands):
+        subprocess.run(["bash", "-c", each], cwd=tmp_path, check=True)
+    for line in log.read_text().splitlines() if log.exists() else ():
+        environment = {"PATH": f"{bin_}:/usr/bin:/bin"}
+        subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, check=True)
+    assert not (tmp_path / "hit").exists()
+    assert any(commands)
+    if finding.fix:
+        assert (tmp_path / "ran").exists() or "./inv deploy" in finding.fix
+
+
+@pytest.mark.parametrize("character", ["\x1b[2J", "\n", "\r", "\x9b", "\u202e"])
+def test_a_fix_that_can_t_be_shown(character: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is none: what is shown in its place is another command."""
+    found = only(diagnose(with_look(healthy(), "lb", full={"/var": [[2**20, f"/var/log/a{character}b"]]})))
+    assert (found.fix, found.at) == ("", "")
+    assert found.advice.endswith("has characters that can't be pasted")
+    doctor.show(Diagnosis((found,)), 1.0, screen(highlight=False, soft_wrap=True))
+    assert capsys.readouterr().out.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("unit", "fix"),
+    [
+        ("grafana.service", './inv ssh lb "sudo systemctl restart grafana.service"'),
+        ("wg-quick@wg0.service", './inv change lb "systemctl restart wg-quick@wg0.service"'),
+        ("networking.service", './inv change lb "systemctl restart networking.service"'),
+        ("ufw.service", './inv change lb "systemctl restart ufw.service"'),
+        ("--force.service", ""),
+        ("a b.service", ""),
+    ],
+)
+def test_units(unit: str, fix: str) -> None:
+    """One of the network goes as a confirmed change; what is no name of a unit goes nowhere."""
+    assert only(diagnose(with_state(healthy(), "lb", failed_units=(unit,)))).fix == fix

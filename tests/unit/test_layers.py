@@ -9,8 +9,8 @@ import pytest
 from underlay.plan import REPO
 
 LAYERS = (
-    *("errors", "programs", "console", "plan", "desired", "compare", "remote", "access", "facts", "observe", "guard"),
-    *("operations", "verify", "trace", "doctor", "report", "oncall", "commands"),
+    *("text", "errors", "programs", "console", "plan", "desired", "compare", "remote", "access", "facts", "observe"),
+    *("guard", "operations", "verify", "trace", "doctor", "report", "oncall", "commands"),
 )
 FILES = sorted((REPO / "underlay").rglob("*.py"))
 

@@ -431,3 +431,14 @@ def test_can_be_read(shown: Tab, scheme: Literal["light", "dark"]) -> None:
     assert shown.evaluate(CONTRAST) == []
     lightness = shown.evaluate("getComputedStyle(document.querySelector('.picture rect')).fill")
     assert lightness == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 27, 35)"}[scheme]
+
+
+def test_nothing_of_hosts_reaches_the_terminal(gather: Gather, plan: Plan, tmp_path: Path) -> None:
+    """Who looks at the page with `less` or `cat` sees text, too; and it can be written, whatever is in it."""
+    bad = "\x1b]0;x\x07\x9b2J\u202e\x7f\ud800"
+    facts = gather(dead=["lb"], entries=[{**ENTRY, "who": f"ada{bad}", "what": [f"a rule{bad}"]}])
+    facts = replace(facts, hosts=tuple(replace(each, reason=f"{each.reason}{bad}") for each in facts.hosts))
+    text = page.page(plan, facts)
+    assert "\\u001b]0;x\\u0007" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+    (tmp_path / "report.html").write_text(text)

@@ -42,6 +42,20 @@ def machine_key(plan: Plan, path: Path) -> str | None:
     return f'from="{sources}" {key.get_name()} {key.get_base64()} {MARK}'
 
 
+def with_key(content: str, key: str, mark: str) -> str:
+    """A file of keys in which the only line whose comment is `mark` is this one; all other lines stay as they are."""
+    lines = [f"{line}\n" for line in content.split("\n")]
+    lines[-1] = lines[-1].removesuffix("\n")
+    ours = [
+        index for index, line in enumerate(lines) if line.rstrip().endswith(f" {mark}") and not line.startswith("#")
+    ]
+    if not ours:
+        end = "" if not content or content.endswith("\n") else "\n"
+        return f"{content}{end}{key}\n"
+    lines[ours[0]] = f"{key}\n"
+    return "".join(line for index, line in enumerate(lines) if index not in ours[1:])
+
+
 def _load(path: Path) -> HostKeys:
     return HostKeys(str(path)) if path.exists() else HostKeys()
 

@@ -15,6 +15,7 @@ CONTENTS = (
     "docs",
     "group_data",
     "inv",
+    "config.py",
     "inventory.py",
     "pyproject.toml",
     "requirements.txt",

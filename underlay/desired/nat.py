@@ -5,10 +5,18 @@ address, published hosts are mapped 1:1 in both directions, and traffic between 
 that no translation touches it.
 """
 
+import re
+from collections.abc import Iterable
 from itertools import combinations
+from typing import Any
+
+from netaddr import IPAddress, IPNetwork
 
 from underlay.desired.ruleset import Rule
 from underlay.plan import Plan
+
+DNAT = re.compile(r"-d (\S+?)(?:/32)? -j DNAT --to-destination (\S+)")
+SNAT = re.compile(r"-s (\S+) -j SNAT --to-source (\S+)")
 
 
 def gateway_rules(plan: Plan) -> list[Rule]:
@@ -75,3 +83,36 @@ def _snat(plan: Plan) -> list[Rule]:
         for network in plan.internal
     ]
     return published + networks
+
+
+# --- connections from before -----------------------------------------------------------------------------------------
+
+
+def outdated(edited: Iterable[str], wanted: Iterable[str]) -> dict[str, Any] | None:
+    """What `remote.conntrack.renew` takes to end the connections with an outdated translation, and no other.
+
+    edited: the rules of the nat table that were added, or taken away, or both
+    wanted: those that hold now, in their order
+    None if no translation of ours changed.
+    """
+    edited, wanted = list(edited), list(wanted)
+    dnat = {match[1]: match[2] for match in map(DNAT.fullmatch, wanted) if match}
+    snat = [(IPNetwork(match[1]), match[2]) for match in map(SNAT.fullmatch, wanted) if match]
+    outer = [match[1] for match in map(DNAT.fullmatch, edited) if match]
+    changed = [(IPNetwork(match[1]), match[2]) for match in map(SNAT.fullmatch, edited) if match]
+    if not (outer or changed):
+        return None
+    hosts = [network.ip for network, _ in changed if network.size == 1]
+    now = {address for _, address in snat}
+    return {
+        "to": {address: dnat.get(address, address) for address in dict.fromkeys(outer)},
+        "as": {str(host): _seen_as(host, snat) for host in dict.fromkeys(hosts)},
+        "inner": sorted({*dnat.values(), *(match[2] for match in map(DNAT.fullmatch, edited) if match)}),
+        "ours": sorted(now | {address for _, address in changed}),
+        "gone": sorted({address for _, address in changed} - now),
+    }
+
+
+def _seen_as(host: IPAddress, snat: list[tuple[IPNetwork, str]]) -> str:
+    """The address as which what a host sends leaves; its own if it is not translated."""
+    return next((address for network, address in snat if host in network), str(host))

@@ -32,7 +32,7 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
             try:
                 # One by one: what comes later depends on what was found before.
                 for finding in findings:
-                    case.found.append(finding)
+                    case.found.append(_pasteable(finding))
             except UnreadableError as error:
                 unread.append(str(error))
         causes = [each.cause for each in case.found[before:]]
@@ -57,6 +57,14 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
     # What could not be looked at follows from what is wrong, if anything is.
     missed = () if live else tuple(dict.fromkeys([*unread, *seen.unread]))
     return Diagnosis((*live, *(each for each in case.found if each.latent)), tuple(dict.fromkeys(case.notes)), missed)
+
+
+def _pasteable(finding: Cause) -> Cause:
+    """Without its fix where that has characters that a terminal obeys: shown as they are not, it is another command."""
+    if finding.fix.isprintable():
+        return finding
+    advice = f"{finding.advice}; " if finding.advice else ""
+    return replace(finding, fix="", at="", advice=f"{advice}what it is about has characters that can't be pasted")
 
 
 def _what_follows(case: Investigation, finding: Cause) -> list[str]:

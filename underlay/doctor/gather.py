@@ -15,6 +15,8 @@ from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import nginx, traffic
 from underlay.desired.traffic import Flow
+from underlay.doctor import policy
+from underlay.doctor.policy import Packet
 from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import Say, Ways, patient
 from underlay.errors import OperatorError
@@ -68,9 +70,11 @@ class _Surveyor:
         states = {name: self._result(name, future) for name, future in self.states.items()}
         drops = self._drops(links, outcomes, {name: each for name, each in states.items() if each is not None})
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
         return Survey(
             target=self.target,
             workstation=self._workstation(failures),
+            taken=self._taken(links, failing),
             failures=failures,
             other_ways=other_ways,
             states={name: each for name, each in states.items() if each is not None},
@@ -106,8 +110,23 @@ class _Surveyor:
             if macs and address in nics[nic].cidr
         }
 
+    def _taken(self, links: Links, failing: list[Flow]) -> dict[str, list[tuple[Packet, dict[str, Any]]]]:
+        """Ask the hosts that were reached what their kernels do with the packets of connections that fail."""
+        asked: dict[str, tuple[list[Packet], Future[HostSurvey]]] = {}
+        for host in map(self.plan.host, self.states):
+            if found := policy.packets(host, failing):
+                request: dict[str, object] = {"policy": [each.request() for each in found]}
+                asked[host.name] = found, self.pool.submit(self._ask, links, host, request)
+        answers = {name: self._result(name, future) for name, (_, future) in asked.items()}
+        return {
+            name: list(zip(asked[name][0], answer.policy, strict=False)) for name, answer in answers.items() if answer
+        }
+
     def _look(self, links: Links, host: Host) -> HostSurvey:
-        request = json.dumps(self._request(host)).encode()
+        return self._ask(links, host, self._request(host))
+
+    def _ask(self, links: Links, host: Host, wanted: dict[str, object]) -> HostSurvey:
+        request = json.dumps(wanted).encode()
         command = shlex.join(send.argv())
         done = links.run(host.name, command, seconds=SURVEY_SECONDS, stdin=send.line(survey) + request)
         try:

@@ -1,7 +1,5 @@
 """What the doctor knows while it walks: what was seen, what was found so far, and what follows from that. Pure."""
 
-import re
-import shlex
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from underlay.doctor.survey import HostSurvey, Survey
 from underlay.observe import drift, exchange
 from underlay.observe.state import HostState, UnreadableError
 from underlay.plan import OUTSIDE, Host, Interface, Plan
+from underlay.text import argument, command
 
 SHOWN = 4
 """Pieces of evidence of one kind that are told in full."""
@@ -163,23 +162,30 @@ class Investigation:
         """The deploy of a host's role."""
         return f"./inv deploy {host.role}"
 
-    def ssh(self, name: str, command: str) -> str:
-        """A command as root on a host, by the way on which it was reached."""
-        option = ""
-        if way := self.seen.other_ways.get(name):
-            first = via.addresses(self.plan.host(name), self.plan.host(way.via))[0]
-            option = f" --via {way.via}" + ("" if str(first) == way.address else f" --address {way.address}")
-        return f"./inv ssh {name}{option} {quoted(f'sudo {command}')}"
+    def ssh(self, name: str, line: str) -> str:
+        """A command line as root on a host, by the way on which it was reached: one that can't cut that way."""
+        return f"./inv ssh {name}{self._way(name)} {argument(f'sudo {line}')}"
 
-    def console(self, name: str, command: str) -> Fix:
-        """A command for a host that ssh does not lead to."""
+    def change(self, name: str, line: str) -> str:
+        """A command line as root on a host that might cut the way to it: as a confirmed change."""
+        return f"./inv change {name}{self._way(name)} {argument(line)}"
+
+    def _way(self, name: str) -> str:
+        way = self.seen.other_ways.get(name)
+        if way is None:
+            return ""
+        first = via.addresses(self.plan.host(name), self.plan.host(way.via))[0]
+        return f" --via {way.via}" + ("" if str(first) == way.address else f" --address {way.address}")
+
+    def console(self, name: str, line: str) -> Fix:
+        """A command line for a host that ssh does not lead to."""
         if self.is_lab:
-            return Fix(f"./inv lab.run {name} {quoted(command)}")
-        return Fix(command, f"at the console of {name}, as root")
+            return Fix(f"./inv lab.run {name} {argument(line)}")
+        return Fix(line, f"at the console of {name}, as root")
 
-    def local(self, command: str) -> Fix:
-        """A command as root on the machine that the doctor runs on."""
-        return self.console(self.here, command) if self.is_lab else Fix(f"sudo {command}")
+    def local(self, line: str) -> Fix:
+        """A command line as root on the machine that the doctor runs on."""
+        return self.console(self.here, line) if self.is_lab else Fix(f"sudo {line}")
 
     def replug(self, name: str, nic: str) -> Fix:
         """For a cable, or its port of the switch."""
@@ -189,7 +195,7 @@ class Investigation:
     def switch_on(self, host: Host) -> Fix:
         """For a host that is silent, which is as much as can be known from elsewhere."""
         nic = host.primary.nic
-        up = self.console(host.name, f"ip link set {nic} up")
+        up = self.console(host.name, command("ip", "link", "set", nic, "up"))
         then = f" && {self.deploy(host)}" if self.is_deployed(host.name) else ""
         advice = f"switch {host.name} on; if it is on, look at its cable of {nic} and switch that NIC on"
         if self.is_lab:
@@ -202,15 +208,16 @@ class Investigation:
         if any(isinstance(each.thing, Nic) for each in found):
             # networkd of Debian 12 takes the policy rules away with a NIC, and brings them back with it.
             found = [each for each in found if each.kind != "missing" or not isinstance(each.thing, PolicyRule)]
-        commands = [network.command(each) for each in found]
+        commands = [_words_only(network.command(each)) for each in found]
         if host.name not in self.seen.other_ways or not commands:
             return self.deploy(host)
-        return f"{self.ssh(host.name, ' && sudo '.join(commands))} && {self.deploy(host)}"
+        return f"{self.change(host.name, ' && '.join(commands))} && {self.deploy(host)}"
 
 
-def quoted(command: str) -> str:
-    """A command as one argument in a shell."""
-    return f'"{command}"' if not re.search(r'["$`\\!]', command) else shlex.quote(command)
+def _words_only(line: str) -> str:
+    """A command of which a word (the name of a NIC) may be anything without a space, for a shell."""
+    plain = line.removesuffix(" || true")
+    return command(*plain.split()) + line[len(plain) :]
 
 
 def some(items: Iterable[object]) -> str:

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.text import Text
 
 from underlay.access.target import Target, announce
+from underlay.console import screen
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.gather import gather
 from underlay.errors import exit_code
+from underlay.text import one_line
 
 
 def run(target: Target, json: bool) -> int:
@@ -31,7 +33,7 @@ def run(target: Target, json: bool) -> int:
     if json:
         print(dumps(document(target, diagnosis, seconds), indent=2))
     else:
-        show(diagnosis, seconds, Console(highlight=False, soft_wrap=True))
+        show(diagnosis, seconds, screen(highlight=False, soft_wrap=True))
     return code(diagnosis)
 
 
@@ -60,17 +62,21 @@ def show(diagnosis: Diagnosis, seconds: float, console: Console) -> None:
     """The diagnosis for people."""
     for number, finding in enumerate(diagnosis.findings, 1):
         console.print()
-        console.print(Text(f"{number}. {finding.cause}", style="bold yellow" if finding.latent else "bold red"))
+        console.print(
+            Text(f"{number}. {one_line(finding.cause)}", style="bold yellow" if finding.latent else "bold red")
+        )
         for title, lines in _parts(finding):
             for index, line in enumerate(lines):
                 console.print(
-                    Text(f"   {title if index == 0 else '':<9} {line}", style="bold" if title == "fix" else "")
+                    Text(
+                        f"   {title if index == 0 else '':<9} {one_line(line)}", style="bold" if title == "fix" else ""
+                    )
                 )
     console.print()
     for note in diagnosis.notes:
-        console.print(Text(f"note: {note}"))
+        console.print(Text(f"note: {one_line(note)}"))
     for reason in diagnosis.unread:
-        console.print(Text(f"not looked at: {reason}", style="yellow"))
+        console.print(Text(f"not looked at: {one_line(reason)}", style="yellow"))
     live = sum(not each.latent for each in diagnosis.findings)
     latent = len(diagnosis.findings) - live
     if diagnosis.findings:

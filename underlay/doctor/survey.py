@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from underlay.access.target import Target
 from underlay.desired.traffic import Flow
+from underlay.doctor.policy import Packet
 from underlay.doctor.suspects import IPTABLES, words
 from underlay.observe.exchange import Outcome
 from underlay.observe.state import HostState
@@ -65,6 +66,7 @@ class HostSurvey:
     owners: dict[str, str] = field(default_factory=dict)
     full: dict[str, list[list[Any]]] = field(default_factory=dict)
     talkers: list[list[Any]] = field(default_factory=list)
+    policy: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ class Survey:
     states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words
     outcomes: of the connections that were tried
     drops: where those end that were traced; of the gateway's own iptables nothing: what is in it was read
+    taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
     """
 
     target: Target
@@ -131,6 +134,7 @@ class Survey:
     outcomes: dict[Flow, Outcome] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     drops: tuple[Drop, ...] = ()
+    taken: dict[str, list[tuple[Packet, dict[str, Any]]]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:

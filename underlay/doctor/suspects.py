@@ -3,7 +3,7 @@
 iptables has more matches than this reads: a rule with one of those may be met, or may not.
 """
 
-import shlex
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -13,6 +13,7 @@ from netaddr import IPAddress, IPNetwork
 
 from underlay.compare.tables import Ruleset
 from underlay.plan import Host, Plan
+from underlay.text import command
 
 IPTABLES = "iptables"
 EPHEMERAL = 1024
@@ -55,7 +56,7 @@ class Suspect:
     def undo(self) -> str:
         """The command that takes it away."""
         what = ["-D", self.chain, *words(self.spec)] if self.spec else ["-P", self.chain, "ACCEPT"]
-        return shlex.join([self.program, "-t", self.table, *what])
+        return command(self.program, "-t", self.table, *what)
 
 
 @dataclass(frozen=True)
@@ -184,11 +185,9 @@ def _target(spec: str) -> str:
 
 
 def words(spec: str) -> list[str]:
-    """The words of a rule, without the quotes of iptables-save."""
-    try:
-        return shlex.split(spec)
-    except ValueError:
-        return spec.split()
+    """The words of a rule as `iptables-save` prints it: quoted with `"` only, and with backslashes within that."""
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"|(\S+)', spec, re.DOTALL)
+    return [plain or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) for quoted, plain in found]
 
 
 def _matches(spec: str, packet: Headers) -> tuple[bool, bool]:

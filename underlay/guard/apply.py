@@ -207,9 +207,12 @@ class Guarded:
     def _settle(self, target: Target) -> None:
         # On stdin: one argument of a program is 128 KiB at most.
         try:
-            self._ssh(target, "sudo -n sh", f"{self.change.settle}\necho settled\n", SETTLE)
+            said = self._ssh(target, "sudo -n sh", f"exec 2>&1\n{self.change.settle}\necho settled\n", SETTLE)
         except LostError as error:
             self.say(f"kept, but what follows a change did not come to its end: {error}")
+        else:
+            for line in said.splitlines()[:-1]:
+                self.say(line)
 
     def _ssh(self, target: Target, command: str, stdin: str, timeout: float) -> str:
         if target.vantage is not None and target.vantage.name == self.host:

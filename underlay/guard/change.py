@@ -12,7 +12,7 @@ SECONDS_VARIABLE = "UNDERLAY_ROLLBACK_SECONDS"
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file as it must be."""
+    """A file as it must be; bytes that are no UTF-8 are surrogates. An empty mode keeps the one that it has."""
 
     content: str
     mode: str = "644"
@@ -28,7 +28,7 @@ class Change:
     rules: iptables rules to put in place, as `compare.tables.write` makes them
     files: path → the file, or None to delete it
     activate: shell commands that make services take the files
-    settle: shell commands after the change is confirmed, for what can't be undone
+    settle: shell commands after the change is confirmed, for what can't be undone; what they print is for people
     sysctls: keys that `live` may change
     restore: instead of all these: the number of the confirmed change of which the state before is to come back
     """
@@ -50,7 +50,10 @@ class Change:
         files = {
             path: None
             if file is None
-            else {"content": base64.b64encode(file.content.encode()).decode(), "mode": file.mode}
+            else {
+                "content": base64.b64encode(file.content.encode(errors="surrogateescape")).decode(),
+                "mode": file.mode,
+            }
             for path, file in self.files.items()
         }
         change = {

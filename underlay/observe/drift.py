@@ -15,6 +15,7 @@ from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
 from underlay.remote.guard.paths import COPY
+from underlay.text import one_line
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Line:
 
 def line(plan: Plan, host: Host, difference: Difference) -> Line:
     """A difference of a host, in words."""
-    return Line(host.name, difference.word, difference.where, difference.what, difference.origin(plan, host))
+    return Line(host.name, difference.word, difference.where, one_line(difference.what), difference.origin(plan, host))
 
 
 def read(target: Target, hosts: Iterable[Host]) -> dict[str, list[Line] | str]:

@@ -35,6 +35,7 @@ from underlay.remote import send
 from underlay.remote.files import collect
 from underlay.remote.guard.paths import COPY, HISTORY
 from underlay.report import tables
+from underlay.text import printable
 
 SECONDS = 60
 """What a host may take for all of it."""
@@ -107,7 +108,7 @@ def write(target: Target, path: Path) -> Bundle:
         folder = path.name.removesuffix(".gz").removesuffix(".tar")
         with tarfile.open(fileobj=file, mode="w:gz") as archive:
             for name, text in sorted(texts.items()):
-                content = redact(text).encode()
+                content = printable(redact(text)).encode()
                 member = tarfile.TarInfo(f"{folder}/{name}")
                 member.size, member.mtime, member.mode = len(content), int(time.time()), 0o644
                 archive.addfile(member, io.BytesIO(content))

@@ -79,6 +79,10 @@ class Gateway:
         """Take a connection out of the table; False if it was gone already."""
         return bool(self._ask("delete", asdict(connection))["deleted"])
 
+    def renew(self, outdated: dict[str, Any]) -> dict[str, int]:
+        """End the connections with an outdated translation; see `remote.conntrack.renew`."""
+        return self._ask("renew", outdated)
+
     def _ask(self, command: str, argument: object) -> dict[str, Any]:
         argv = shlex.join(send.argv(command, json.dumps(argument)))
         done = self._links.run(self.name, argv, seconds=SECONDS, stdin=send.line(conntrack))

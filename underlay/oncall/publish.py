@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from netaddr import IPAddress
 
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target, announce
-from underlay.desired import traffic
+from underlay.desired import nat, traffic
 from underlay.desired.traffic import Flow
 from underlay.errors import COULD_NOT, GOOD, INTERRUPTED, WRONG, OperatorError
 from underlay.guard import history as histories
@@ -32,6 +32,7 @@ from underlay.plan import REPO, Host, Interface, Plan, PlanError, load
 from underlay.plan.edit import published_in, unpublished_in
 from underlay.remote import arp, send
 from underlay.remote.conntrack import Connection
+from underlay.text import raw
 
 SECONDS = 15
 """For one command on a host."""
@@ -149,6 +150,23 @@ class _Gateway:
             raise UnreachableError(str(error)) from error
         return found.connections
 
+    def renew(self, host: Host, addresses: Iterable[object]) -> dict[str, int]:
+        """End the connections of a host, and to these published addresses, whose translation is not that of the rules.
+
+        See `remote.conntrack.renew`: a look that finds nothing to end is one at each of them.
+        """
+        inner = host.primary.address
+        changed = [f"-d {each}/32 -j DNAT --to-destination {inner}" for each in addresses]
+        changed += [f"-s {inner}/32 -j SNAT --to-source {each}" for each in addresses]
+        rules = self.run("iptables -t nat -S")
+        live = re.findall(r"^-A (?:PREROUTING|POSTROUTING) (.*)$", rules, re.MULTILINE)
+        found = nat.outdated(changed, live)
+        assert found is not None  # there are addresses
+        try:
+            return Table(self.target).renew(found)
+        except UnreadableError as error:
+            raise UnreachableError(str(error)) from error
+
     def changes(self) -> int:
         """The number of the last confirmed change; 0 if there is none."""
         [entries] = histories.read(self.target, [self.plan.gateway]).values()
@@ -206,7 +224,7 @@ def publish(target: Target, host: Host, address: IPAddress | None, dry: bool) ->
     code = WRONG
     try:
         gateway.announce(plan.gateway.primary, [host.published])
-        wrong = _verify(target, gateway, host)
+        wrong = _renewed(gateway, host, [host.published]) + _verify(target, gateway, host)
     except UnreachableError as error:
         code, wrong = COULD_NOT, [str(error)]
     except KeyboardInterrupt:
@@ -215,13 +233,24 @@ def publish(target: Target, host: Host, address: IPAddress | None, dry: bool) ->
         return GOOD
     for line in wrong:
         print(f"{'WRONG' if code == WRONG else 'NOT TRIED'} {line}")
-    _roll_back(gateway, before)
+    _roll_back(gateway, before, host)
     return code
+
+
+def _renewed(gateway: _Gateway, host: Host, addresses: Sequence[object]) -> list[str]:
+    """What is wrong with the connections that there were before; prints how many were looked at."""
+    found = gateway.renew(host, addresses)
+    if found["left"]:
+        return [f"{found['left']} of {found['looked']} connections of {host.name} keep an old translation"]
+    ended = f", after {found['ended']} were ended" if found["ended"] else ""
+    print(f"good: none of the {found['looked']} connections of {host.name} has an old translation{ended}")
+    return []
 
 
 def _plan_first(what: str, diff: str) -> int:
     _say(what)
-    print(diff, end="", flush=True)
+    # `git apply` takes it as it is, with the tabs and line ends of the plan.
+    print(diff, end="", flush=True, file=raw(sys.stdout))
     return WRONG
 
 
@@ -229,13 +258,16 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _roll_back(gateway: _Gateway, before: int) -> None:
+def _roll_back(gateway: _Gateway, before: int, host: Host) -> None:
     if gateway.changes() == before:
         print("nothing to roll back: the deploy had nothing to change")
         return
     change = Change(what=(f"back to the state before change {before + 1}",), restore=before + 1)
     if runner.run(gateway.target, gateway.name, change, print):
         print(f"{gateway.name} is as before. The plan still has the line: delete it, or fix what is wrong")
+        # What began meanwhile has the translation that is gone again.
+        for line in _renewed(gateway, host, [host.published]):
+            print(f"WRONG {line}")
     else:
         print(f"NOT rolled back: look at `./inv history {gateway.name}`")
 
@@ -330,7 +362,8 @@ def unpublish(target: Target, host: Host, address: IPAddress | None, dry: bool) 
         return GOOD
     if _deploy() != GOOD:
         return COULD_NOT
-    wrong = [f"{gateway.name} still has: {line}" for each in gone for line in gateway.left(each, host)]
+    wrong = _renewed(gateway, host, gone)
+    wrong += [f"{gateway.name} still has: {line}" for each in gone for line in gateway.left(each, host)]
     end = time.monotonic() + PATIENCE
     for each in gone:
         while answers := _pings(each):

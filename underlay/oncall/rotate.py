@@ -1,33 +1,36 @@
 """Change the key with which the operator logs in on the hosts, so that nobody is locked out on the way.
 
-    add the new key ── log in with it ── put it in the old one's place here ── remove the old one
-    nothing changed for anybody up to here ──┘
+    add the new key ── log in with it ── take the old one out ── log in anew ── new key in its place here ── keep it so
+    nothing changed for anybody up to here; the hosts put the old key back ────────────────────────────────┘
 
-Until the new key has logged in on every host, whatever goes wrong takes it away again and leaves the old one.
+Until every host was logged in to with the new key while the old one was out, whatever goes wrong puts the old one back
+on all of them. The hosts do that by themselves when the connection ends: the operator's machine may die at any moment.
 """
 
+import hashlib
+import os
 import re
+import select
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from underlay.access.ssh_config import CONNECT_SECONDS, TargetError
+from underlay.access.ssh_config import CONNECT_SECONDS, TargetError, write
 from underlay.access.target import MACHINE_KEY, Target
 from underlay.errors import COULD_NOT, GOOD, WRONG
+from underlay.remote import send
+from underlay.remote.files import login_keys
+from underlay.text import command
 
-SECONDS = 3 * CONNECT_SECONDS
-"""For one command on a host, the login on the jump host in between included."""
-AT_ONCE = 24
-
-# `$1` and `$2` are the lines of the new and of the old key, as a `.pub` file has them.
-_BEGIN = 'set -eu; f=~/.ssh/authorized_keys; key() { echo "$1" | cut -d" " -f2; }; '
-ADD = _BEGIN + 'grep -qF "$(key "$1")" $f && exit; [ -z "$(tail -c 1 $f)" ] || echo >> $f; echo "$1" >> $f'
-_REMOVE = 'umask 077; grep -vF "$(key "${}")" $f > $f.new || true; chmod --reference=$f $f.new; mv $f.new $f'
-REMOVE_NEW = _BEGIN + _REMOVE.format(1)
-REMOVE_OLD = _BEGIN + 'grep -qF "$(key "$1")" $f; ' + _REMOVE.format(2)
+SECONDS = 5 * CONNECT_SECONDS
+"""For one command on a host, the login on the jump host in between included; many come at the same time."""
+AT_ONCE = 8
+"""New connections at the same time: a jump host refuses some of more than ten."""
 
 
 def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int:
@@ -44,7 +47,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
         keys = _Keys(target, Path(folder))
         names = [each.name for each in target.endpoints if each.name not in set(without)]
-        down = keys.errors(old, names, "true")
+        down = keys.refusals(old, names)
         deployed = [host.name for host in target.plan.deployed]
         if any(name in deployed for name in down):
             _tell(down)
@@ -57,24 +60,25 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
         lines = [_public(new), _public(old)]
         if lines[0].split()[1] == lines[1].split()[1]:
             raise TargetError(f"{new} is the key in use already")
-        errors = {"interrupted": ""}
+        kept: Path | None = None
         try:
-            errors = keys.errors(old, names, ADD, *lines) or keys.errors(new, names, "true")
+            errors = keys.edit(old, names, "add", *lines) or keys.refusals(new, names)
+            if not errors:
+                print(f"the new key logs in on {', '.join(names)}", flush=True)
+                with keys.replaced(new, names, *lines) as (keep, failed):
+                    errors = failed or keys.refusals(new, names)
+                    if not errors:
+                        kept = _swap(old, new)
+                        print(f"{old} is the new key now, {kept} the old one", flush=True)
+                        errors = keep()
         finally:
-            if errors:
-                keys.errors(old, names, REMOVE_NEW, *lines)
-                for path in (new, new.with_name(f"{new.name}.pub")) if made else ():
-                    path.unlink()
-                print("the new key was taken away again: nothing changed")
-        if errors:
-            _tell(errors)
+            # What is in its place already is the key to log in with.
+            if kept is None and new.exists():
+                _undo(keys, names, old, new, lines, made)
+        _tell(errors)
+        if kept is None:
             return COULD_NOT
-        print(f"the new key logs in on {', '.join(names)}")
-        kept = _swap(old, new)
-        print(f"{old} is the new key now, {kept} the old one", flush=True)
-        errors = keys.errors(old, names, REMOVE_OLD, *lines)
-        refused = keys.errors(kept, names, "true")
-    _tell(errors)
+        refused = keys.refusals(kept, names)
     if still := [name for name in names if name not in refused]:
         print(f"the old key still logs in on {', '.join(still)}: delete its line there in ~/.ssh/authorized_keys")
         return WRONG
@@ -91,26 +95,119 @@ class _Keys:
         self._config = target.ssh_config.read_text()
         self._folder = folder
 
-    def errors(self, key: Path, names: Iterable[str], script: str, *arguments: str) -> dict[str, str]:
-        """Run a script on hosts at the same time; host → error of those where it failed."""
-        command = shlex.join(["sh", "-c", script, "sh", *arguments])
-        path = self._folder / "ssh_config"
+    def _argv(self, key: Path, name: str, line: str) -> list[str]:
         # Of a keyword ssh takes the first value. A connection that is open already would prove nothing.
-        alone = f"Host *\n    ControlMaster no\n    ControlPath none\n    IdentityFile {key}\n\n"
-        path.write_text(alone + re.sub(r"(?m)^ *IdentityFile .*\n", "", self._config))
+        settings = ["ControlMaster no", "ControlPath none", f"ConnectTimeout {2 * CONNECT_SECONDS}"]
+        alone = "".join(f"    {each}\n" for each in (*settings, f'IdentityFile "{key}"'))
+        text = f"Host *\n{alone}\n" + re.sub(r"(?m)^ *IdentityFile .*\n", "", self._config)
+        path = write(self._folder / hashlib.sha256(text.encode()).hexdigest()[:8], text)
+        return ["ssh", "-F", str(path), name, line]
 
-        def run(name: str) -> str:
-            argv = ["ssh", "-n", "-F", str(path), name, command]
-            try:
-                done = subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False)
-            except subprocess.TimeoutExpired:
-                return f"no answer within {SECONDS} s"
-            last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            return last if done.returncode else ""
+    def refusals(self, key: Path, names: Iterable[str]) -> dict[str, str]:
+        """Log in on hosts; host → why it can't be logged in to with this key, of those."""
+        return _at_once(names, lambda name: _run(self._argv(key, name, "true"), b""))
 
-        names = list(names)
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return {name: error for name, error in zip(names, pool.map(run, names), strict=True) if error}
+    def edit(self, key: Path, names: Iterable[str], what: str, *lines: str) -> dict[str, str]:
+        """Run a command of `remote.files.login_keys` on hosts; host → error of those where it failed."""
+        line = shlex.join(send.argv(what, *lines))
+        return _at_once(names, lambda name: _run(self._argv(key, name, line), send.line(login_keys)))
+
+    @contextmanager
+    def replaced(
+        self, key: Path, names: Iterable[str], *lines: str
+    ) -> Iterator[tuple[Callable[[], dict[str, str]], dict[str, str]]]:
+        """Take the old key out on hosts; at the end they put it back, unless they were told to keep it so.
+
+        What tells them, and host → error of those where it could not be taken out.
+        """
+        line = shlex.join(send.argv("replace", *lines))
+        waiting = {name: _Waiting(self._argv(key, name, line)) for name in names}
+        try:
+            yield (
+                lambda: _at_once(waiting, lambda name: waiting[name].keep()),
+                _at_once(waiting, lambda name: waiting[name].begin()),
+            )
+        finally:
+            _at_once(waiting, lambda name: waiting[name].end())
+
+
+class _Waiting:
+    """`replace` of `remote.files.login_keys` at work on a host; each method returns an error, or nothing."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self._argv = argv
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> str:
+        """Take the old key out."""
+        pipe = subprocess.PIPE
+        self._process = process = subprocess.Popen(self._argv, stdin=pipe, stdout=pipe, stderr=pipe)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with suppress(BrokenPipeError):  # then it says why
+            process.stdin.write(send.line(login_keys))
+            process.stdin.flush()
+        end, said = time.monotonic() + SECONDS, b""
+        while b"\n" not in said and (left := end - time.monotonic()) > 0:
+            if select.select([process.stdout], [], [], left)[0]:
+                piece = os.read(process.stdout.fileno(), 100)
+                if not piece:
+                    break
+                said += piece
+        return "" if said == b"replaced\n" else self.end() or f"no answer within {SECONDS} s"
+
+    def keep(self) -> str:
+        """Have it stay so."""
+        return self._end(b"keep\n")
+
+    def end(self) -> str:
+        """Have the old key put back, if it was not kept."""
+        return self._end(b"")
+
+    def _end(self, word: bytes) -> str:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return ""
+        try:
+            _, said = process.communicate(word, SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, said = process.communicate()
+        return _why(process.wait(), said)
+
+
+def _at_once(names: Iterable[str], run: Callable[[str], str]) -> dict[str, str]:
+    """Do something with hosts at the same time; host → error of those where there is one."""
+    names = list(names)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return {name: error for name, error in zip(names, pool.map(run, names), strict=True) if error}
+
+
+def _run(argv: list[str], stdin: bytes) -> str:
+    try:
+        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        return f"no answer within {SECONDS} s"
+    return _why(done.returncode, done.stderr)
+
+
+def _why(code: int, said: bytes) -> str:
+    last = (said.decode(errors="replace").strip().splitlines() or [f"exit code {code}"])[-1]
+    return last if code else ""
+
+
+def _undo(keys: _Keys, names: list[str], old: Path, new: Path, lines: list[str], made: bool) -> None:
+    """Take the new key away where the old one logs in, and delete it here if it was made here and nobody needs it."""
+    lost = keys.refusals(old, names)
+    left = keys.edit(old, [name for name in names if name not in lost], "take-away", *lines)
+    for name, error in lost.items():
+        print(f"{name}: the old key does not log in: {error}; the new one is left there, and here in {new}")
+    for name, error in left.items():
+        print(f"{name}: the new key could not be taken away: {error}")
+    for path in (new, new.with_name(f"{new.name}.pub")) if made and not lost else ():
+        path.unlink(missing_ok=True)
+    if not (lost or left):
+        print("the new key was taken away again: nothing changed")
 
 
 def _tell(errors: Mapping[str, str]) -> None:
@@ -121,7 +218,12 @@ def _tell(errors: Mapping[str, str]) -> None:
 def _make(path: Path) -> None:
     if path.exists():
         raise TargetError(f"{path} is there already: use it with --new, or delete it")
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
+    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        for each in (path, path.with_name(f"{path.name}.pub")):
+            each.unlink(missing_ok=True)
+        raise TargetError(f"{path} can't be made, nothing was changed: {(done.stderr or done.stdout).strip()}")
 
 
 def _public(key: Path) -> str:
@@ -130,15 +232,21 @@ def _public(key: Path) -> str:
     try:
         return " ".join(path.read_text().split())
     except OSError as error:
-        raise TargetError(
-            f"{path} can't be read ({error.strerror}): `ssh-keygen -y -f {key} > {path}` makes it"
-        ) from error
+        how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
+        raise TargetError(f"{path} can't be read ({error.strerror}): `{how}` makes it") from error
 
 
 def _swap(old: Path, new: Path) -> Path:
-    """Put the new key in the old one's place; where the old one is now."""
+    """Put the new key in the old one's place; where the old one is now. There is a key in that place all the time."""
     kept = old.with_name(f"{old.name}.old")
-    for suffix in (".pub", ""):
-        for source, destination in ((old, kept), (new, old)):
-            source.with_name(source.name + suffix).replace(destination.with_name(destination.name + suffix))
+    for suffix in ("", ".pub"):
+        spare = kept.with_name(f"{kept.name}{suffix}.new")
+        spare.unlink(missing_ok=True)
+        spare.hardlink_to(old.with_name(old.name + suffix))
+        spare.replace(kept.with_name(kept.name + suffix))
+        spare.unlink(missing_ok=True)  # where it was that file already
+    # A public key that is not the private one's would keep ssh from using it; where there is none it needs none.
+    old.with_name(f"{old.name}.pub").unlink()
+    new.replace(old)
+    new.with_name(f"{new.name}.pub").replace(old.with_name(f"{old.name}.pub"))
     return kept

@@ -21,6 +21,7 @@ from underlay.observe.evidence import Evidence
 from underlay.observe.health import HEALTH, Conntrack, Tally, Upstream, outer_addresses
 from underlay.observe.state import DRIFT, HostState, UnreadableError
 from underlay.plan import Host, Plan
+from underlay.text import argument, command, one_line
 
 SECTIONS = DRIFT | HEALTH - {"counters"}
 FULL = 0.8
@@ -211,7 +212,8 @@ def _of_hosts(hosts: Iterable[HostStatus]) -> Iterator[str]:
         for nic in host.no_carrier or ():
             yield f"{host.name}: {nic} has no carrier: cable or switch"
         for unit, what in (host.services_wrong or {}).items():
-            yield f'{host.name}: {what}: ./inv ssh {host.name} "sudo systemctl status {unit}"'
+            look = argument(command("sudo", "systemctl", "status", unit))
+            yield f"{host.name}: {what}: ./inv ssh {host.name} {look}"
         if host.drift:
             yield f"{host.name}: {_count(host.drift, 'difference')} from the plan: ./inv drift {host.role}"
         if host.disk is not None and host.disk > DISK_FULL:
@@ -232,7 +234,8 @@ def _of_gateway(conntrack: Conntrack | None, tally: Tally | None) -> Iterator[st
     for address, ports in (tally.ports if tally else {}).items():
         for protocol, used in ports.items():
             if used > FULL * PORTS:
-                yield f"{used} of {PORTS} NAT ports of {address} in use ({protocol}): ./inv flows --published {address}"
+                look = command("./inv", "flows", "--published", address)
+                yield f"{used} of {PORTS} NAT ports of {address} in use ({protocol}): {look}"
 
 
 def _of_upstreams(upstreams: Iterable[Upstream]) -> Iterator[str]:
@@ -266,8 +269,8 @@ def page(plan: Plan, status: Status) -> RenderableType:
         parts.append(_published(plan, status.tally))
     if status.upstreams:
         parts.append(_proxy(status.upstreams))
-    parts += [Text(f"DOWN  {line}", style="bold red") for line in status.down]
-    parts += [Text(f"LOOK  {line}", style="yellow") for line in status.attention]
+    parts += [Text(f"DOWN  {one_line(line)}", style="bold red") for line in status.down]
+    parts += [Text(f"LOOK  {one_line(line)}", style="yellow") for line in status.attention]
     when = f"{status.time[:19].replace('T', ' ')} UTC, in {status.seconds:.1f} s"
     if status.code == GOOD:
         parts.append(Text.assemble(("all well", "bold green"), f": {len(status.hosts)} hosts, {when}"))

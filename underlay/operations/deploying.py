@@ -4,27 +4,25 @@ from collections.abc import Iterator
 
 from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
-from pyinfra.facts.files import FindInFile
 from pyinfra.facts.systemd import SystemdEnabled, SystemdStatus
-from pyinfra.operations import files, systemd
+from pyinfra.operations import systemd
 
 from underlay.access import hostkeys
 from underlay.access.target import Target, current
 from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys
 from underlay.desired.packages import PACKAGES
+from underlay.facts.access import AuthorizedKeys
 from underlay.facts.filters import OtherFilters
 from underlay.facts.network import Network
 from underlay.facts.packages import Packages
 from underlay.facts.system import System
-from underlay.operations import connection, network
+from underlay.operations import access, connection, network
 from underlay.operations.packages import PATIENCE, SECONDS, installed
 from underlay.plan import Host
 
 INSTALL = 300
 """Seconds that the installation of Python packages may take."""
-ACCESS = f"^.* {hostkeys.MARK}$"
-"""The deploy machine's line in the operator's `authorized_keys`, as a pattern."""
 
 
 def planned() -> tuple[Target, Host]:
@@ -70,7 +68,7 @@ def _asked_by_every_role() -> Iterator[connection.Fact]:
     yield SystemdStatus, networkd
     yield SystemdEnabled, networkd
     yield Network, {"sysctls": list(routing.host_network(target.plan, planned_host).sysctls)}
-    yield FindInFile, {"path": authorized_keys(target.plan), "pattern": ACCESS}
+    yield AuthorizedKeys, {"path": authorized_keys(target.plan)}
     yield Packages, {"names": PACKAGES[planned_host.role]}
 
 
@@ -112,9 +110,9 @@ def deploy_machine_access() -> None:
     key = hostkeys.machine_key(target.plan, target.known_hosts)
     if key is None:
         return
-    files.line(
+    access.machine_key(
         name="Access: the deploy machine may log in",
         path=authorized_keys(target.plan),
-        line=ACCESS,
-        replace=key,
+        key=key,
+        mark=hostkeys.MARK,
     )

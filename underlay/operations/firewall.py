@@ -1,6 +1,7 @@
 """Bring the iptables rules of a host into their planned state, live and at boot."""
 
-import re
+import json
+import shlex
 from collections.abc import Generator, Sequence
 
 from pyinfra import host
@@ -8,11 +9,13 @@ from pyinfra.api import FunctionCommand, operation
 
 from underlay.compare import firewall, tables
 from underlay.compare.firewall import Edit, canonical
+from underlay.desired import nat
 from underlay.desired.files import RULES
 from underlay.desired.ruleset import Rule
 from underlay.facts.firewall import Firewall, Planned, Rules
 from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
+from underlay.remote import conntrack, send
 
 
 @operation()
@@ -48,22 +51,22 @@ def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
         what=(*what, "the record of our rules on the host is out of date") if record != found.record else tuple(what),
         rules=tables.write([*firewall.own(wanted), *firewall.gone(live, wanted, found.recorded)]) if live else "",
         files={RULES: NewFile(record)} if record != found.record else {},
-        settle=_forget_connections(live),
+        settle=_forget_connections(live, wanted),
     )
 
 
-def _forget_connections(edits: Sequence[Edit]) -> str:
-    """Commands that end the translated connections of hosts that are no longer published.
+def _forget_connections(edits: Sequence[Edit], wanted: Sequence[Rule]) -> str:
+    """Commands that end the connections whose translation changed: published hosts, and those no longer published.
 
-    They would live on with the old translation until they are silent for long enough.
+    They would live on with the old translation for as long as packets come.
     """
-    kept = {edit.spec for edit in edits if edit.insert}
-    gone = [edit.spec for edit in edits if edit.table == "nat" and not edit.insert and edit.spec not in kept]
-    published = [match[1] for spec in gone if (match := re.match(r"-d (\S+)/32 -j DNAT", spec))]
-    commands = [
-        f'case "$seen" in *"={address} "*) '
-        f"conntrack -D --orig-dst {address}; conntrack -D --reply-dst {address};; esac\n"
-        for address in published
-    ]
-    # Each deletion reads the whole table: a thousand of them take a minute.
-    return "".join(["seen=$(conntrack -L 2>/dev/null)\n", *commands]) if commands else ""
+    translating = [edit for edit in edits if edit.table == "nat"]
+    # One that only moves leads where it led. Of those that choose a source the first one counts.
+    moved = {edit.spec for edit in translating if edit.insert} & {edit.spec for edit in translating if not edit.insert}
+    edited = [edit.spec for edit in translating if edit.spec not in moved or edit.chain == "POSTROUTING"]
+    found = nat.outdated(edited, [rule.spec for rule in wanted if rule.table == "nat"])
+    if found is None:
+        return ""
+    # On stdin: one argument of a program is 128 KiB at most.
+    argv = shlex.join(send.argv("told", "-"))
+    return f"{argv} <<'END'\n{send.line(conntrack).decode()}{json.dumps(found)}\nEND\n"

@@ -5,6 +5,8 @@ As a program, as root: `main(COMMAND, JSON)` writes one JSON object to stdout.
 - `tally [ADDRESS, …]` → see `tally`
 - `find {hosts: [ADDRESS, …], published: [ADDRESS, …], protocol: TEXT, name: TEXT, id: NUMBER or null, limit: NUMBER}`
   → see `find`
+- `renew {to: {ADDRESS: ADDRESS, …}, as: {ADDRESS: ADDRESS, …}, inner: [ADDRESS, …], ours: [ADDRESS, …], gone: …}`,
+  or `-` for the same on stdin → see `renew`; `told` does it, too, and tells a person
 - `delete {protocol, source, destination, …}` (a `Connection` as a dict) → `{"deleted": NUMBER}`
 """
 
@@ -14,8 +16,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,12 +26,12 @@ BLOCK = 1 << 18
 # An entry has two tuples: as the connection was opened, and as its answers come. ICMP has no ports, and GRE has keys.
 ENDS = re.compile(
     rb"^(\w+) [^=\n]*\bsrc=(\S+) dst=(\S+)(?: sport=(\d+) dport=(\d+))? (?:\S+ )*?"
-    rb"src=\S+ dst=(\S+)(?: sport=\d+ dport=(\d+))?",
+    rb"src=(\S+) dst=(\S+)(?: sport=\d+ dport=(\d+))?",
     re.MULTILINE,
 )
-Ends = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]
-"""Of an entry: protocol; source, destination, source port and destination port as it was opened; the address and the
-port that its answers go to. The ports are empty where the protocol has none."""
+Ends = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+"""Of an entry: protocol; source, destination, source port and destination port as it was opened; the address that its
+answers come from, the address and the port that they go to. The ports are empty where the protocol has none."""
 
 
 def blocks(argv: list[str], size: int = BLOCK) -> Iterator[bytes]:
@@ -65,7 +68,7 @@ def tally(table: Iterable[bytes], addresses: list[str]) -> dict[str, Any]:
     wanted = {address.encode() for address in addresses}
     used: dict[bytes, dict[bytes, bytearray]] = {}
     for block in table:
-        for protocol, source, asked, _, _, answered_to, port in ENDS.findall(block):
+        for protocol, source, asked, _, _, _, answered_to, port in ENDS.findall(block):
             protocols[protocol] += 1
             if asked in wanted:
                 flows[asked] += 1
@@ -249,19 +252,87 @@ def _leads_to(line: bytes, addresses: set[bytes]) -> bool:
     match = ENDS.match(line)
     if match is None:
         return False
-    _, source, asked, _, _, answered_to, _ = match.groups()
+    _, source, asked, _, _, _, answered_to, _ = match.groups()
     return asked in addresses or (answered_to != source and answered_to in addresses)
 
 
 def delete(connection: Connection) -> dict[str, int]:
     """Take one entry out of the table. Raises OSError."""
-    argv = ["conntrack", "-D", *connection.arguments]
+    return {"deleted": _deleted(["conntrack", "-D", *connection.arguments])}
+
+
+QUIET = 2
+"""Looks one after the other that find no outdated connection."""
+LOOKS = 10
+PAUSE = 0.25
+
+
+def outdated(
+    entries: Iterable[Ends], wanted: dict[str, Any], own: Collection[str] = ()
+) -> tuple[int, Counter[tuple[str, ...]]]:
+    """How many entries concern translations that changed; and of those that do not have the one that holds now, how
+    many each of these options of `conntrack` matches, that match no others.
+
+    wanted: `to`: address → where what is sent there must go, itself for nowhere else; `as`: host → the address as which
+      what it sends must leave; `inner`, `ours`: where our rules lead, and what a source is translated to by them, now
+      or before, since a translation by others is not outdated; `gone`: of `ours`, what nothing leaves as any more
+    own: addresses of this host, which are not translated where they send
+    """
+    local = {each.encode() for each in own}
+    to, seen_as = ({key.encode(): value.encode() for key, value in wanted[name].items()} for name in ("to", "as"))
+    inner, ours, gone = ({each.encode() for each in wanted[name]} for name in ("inner", "ours", "gone"))
+    looked = 0
+    found: Counter[tuple[str, ...]] = Counter()
+    for _, source, asked, _, _, answered_by, answered_to, _ in entries:
+        left = answered_to != source
+        concerned = asked in to or source in seen_as or (left and answered_to in gone)
+        if not concerned or source in local:
+            continue
+        looked += 1
+        if asked in to and answered_by != to[asked] and (answered_by == asked or answered_by in inner):
+            found["--orig-dst", asked.decode(), "--reply-src", answered_by.decode()] += 1
+        elif left and (
+            answered_to in gone or (answered_to in ours and answered_to != seen_as.get(source, answered_to))
+        ):
+            found["--orig-src", source.decode(), "--reply-dst", answered_to.decode()] += 1
+    return looked, found
+
+
+def renew(wanted: dict[str, Any]) -> dict[str, int]:
+    """End the connections with an outdated translation: their next packet gets the one that holds now.
+
+    wanted: see `outdated`. The rules are in place: whatever comes from now on gets the new translation. But a packet
+    that was on its way meanwhile may bring an old one back, so it looks again.
+    → {looked: how many connections of these hosts and addresses there are, ended, left}
+    """
+    shown = subprocess.run(["ip", "-4", "-o", "address"], capture_output=True, text=True, check=True).stdout
+    own = re.findall(r" inet ([\d.]+)", shown)
+    ended = quiet = looked = 0
+    stale: Counter[tuple[str, ...]] = Counter()
+    for _ in range(LOOKS):
+        looked, stale = outdated(opened(), wanted, own)
+        for options in stale:
+            ended += _deleted(["conntrack", "-D", *options])
+        quiet = 0 if stale else quiet + 1
+        if quiet == QUIET:
+            break
+        time.sleep(PAUSE)
+    return {"looked": looked, "ended": ended, "left": sum(stale.values())}
+
+
+def told(found: dict[str, int]) -> str:
+    """What `renew` did, for people."""
+    done = f"of {found['looked']} connections whose translation changed {found['ended']} had the old one: ended"
+    return done + (f"; {found['left']} STILL HAVE IT" if found["left"] else "")
+
+
+def _deleted(argv: list[str]) -> int:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     # Its exit code is 1 also where nothing matched; it says how many did in any case.
     count = re.search(r"(\d+) flow entries have been deleted", done.stderr)
     if count is None:
         raise OSError(f"{' '.join(argv)} failed with {done.returncode}: {done.stderr.strip()}")
-    return {"deleted": int(count[1])}
+    return int(count[1])
 
 
 def main(command: str, argument: str) -> int:
@@ -270,10 +341,12 @@ def main(command: str, argument: str) -> int:
         "tally": lambda addresses: tally(blocks(["conntrack", "-L"]), addresses),
         "find": lambda wanted: find(blocks(["conntrack", "-L", "-o", "id,timestamp"]), wanted),
         "delete": lambda fields: delete(Connection(**fields)),
+        "renew": renew,
     }
     try:
-        print(json.dumps(commands[command](json.loads(argument))))
-    except OSError as error:
+        wanted = json.loads(sys.stdin.read() if argument == "-" else argument)
+        print(told(renew(wanted)) if command == "told" else json.dumps(commands[command](wanted)))
+    except (OSError, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

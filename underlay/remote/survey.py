@@ -15,6 +15,7 @@ Keys of the request, and of the answer:
 - `owners`: [PORT, …] → PORT → the systemd unit that listens there, or the program's name
 - `talkers`: SHARE → if the connection table is fuller: [[ADDRESS, SHARE], …], who opened most of its
   entries
+- `policy`: [PACKET, …] → for each by which route and policy rule it goes, see `remote.trace.policy.taken`
 - `full`: SHARE → of the file systems of / and /var that are fuller: mount point → [[SIZE, PATH], …], largest first
 """
 
@@ -289,11 +290,18 @@ def talkers(share: float) -> list[list[Any]]:
     return [[address.decode(), number / seen] for address, number in counts.most_common(3)]
 
 
+def policy(packets: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """See the module."""
+    from underlay.remote.trace.policy import taken  # noqa: PLC0415  most hosts have no use for it
+
+    return taken(packets)
+
+
 def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers)},
+        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy)},
         "arp": neighbours,
         "connect": errors,
     }

@@ -8,6 +8,7 @@ from underlay.access.sessions import UnreachableError
 from underlay.console import console
 from underlay.guard.history import Entries
 from underlay.observe.drift import Line
+from underlay.text import one_line
 
 
 def show_drift(differences: Sequence[Line], unread: Sequence[str]) -> None:
@@ -37,7 +38,9 @@ def show_history(found: Mapping[str, Entries | UnreachableError]) -> None:
         for entry in entries:
             what = [line for line in entry["what"] if line.strip()]
             first = (what or ["nothing"])[0] + (f" (and {len(what) - 1} more lines)" if len(what) > 1 else "")
-            table.add_row(host, str(entry["number"]), entry["time"], entry["who"], entry["commit"], first)
+            table.add_row(
+                *map(one_line, (host, str(entry["number"]), entry["time"], entry["who"], entry["commit"], first))
+            )
         if not entries:
             table.add_row(host, "-", "", "", "", "no confirmed change yet")
     console().print(table, highlight=False, markup=False)

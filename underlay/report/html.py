@@ -24,6 +24,7 @@ from underlay.plan import REPO, ROLES, Plan
 from underlay.report import diagram
 from underlay.report.diagram import Live, State
 from underlay.report.facts import Facts, FlowFacts, RuleFacts, shown
+from underlay.text import printable
 
 SCRIPT = REPO / "templates" / "report" / "page.js"
 UNKNOWN = "-"
@@ -140,7 +141,7 @@ def page(plan: Plan, facts: Facts) -> str:
     sources = _sources(plan, facts)
     groups = list(_groups(plan, facts, sources))
     troubles = list(_troubles(facts))
-    return render_html(
+    found = render_html(
         "report/page.html.j2",
         facts=facts,
         when=_time(facts.generated),
@@ -163,6 +164,7 @@ def page(plan: Plan, facts: Facts) -> str:
         number=_number,
         size=_size,
     )
+    return printable(found)
 
 
 KINDS = {

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from underlay.access.target import Target, announce
+from underlay.console import screen
 from underlay.errors import COULD_NOT, GOOD, INTERRUPTED, WRONG, OperatorError
 from underlay.observe.evidence import Evidence
 from underlay.plan import REPO, ROLES
@@ -33,7 +34,7 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
     Raises OperatorError if `junit` can't be written.
     """
     roles = [role for role in ROLES if role in set(roles)]
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH, color_system=None)
+    console = screen() if sys.stdout.isatty() else screen(width=WIDTH, color_system=None)
     announce(target)
     started = time.monotonic()
     evidence = Evidence(target)

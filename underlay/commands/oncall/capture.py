@@ -38,9 +38,7 @@ def capture(
     The packets of the ssh connection that carries it are left out, whatever the filter. Ctrl-C ends it early and keeps
     what came. Exit code: 0 captured; 1 the host can't be reached, the filter is wrong, or the connection broke.
     """
-    from rich.console import Console
-
-    from underlay.console import console
+    from underlay.console import console, screen
     from underlay.oncall import capture as captures
 
     if json and output == "-":
@@ -50,10 +48,10 @@ def capture(
     length = parameters.whole(seconds)
     announce(target)
     file = None if output == "-" else Path(output) if output else captures.default_file(name)
-    screen = Console(stderr=True)
-    found = captures.run(target, name, nic=nic, filter_=filter, seconds=length, output=file, console=screen)
+    progress = screen(stderr=True)
+    found = captures.run(target, name, nic=nic, filter_=filter, seconds=length, output=file, console=progress)
     if json:
         print(dumps(found.document(), indent=2))
     else:
-        captures.show(found, console() if file else screen)
+        captures.show(found, console() if file else progress)
     raise Exit(code=exit_code(wrong=False, unread=found.broken))

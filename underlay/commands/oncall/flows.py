@@ -61,9 +61,7 @@ def flows(
 
 
 def _kill(target: Target, which: str, yes: bool, json: bool) -> None:
-    from rich.console import Console
-
-    from underlay.console import console
+    from underlay.console import console, screen
     from underlay.oncall import flows as tables
 
     gateway = tables.Gateway(target)
@@ -74,7 +72,7 @@ def _kill(target: Target, which: str, yes: bool, json: bool) -> None:
     found = gateway.find(identifier=int(name), limit=1) if name.isdecimal() else gateway.find(name=name, limit=1)
     if not found.connections:
         raise OperatorError(f"no connection {name!r} in the table of {gateway.name}: `./inv flows` lists them")
-    tables.show(found.connections, Console(stderr=True) if json else console())
+    tables.show(found.connections, screen(stderr=True) if json else console())
     if not yes:
         parameters.confirmed("kill it?")
     [connection] = found.connections

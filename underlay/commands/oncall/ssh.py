@@ -6,7 +6,7 @@ from invoke import Context, task
 
 from underlay.access.target import current
 from underlay.commands import parameters
-from underlay.errors import OperatorError, report_and_exit
+from underlay.errors import report_and_exit
 
 
 @task(
@@ -34,11 +34,7 @@ def ssh(_: Context, host: str, command: str | None = None, via: str = "", addres
     options: list[str] = []
     if via:
         through = parameters.host(target.plan, via)
-        near = [str(each) for each in ways.addresses(planned, through)]
-        if not near or (address and address not in near):
-            which = f"the address {address}" if address else "an address"
-            raise OperatorError(f"{name} has not {which} in a network of {via}: it has {', '.join(near) or 'none'}")
-        settings = ways.options(target, planned, through, address or near[0])
+        settings = ways.options(target, planned, through, ways.chosen(planned, through, address))
         options = [f"-o{key}={value}" for key, value in settings.items()]
     if target.vantage is not None and target.vantage.name == name:
         argv = ["sh", "-c", command] if command else [os.environ.get("SHELL", "/bin/sh"), "-l"]

@@ -26,8 +26,7 @@ def status(_: Context, watch: bool = False, json: bool = False) -> None:
     Exit code: 0 all well; 2 something needs attention; 1 nothing seen does, but a host is down or could not be read.
     With --watch: 0.
     """
-    from rich.console import Console
-
+    from underlay.console import screen
     from underlay.oncall import status as statuses
 
     if watch and (json or not sys.stdout.isatty()):
@@ -36,7 +35,7 @@ def status(_: Context, watch: bool = False, json: bool = False) -> None:
     announce(target)
     if watch:
         with suppress(KeyboardInterrupt):
-            statuses.watch(target, Console(), EVERY)
+            statuses.watch(target, screen(), EVERY)
         return
     found = statuses.read(target)
     if json:

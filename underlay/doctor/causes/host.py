@@ -1,6 +1,5 @@
 """What is not as planned on a host that was reached: network, rules, connection table, services, disks."""
 
-import shlex
 from collections.abc import Iterator
 
 from underlay.compare import network
@@ -15,6 +14,7 @@ from underlay.doctor.survey import CROWDED
 from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, Host
 from underlay.remote.guard.paths import COPY
+from underlay.text import command
 
 CLOCK_SECONDS = 60
 JOURNAL, LOGS = "/var/log/journal/", "/var/log/"
@@ -164,7 +164,7 @@ def _firewalld(case: Investigation, planned: Host, state: HostState, *, now: boo
         cause=f"{planned.name}: firewalld {'runs' if now else 'will run after its next boot'}: it rejects what its "
         "zones do not allow, whatever the rules of the plan accept",
         evidence=(f"systemctl status firewalld: it is {found.active} and {found.enabled}",),
-        fix=f"{case.ssh(planned.name, 'systemctl disable --now firewalld')} && {case.deploy(planned)}",
+        fix=f"{case.change(planned.name, 'systemctl disable --now firewalld')} && {case.deploy(planned)}",
         advice="its zones protect what is behind it from nobody then: move what it is there for to ufw, say",
         plan=case.line(planned),
         latent=not now,
@@ -209,7 +209,8 @@ def _connection_table(case: Investigation, planned: Host, state: HostState) -> I
     loud = next((address for address, share in talkers if share > 0.5), None)
     lost = {key: table.statistics.get(key, 0) for key in ("drop", "early_drop", "insert_failed")}
     numbers = ", ".join(f"{key} {count}" for key, count in lost.items())
-    command = f"conntrack -D -s {loud}" if loud else f"sysctl -w net.netfilter.nf_conntrack_max={2 * table.limit}"
+    limit = f"net.netfilter.nf_conntrack_max={2 * table.limit}"
+    fix = command("conntrack", "-D", "-s", loud) if loud else command("sysctl", "-w", limit)
     yield Cause(
         id="conntrack-full",
         host=planned.name,
@@ -218,7 +219,7 @@ def _connection_table(case: Investigation, planned: Host, state: HostState) -> I
             f"{table.count} of {table.limit} entries; since boot: {numbers}",
             *(f"{share:.0%} were opened by {address}" for address, share in talkers),
         ),
-        fix=case.ssh(planned.name, command),
+        fix=case.ssh(planned.name, fix),
         advice=f"stop {loud}, or it fills the table again" if loud else "find out who opens them: ./inv flows",
         plan=case.line(planned),
         hosts=case.everybody,
@@ -243,7 +244,7 @@ def _guard(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
         host=planned.name,
         cause=f"{planned.name}: a change was never confirmed, and its timer did not undo it",
         evidence=(what, f"it was to be undone at {pending['deadline']}"),
-        fix=case.ssh(planned.name, f"python3 {COPY} rollback {pending['token']} doctor"),
+        fix=case.ssh(planned.name, command("python3", COPY, "rollback", pending["token"], "doctor")),
         advice="this brings back the state before that change; tell whoever made it",
         plan=case.line(planned),
         hosts=case.behind(planned),
@@ -275,17 +276,17 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
     """`disk-full`."""
     for mount, largest in case.look(planned).full.items():
         path = largest[0][1] if largest else ""
-        command, advice = f"du -xh {mount} | sort -h | tail -20", "find out what can go"
+        fix, advice = f"{command('du', '-xh', mount)} | sort -h | tail -20", "find out what can go"
         if path.startswith(JOURNAL):
-            command, advice = "journalctl --vacuum-size=100M", "this removes the oldest entries of the journal"
+            fix, advice = command("journalctl", "--vacuum-size=100M"), "this removes the oldest entries of the journal"
         elif path.startswith(LOGS):
-            command, advice = f"truncate -s 0 {shlex.quote(path)}", "this empties that log: copy it first"
+            fix, advice = command("truncate", "-s", 0, path), "this empties that log: copy it first"
         yield Cause(
             id="disk-full",
             host=planned.name,
             cause=f"{planned.name}: the file system of {mount} is full",
             evidence=tuple(f"{path}: {size / 2**20:.0f} MiB" for size, path in largest) or (f"df {mount}",),
-            fix=case.ssh(planned.name, command),
+            fix=case.ssh(planned.name, fix),
             advice=advice,
             plan=case.line(planned),
             hosts=case.behind(planned),
@@ -312,7 +313,7 @@ def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
     undone = {each.found: each for each in what if isinstance(each.found, Place)}
     what = [each for each in what if not isinstance(each.found, Place)]
     for place, each in undone.items():
-        path = shlex.quote(place.path)
+        path = command(place.path)
         look = isinstance(each.thing, Nic)
         yield Cause(
             id="boot-undone",

@@ -7,6 +7,7 @@ from netaddr import IPAddress
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, some
 from underlay.plan import OUTSIDE, Host, Interface
+from underlay.text import command
 
 
 def duplicates(case: Investigation) -> Iterator[Cause]:
@@ -19,10 +20,11 @@ def duplicates(case: Investigation) -> Iterator[Cause]:
             if owner:
                 told.add(ip)
                 evidence = f"ip address on {name}: {address.cidr} on {address.nic}"
-                forget = f"ip neighbour flush to {ip}"
+                forget = command("ip", "neighbour", "flush", "to", ip)
+                drop = command("ip", "address", "del", address.cidr, "dev", address.nic)
                 near = ip not in case.plan.enterprise.cidr
                 then = case.ssh(case.gateway.name, forget) if near else case.local(forget).command
-                fix = f"{case.ssh(name, f'ip address del {address.cidr} dev {address.nic}')} && {then}"
+                fix = f"{case.change(name, drop)} && {then}"
                 yield _duplicate(case, owner, ip, name, evidence, fix=fix)
     for host in case.deployed:
         for nic, answers in case.look(host).arp.items():

@@ -1,9 +1,8 @@
 """What only packets tell: large ones that are lost, rules of others that ours can't see, what nothing explains."""
 
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
-from netaddr import IPAddress, IPNetwork
+from netaddr import IPAddress
 
 from underlay.compare.filters import ARPTABLES, FIREWALLD
 from underlay.compare.firewall import canonical
@@ -11,16 +10,16 @@ from underlay.desired import nat, routing, traffic
 from underlay.desired.traffic import SSH_PORT, Flow
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, some
+from underlay.doctor.policy import may_be_blamed
 from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
 from underlay.plan import Host, Network
+from underlay.text import command
 
 UNTRACKED = (
     "the plan exempts what the gateway itself sends to its networks from connection tracking: a filter that drops what "
     "it has no connection for has to accept the answers. Put that where its own rules are (with ufw, in "
     "/etc/ufw/before.rules before all others), or it is gone after a boot"
 )
-KERNEL_RULES = (0, 32766, 32767)
-"""The priorities of the policy rules that every host has."""
 
 
 def large_packets(case: Investigation) -> Iterator[Cause]:
@@ -58,7 +57,7 @@ def _other_mtu(case: Investigation, network: Network, host: Host, mtu: int, usua
         host=host.name,
         cause=f"{host.name}: the MTU of {nic.nic} is {mtu}, that of others in {network.name} is {usual}",
         evidence=(f"ip link show {nic.nic}: mtu {mtu}",),
-        fix=case.ssh(host.name, f"ip link set {nic.nic} mtu {usual}"),
+        fix=case.change(host.name, command("ip", "link", "set", nic.nic, "mtu", usual)),
         plan=case.line(host, nic.address),
         hosts=case.who_needs(host, nic),
     )
@@ -94,7 +93,7 @@ def connections(case: Investigation) -> Iterator[Cause]:
             host=flow.source,
             cause=f"{len(left)} connections fail, for no reason that was found: {flow}",
             evidence=(f"expected: {expected}", f"seen: {seen}", *traffic.why(case.plan, flow)),
-            fix=f"./inv trace {flow.source} {flow.destination}" + (f" --port {flow.port}" if flow.port else ""),
+            fix=command("./inv", "trace", flow.source, flow.destination, *(["--port", flow.port] if flow.port else [])),
             hosts=frozenset(name for each in left for name in each.hosts),
         )
     for host in _lost(case, case.deployed):
@@ -103,7 +102,7 @@ def connections(case: Investigation) -> Iterator[Cause]:
             host=host.name,
             cause=f"{host.name}: it can't be reached, for no reason that was found",
             evidence=(case.seen.failures[host.name].said,),
-            fix=f"./inv trace {case.here} {host.name} --port {SSH_PORT}",
+            fix=command("./inv", "trace", case.here, host.name, "--port", SSH_PORT),
             plan=case.line(host),
             hosts=case.behind(host),
             cuts=True,
@@ -115,31 +114,44 @@ def _lost(case: Investigation, hosts: Sequence[Host]) -> list[Host]:
 
 
 def _unmanaged_policy_rules(case: Investigation) -> Iterator[Cause]:
-    for name, state in case.seen.states.items():
+    """Unmanaged rules by which, as the host's kernel says, packets go another way than the plan's."""
+    for name, taken in case.seen.taken.items():
         host = case.plan.host(name)
         ours = routing.host_network(case.plan, host).rules
-        for rule in state.network.rules:
-            if rule.priority in (*KERNEL_RULES, *routing.PRIORITIES) or rule in ours:
+        blamed: dict[str, list[Flow]] = {}
+        arguments: dict[str, str | None] = {}
+        for packet, answer in taken:
+            rule = answer["rule"]
+            if (
+                rule is None
+                or not may_be_blamed(rule, ours)
+                or packet.goes_as_planned(case.plan, host, answer["route"])
+            ):
                 continue
-            met = [
-                (flow, words)
-                for flow, words in case.unexplained().items()
-                for address in (flow.source_address, flow.destination)
-                if any(nic.address == address for nic in host.interfaces)
-                and (not rule.source or address in IPNetwork(rule.source))
-            ]
-            if met:
-                expected, seen = met[0][1]
-                yield Cause(
-                    id="policy-rule-unmanaged",
-                    host=name,
-                    cause=f"{name}: an unmanaged policy rule takes its answers another way: {rule.arguments}",
-                    evidence=(f"{len(met)} of its connections fail", f"expected: {expected}", f"seen: {seen}"),
-                    fix=case.ssh(name, f"ip rule del {rule.arguments}"),
-                    advice="somebody made it: find out what for",
-                    plan=case.line(host),
-                    hosts=frozenset({name}),
-                )
+            text = answer["arguments"] or " ".join(f"{key} {value}" for key, value in rule.items())
+            blamed.setdefault(text, []).append(packet.flow)
+            arguments[text] = answer["arguments"]
+        for text, flows in blamed.items():
+            left = case.unexplained()
+            met = [left[flow] for flow in dict.fromkeys(flows) if flow in left]
+            if not met:
+                continue
+            expected, seen = met[0]
+            words = arguments[text]
+            yield Cause(
+                id="policy-rule-unmanaged",
+                host=name,
+                cause=f"{name}: an unmanaged policy rule takes its packets another way: {text}",
+                evidence=(
+                    f"its kernel says so (ip route get fibmatch) of {len(met)} connections that fail",
+                    f"expected: {expected}",
+                    f"seen: {seen}",
+                ),
+                fix=case.change(name, command("ip", "rule", "del", *words.split())) if words else "",
+                advice="somebody made it (a VPN, a CNI?): find out what for, or it comes back",
+                plan=case.line(host),
+                hosts=frozenset({name}),
+            )
 
 
 def filters(case: Investigation) -> Iterator[Cause]:
@@ -191,7 +203,7 @@ def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]
             *beside,
             *((f"{packets} packets have met it so far",) if packets is not None else ()),
         ),
-        fix=case.ssh(host.name, accept or worst.undo),
+        fix=case.change(host.name, accept or worst.undo),
         advice=UNTRACKED if accept else "somebody made it: find out what for, or it comes back",
         plan=case.line(host),
         hosts=frozenset(name for flow in left if str(flow) in met for name in flow.hosts)
@@ -210,7 +222,7 @@ def _accept_answers(case: Investigation, host: Host, worst: Suspect, flows: Sequ
     ends = [(case.plan.gateway_address(network.name), network.cidr) for network in case.plan.internal]
     own = [end for end in ends if any(flow.source_address == end[0] for flow in flows)]
     accept = [f"{worst.program} -I INPUT -s {cidr} -d {address}/32 -p tcp ! --syn -j ACCEPT" for address, cidr in own]
-    return " && sudo ".join(accept)
+    return " && ".join(accept)
 
 
 def _rules(case: Investigation) -> Iterator[tuple[Host, HostRules]]:
@@ -246,9 +258,9 @@ def _traced(case: Investigation) -> Iterator[Cause]:
         if state is not None and drop.table == FIREWALLD and host != case.gateway:
             zone = ["firewall-cmd", "--permanent", "--zone=trusted"]
             zone += [f"--add-source={network.cidr}" for network in case.plan.networks]
-            undo = f"{shlex.join(zone)} && sudo firewall-cmd --reload"
+            undo = f"{command(*zone)} && firewall-cmd --reload"
         elif drop.is_iptables or (state is not None and state.filters.nft):
-            undo = shlex.join(drop.undo)
+            undo = command(*drop.undo)
         concerned = [flow for flow in left if host == case.gateway or host.name in flow.hosts]
         yield Cause(
             id="filter-unmanaged",
@@ -258,7 +270,7 @@ def _traced(case: Investigation) -> Iterator[Cause]:
                 f"the kernel's trace of {drop.flow} ends there",
                 f"{len(concerned)} connections that may meet it fail: {some(concerned)}",
             ),
-            fix=case.ssh(host.name, undo) if undo else "",
+            fix=case.change(host.name, undo) if undo else "",
             advice="somebody made it: find out what for, or it comes back"
             + ("" if undo else f"; {host.name} has no nft to change it with: it belongs to another program"),
             plan=case.line(host),

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,10 +13,19 @@ from underlay.doctor.survey import HostSurvey
 from underlay.observe.health import Upstream
 from underlay.plan import OUTSIDE, Host
 from underlay.remote.survey import OUR_PROBE
+from underlay.text import command
 
 API = "kubernetes_api"
 REFUSED = (os.strerror(errno.ECONNREFUSED), OUR_PROBE)
 """What a host says of a connection to a port where nothing listens."""
+UNIT = re.compile(r"[A-Za-z0-9_][\w:.\\@-]*", re.ASCII)
+"""A name that systemd takes, and no option."""
+OF_THE_NETWORK = re.compile(
+    "net|route|dhcp|frr|bird|keepalived|ssh|fire|ufw|tables|fail2ban|vpn|wg-|wireguard|ipsec|swan|tailscale|zerotier"
+    "|docker|containerd|podman|kube|cni|calico|cilium|flannel",
+    re.IGNORECASE,
+)
+"""What makes addresses, routes, rules or ways in: starting it may cut the way to its host."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,19 @@ def _ended(case: Investigation, unit: _Unit, evidence: list[str]) -> Cause:
         host=unit.host,
         cause=f"{unit.host}: {unit.name} {how}",
         evidence=(f"systemctl status {unit.name}: it {how}", *first(evidence)),
-        fix=case.ssh(unit.host, f"systemctl restart {unit.name}"),
-        advice=f'why it ended: ./inv ssh {unit.host} "sudo journalctl -n 50 -u {unit.name}"',
+        fix=_restart(case, unit.host, unit.name),
+        advice=f"why it ended: {case.ssh(unit.host, command('journalctl', '-n', 50, f'--unit={unit.name}'))}",
         plan=case.line(case.plan.host(unit.host)),
         hosts=frozenset({unit.host}),
     )
+
+
+def _restart(case: Investigation, host: str, unit: str, verb: str = "restart") -> str:
+    """The command that brings a unit back; none for what is no name of a unit."""
+    if not UNIT.fullmatch(unit):
+        return ""
+    make = case.change if OF_THE_NETWORK.search(unit) else case.ssh
+    return make(host, command("systemctl", verb, unit))
 
 
 def _group(
@@ -109,8 +127,8 @@ def _server(
 ) -> Cause:
     owner = case.look(host).owners.get(port, "") if host else ""
     unit = owner if owner.endswith(".service") else ""
-    look = "sh -c 'ss -ltnp; systemctl --failed; journalctl -n 50'"
-    fix = case.ssh(where, f"systemctl restart {unit}" if unit else look) if host else ""
+    look = command("sh", "-c", "ss -ltnp; systemctl --failed; journalctl -n 50")
+    fix = "" if host is None else _restart(case, where, unit) if unit else case.ssh(where, look)
     what = "its API server" if name == API else f"its server of {name}"
     return Cause(
         id="api-down" if name == API else "upstream-down",
@@ -186,4 +204,4 @@ def _server_at(case: Investigation, address: str) -> tuple[Host | None, Fix]:
     unit = next((each for each in _dead_units(case) if each.host == home.name), None)
     if unit is None:
         return home, Fix("")
-    return home, Fix(case.ssh(unit.host, f"systemctl start {unit.name}"), "", f"{unit.name} does not run there")
+    return home, Fix(_restart(case, unit.host, unit.name, "start"), "", f"{unit.name} does not run there")

@@ -7,6 +7,7 @@ from underlay.doctor.cause import Cause
 from underlay.doctor.causes.neighbours import is_silent, silent
 from underlay.doctor.investigation import Investigation, some
 from underlay.plan import Host
+from underlay.text import command
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
@@ -23,7 +24,7 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
         case "key refused":
             yield _key_refused(case, host, said)
         case "refused":
-            fix = case.console(host.name, "systemctl start ssh")
+            fix = case.console(host.name, command("systemctl", "start", "ssh"))
             yield Cause(
                 id="sshd-down",
                 host=host.name,
@@ -47,10 +48,10 @@ def _host_key(case: Investigation, host: Host, said: str) -> Cause:
     # Not the addresses that the gateway has for others: they lead to those.
     own = [*(nic.address for nic in host.interfaces), *([host.published] if host.published else [])]
     names = ",".join([host.name, *map(str, own)])
-    read = "cat /etc/ssh/ssh_host_ed25519_key.pub"
-    forget = f"ssh-keygen -q -f {known} -R {address}"
+    read = command("cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+    forget = command("ssh-keygen", "-q", "-f", known, "-R", address)
     there = case.console(host.name, read).command
-    fix = f'key=$({there}) && {forget} && echo "{names} $key" >> {known}' if case.is_lab else ""
+    fix = f'key=$({there}) && {forget} && echo "{names} $key" >> {command(known)}' if case.is_lab else ""
     first = "another machine may answer in its place: compare the key with what its own console says"
     then = "" if case.is_lab else f" ({read}). If that is another one: {forget}; then add it to {known}"
     return Cause(
@@ -72,8 +73,9 @@ def _key_refused(case: Investigation, host: Host, said: str) -> Cause:
     key = case.seen.workstation.public_key or "YOUR PUBLIC KEY"
     fix = case.console(
         host.name,
-        f"install -d -m 700 -o {user} -g {user} {folder} && echo '{key}' >> {path} && "
-        f"chown {user}:{user} {path} && chmod 600 {path}",
+        f"{command('install', '-d', '-m', 700, '-o', user, '-g', user, folder)} && "
+        f"{command('echo', key)} >> {command(path)} && "
+        f"{command('chown', f'{user}:{user}', path)} && {command('chmod', 600, path)}",
     )
     return Cause(
         id="key-refused",

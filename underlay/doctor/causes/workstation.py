@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import SHOWN, Fix, Investigation
+from underlay.text import command
 
 
 def workstation(case: Investigation) -> Iterator[Cause]:
@@ -17,7 +18,9 @@ def workstation(case: Investigation) -> Iterator[Cause]:
     for nic in used:
         up, carrier = here.links.get(nic, (True, True))
         if not up:
-            yield _finding(case, "nic-down", f"its NIC {nic} is switched off", case.local(f"ip link set {nic} up"))
+            yield _finding(
+                case, "nic-down", f"its NIC {nic} is switched off", case.local(command("ip", "link", "set", nic, "up"))
+            )
             return
         if not carrier:
             yield _finding(case, "no-carrier", f"its NIC {nic} has no signal", case.replug(case.here, nic))
@@ -36,7 +39,9 @@ def workstation(case: Investigation) -> Iterator[Cause]:
         near = case.plan.host(here.name).interfaces if here.name else ()
         if hop.via and any(endpoint.address in nic.cidr for nic in near):
             cause = f"it sends what is for {endpoint.name} ({endpoint.address}) to {hop.via}, not straight there"
-            yield _finding(case, "route-wrong", cause, case.local(f"ip route del {endpoint.address} via {hop.via}"))
+            yield _finding(
+                case, "route-wrong", cause, case.local(command("ip", "route", "del", endpoint.address, "via", hop.via))
+            )
 
 
 def _finding(case: Investigation, id: str, cause: str, fix: Fix) -> Cause:
