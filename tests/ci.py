@@ -50,12 +50,14 @@ IN_LABS = (
     _in_lab("Debian 13, changes", "trixie", "lab lab_errors deploys guard_agent"),
     _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
     _in_lab("Debian 13, on call", "trixie", "trace status flows capture bundle backup report publish rotate runbooks"),
+    _in_lab("Debian 13, among others", "trixie", "firewall additive neighbours"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
     _in_lab("many hosts, the lab itself", "trixie", "many lab_lifecycle"),
 )
 LONG = (
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends"),
     _in_lab("Debian 13, faults", "trixie", "faults"),
+    _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
 )
 """What CI has no time for."""
 
