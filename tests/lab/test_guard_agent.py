@@ -706,7 +706,7 @@ before, shown = snapshot.snapshot([], [], []), dump()
 for wreck in json.loads(sys.argv[3]):
     subprocess.run(wreck, shell=True)
     assert dump() != shown, wreck
-    wanted = {**before, "tables": [(before["tables"], kernel.read_tables(), {})]}
+    wanted = {**before, "tables": [(before["tables"], kernel.read_tables(), {}, {})]}
     for _ in range(3):
         snapshot.restore_pass(wanted)
     problems = snapshot.restore_pass(wanted)

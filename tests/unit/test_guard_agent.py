@@ -19,7 +19,7 @@ from underlay.remote.guard.files import missing_folders, put_files, read_file, s
 from underlay.remote.guard.live import State, addresses, route, rule, sysctl_path
 from underlay.remote.guard.programs import Command, Refused
 from underlay.remote.rules.kernel import Tables
-from underlay.remote.rules.undo import Change, plan_tables, with_edits
+from underlay.remote.rules.undo import Change, lost, plan_tables, with_edits
 
 
 @pytest.fixture
@@ -210,7 +210,7 @@ def test_iptables() -> None:
     meanwhile stays, and a rule that nobody touched is in no line."""
     live = {**AFTER, "filter": {**(AFTER["filter"] or {}), "INPUT": ["DROP", ["late", "native"]]}, "nat": {}}
     flush = (["iptables-restore", "--wait", "5"], "*raw\nCOMMIT\n")
-    assert plan_tables(live, [(BEFORE, AFTER, {})], set()) == [
+    assert plan_tables(live, [(BEFORE, AFTER, {}, {})], set()) == [
         (
             LOAD,
             "*filter\n:FORWARD DROP [0:0]\n:own - [0:0]\n-I INPUT 2 o1\n-D FORWARD x\n-I FORWARD 1 a\n-I FORWARD 3 a\n"
@@ -218,16 +218,16 @@ def test_iptables() -> None:
         ),
         flush,
     ]
-    assert plan_tables(BEFORE, [(BEFORE, AFTER, {})], set()) == [], "once more makes no difference"
+    assert plan_tables(BEFORE, [(BEFORE, AFTER, {}, {})], set()) == [], "once more makes no difference"
     used: Tables = {**live, "raw": {"OUTPUT": ["ACCEPT", ["z", "late"]]}}
-    assert plan_tables(used, [(BEFORE, AFTER, {})], set())[1] == (LOAD, "*raw\n-D OUTPUT z\nCOMMIT\n")
+    assert plan_tables(used, [(BEFORE, AFTER, {}, {})], set())[1] == (LOAD, "*raw\n-D OUTPUT z\nCOMMIT\n")
 
 
 def test_iptables_of_a_change_that_was_cut_off() -> None:
     """Only its own rules count, however many of them it had edited; what others did meanwhile stays."""
     before: Tables = {"raw": {"OUTPUT": ["ACCEPT", ["x", "old", "y"]]}}
     own = {"raw": {"OUTPUT": ["new", "old"]}, "nat": {"OUTPUT": ["n"]}}
-    change = (before, with_edits(before, own), own)
+    change: Change = (before, with_edits(before, own), own, {})
     live: Tables = {"raw": {"OUTPUT": ["DROP", ["late", "new", "x"]]}}
     assert plan_tables(live, [change], set()) == [
         (LOAD, "*raw\n-D OUTPUT new\n-I OUTPUT 3 old\nCOMMIT\n"),
@@ -235,10 +235,23 @@ def test_iptables_of_a_change_that_was_cut_off() -> None:
     assert plan_tables(before, [change], set()) == []
 
 
+def test_iptables_of_a_native_rule_that_a_command_took_away() -> None:
+    """What iptables printed of it would be another rule: it is told, and not written."""
+    before: Tables = {"filter": {"INPUT": ["ACCEPT", ["a", "-j DROP", "b"]]}}
+    after: Tables = {"filter": {"INPUT": ["ACCEPT", ["b"]]}}
+    native = {"filter": {"INPUT": ["-j DROP"]}}
+    change: Change = (before, after, {}, native)
+    assert plan_tables(after, [change], set()) == [(LOAD, "*filter\n-I INPUT 1 a\nCOMMIT\n")]
+    assert lost(after, before, native) == [
+        "table filter, chain INPUT: a native nftables rule is gone, printed as -j DROP"
+    ]
+    assert lost(before, before, native) == []
+
+
 def test_iptables_back_over_several_changes() -> None:
     """The latest first; a table that can't be read any more is no table that is as it was."""
     first: list[Tables] = [{"raw": {"OUTPUT": ["ACCEPT", rules]}} for rules in (["a"], ["a", "b"], ["b", "c"])]
-    changes: list[Change] = [(first[1], first[2], {}), (first[0], first[1], {})]
+    changes: list[Change] = [(first[1], first[2], {}, {}), (first[0], first[1], {}, {})]
     assert plan_tables(first[2], changes, set()) == [(LOAD, "*raw\n-D OUTPUT c\n-D OUTPUT b\n-I OUTPUT 1 a\nCOMMIT\n")]
     with pytest.raises(Refused, match="iptables can't show table raw"):
         plan_tables({"raw": None}, changes, set())
@@ -376,7 +389,7 @@ def test_the_state_before_a_change_has_the_files_of_all_later_ones(folder: Path)
     assert past["files"] == {"/a": {"link": "2"}, "/b": None}
     assert (past["routes"], past["sysctls"]) == (["r2"], {"x": "2", "y": "3"})
     assert past["folders"] == ["/p/q", "/p"]
-    assert past["tables"] == [({}, {"raw": {}}, {"nat": {"OUTPUT": [each]}}) for each in "32"]
+    assert past["tables"] == [({}, {"raw": {}}, {"nat": {"OUTPUT": [each]}}, {}) for each in "32"]
 
 
 def test_history_keeps_the_last_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from netaddr import IPAddress, IPNetwork
 
-from underlay.compare.tables import Ruleset
+from underlay.compare.tables import NATIVE, Ruleset
 from underlay.plan import Host, Plan
 from underlay.text import command
 
@@ -54,7 +54,9 @@ class Suspect:
 
     @property
     def undo(self) -> str:
-        """The command that takes it away."""
+        """The command that takes it away; empty for a native rule of nftables, which has no text."""
+        if self.spec.endswith(NATIVE):
+            return ""
         what = ["-D", self.chain, *words(self.spec)] if self.spec else ["-P", self.chain, "ACCEPT"]
         return command(self.program, "-t", self.table, *what)
 
@@ -192,7 +194,7 @@ def words(spec: str) -> list[str]:
 
 def _matches(spec: str, packet: Headers) -> tuple[bool, bool]:
     """Whether a TCP packet may meet a rule, and whether that is certain."""
-    certain = True
+    certain = not spec.endswith(NATIVE)
     for option, values, negated in _options(spec):
         if option in ("-j", "-g"):
             break

@@ -203,13 +203,20 @@ def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]
             *beside,
             *((f"{packets} packets have met it so far",) if packets is not None else ()),
         ),
-        fix=case.change(host.name, accept or worst.undo),
-        advice=UNTRACKED if accept else "somebody made it: find out what for, or it comes back",
+        fix=case.change(host.name, accept or worst.undo) if accept or worst.undo else "",
+        advice=UNTRACKED if accept else f"somebody made it: find out what for, or it comes back{_by_handle(worst)}",
         plan=case.line(host),
         hosts=frozenset(name for flow in left if str(flow) in met for name in flow.hosts)
         | frozenset(name for each in lost for name in case.behind(each)),
         cuts=True,
     )
+
+
+def _by_handle(suspect: Suspect) -> str:
+    """How a rule is found that has no text, only a handle."""
+    if suspect.undo:
+        return ""
+    return f"; nft -a list chain ip {command(suspect.table, suspect.chain)} shows it whole, with its handle"
 
 
 def _accept_answers(case: Investigation, host: Host, worst: Suspect, flows: Sequence[Flow]) -> str:

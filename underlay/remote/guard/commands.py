@@ -25,6 +25,7 @@ from underlay.remote.guard.pending import (
     pending,
     public,
     state_before,
+    tables_after,
     tidy,
     times,
     undo,
@@ -33,7 +34,7 @@ from underlay.remote.guard.pending import (
 from underlay.remote.guard.programs import Refused, run, shell
 from underlay.remote.guard.snapshot import difference, restore, snapshot
 from underlay.remote.guard.systemd import APPLY, TIMER, arm, disarm, install, service, timer_lives
-from underlay.remote.rules.kernel import read_tables
+from underlay.remote.rules.kernel import native_rules
 from underlay.remote.rules.place import put
 from underlay.remote.rules.undo import ours
 
@@ -117,6 +118,8 @@ def prepare(request: dict[str, Any], token: str, seconds: float) -> None:
     sysctls = [*request.get("sysctls", []), *(past["sysctls"] if past else [])]
     services = [*SERVICES, *request.get("services", [])]
     before = snapshot([*files, *request.get("touches", [])], sysctls, services)
+    # Only commands of others' making can take a rule of others away.
+    before["native"] = native_rules() if change.get("live") else {}
     wanted = past["files"] if past else wanted_files(files, before["files"])
     changed = [path for path in before["files"] if path not in wanted or wanted[path] != before["files"][path]]
     stage = paths.NEXT / "stage"
@@ -142,7 +145,7 @@ def prepare(request: dict[str, Any], token: str, seconds: float) -> None:
 def own_rules(change: dict[str, Any], past: State | None) -> dict[str, dict[str, list[str]]]:
     """Table → chain → the rules that a change edits, as far as it says so."""
     found = ours(change.get("rules", ""))
-    for _, _, each in past["tables"] if past else ():
+    for _, _, each, _ in past["tables"] if past else ():
         for table, chains in each.items():
             for chain, specs in chains.items():
                 there = found.setdefault(table, {}).setdefault(chain, [])
@@ -160,7 +163,7 @@ def apply(token: str) -> dict[str, Any]:
         mark("applying")
         try:
             make(change, meta)
-            save(paths.PENDING / "after.json.gz", {"tables": read_tables(), "ours": meta["ours"]})
+            save(paths.PENDING / "after.json.gz", {"tables": tables_after(change, meta), "ours": meta["ours"]})
         except (Refused, RulesetError, OSError) as error:
             undo(meta, str(error))
             disarm("timer")

@@ -14,8 +14,8 @@ from underlay.remote.guard.files import load, move, put_files, save, write
 from underlay.remote.guard.live import State
 from underlay.remote.guard.programs import Refused
 from underlay.remote.guard.snapshot import restore
-from underlay.remote.rules.kernel import read_tables
-from underlay.remote.rules.undo import with_edits
+from underlay.remote.rules.kernel import Tables, read_tables
+from underlay.remote.rules.undo import lost, with_edits
 
 KEPT = 50
 """Confirmed changes in the history."""
@@ -103,6 +103,14 @@ def mark(name: str) -> None:
     write(paths.PENDING / name, b"")
 
 
+def tables_after(change: dict[str, Any], meta: dict[str, Any]) -> Tables:
+    """The iptables tables as a change has left them; without commands its own rules are all that it can have edited,
+    whatever others do meanwhile."""
+    if change.get("live") or change["past"]:
+        return read_tables()
+    return with_edits(load(paths.PENDING / "before.json.gz")["tables"], meta["ours"])
+
+
 def undo(meta: dict[str, Any], why: str, live: bool = True) -> None:
     """Bring everything back to what it was and let go of the pending change. The mutex is held.
 
@@ -114,12 +122,11 @@ def undo(meta: dict[str, Any], why: str, live: bool = True) -> None:
         before = load(paths.PENDING / "before.json.gz")
         if live:
             after = load(paths.PENDING / "after.json.gz")
-            if after is None:  # it did not come to its end
-                commands = load(paths.PENDING / "change.json.gz").get("live")
-                tables = read_tables() if commands else with_edits(before["tables"], meta["ours"])
-                after = {"tables": tables, "ours": meta["ours"]}
-            before["tables"] = [(before["tables"], after["tables"], after["ours"])]
-            problems = restore(before, meta["changed"])
+            # One that did not come to its end has made what there is now.
+            found = after["tables"] if after else tables_after(load(paths.PENDING / "change.json.gz"), meta)
+            tables, native = before["tables"], before.get("native", {})
+            before["tables"] = [(tables, found, meta["ours"], native)]
+            problems = restore(before, meta["changed"]) + lost(read_tables(), tables, native)
         else:
             problems = put_files(before)
     save(paths.PENDING / "outcome.json", {**public(meta), "why": why, "time": wall(), "problems": problems})
@@ -153,7 +160,7 @@ def state_before(number: int) -> State:
         after = load(paths.HISTORY / str(later) / "after.json.gz")
         if after is None:
             raise Refused(f"change {later} was kept by an earlier version: there is no way back over it")
-        tables.append((found["tables"], after["tables"], after["ours"]))
+        tables.append((found["tables"], after["tables"], after["ours"], found.get("native", {})))
         joined = {key: {**state.get(key, {}), **found[key]} for key in ("files", "sysctls")}
         folders = [*found["folders"], *(each for each in state.get("folders", []) if each not in found["folders"])]
         state = {**found, **joined, "folders": sorted(folders, key=len, reverse=True)}

@@ -156,6 +156,19 @@ def loaded(tables: Ruleset, partly: bool = False) -> list[tuple[Form, Signature]
     ]
 
 
+def native_rules() -> dict[str, dict[str, list[str]]]:
+    """Table → chain → the rules of which iptables prints a part only: loaded again they would be others."""
+    if not shutil.which("iptables-save"):
+        return {}
+    tables, signatures = look()
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, table in marked(tables, signatures, dict(loaded(tables, partly=True))).items():
+        for chain, specs in table.rules.items():
+            if odd := [spec.removesuffix(NATIVE) for spec in specs if spec.endswith(NATIVE)]:
+                found.setdefault(name, {})[chain] = odd
+    return found
+
+
 def apart(work: Callable[[], Any]) -> Any:
     """What a function returns in a network namespace of its own, which is gone then; as JSON has it."""
     reader, writer = os.pipe()

@@ -15,8 +15,8 @@ from underlay.remote.rules.place import commands, unreadable
 
 Ours = Mapping[str, Mapping[str, list[str]]]
 """Table → chain → the rules that a change is known to edit."""
-Change = tuple[Tables, Tables, Ours]
-"""The tables before a change, and after it."""
+Change = tuple[Tables, Tables, Ours, Ours]
+"""The tables before a change and after it, its own rules, and the native ones of others that no text can bring back."""
 NOTHING: Chain = ["ACCEPT", []]
 
 
@@ -60,7 +60,7 @@ def plan_tables(live: Tables, changes: Iterable[Change], _: set[str]) -> list[Co
 
 def reverted(live: Tables, change: Change, edited: dict[tuple[str, str], set[str]]) -> Tables:
     """The tables without a change; adds the rules that this touches. Refused if one can't be read any more."""
-    before, after, own = change
+    before, after, own, native = change
     wanted = dict(live)
     for name in {**before, **after}:
         old, new = before.get(name, {}), after.get(name, {})
@@ -75,6 +75,7 @@ def reverted(live: Tables, change: Change, edited: dict[tuple[str, str], set[str
                 one = _without(chain in BUILTIN_CHAINS[name], there.get(chain), old.get(chain), new.get(chain))
                 known = own.get(name, {}).get(chain, [])
                 mine = touched((old.get(chain) or NOTHING)[1], (new.get(chain) or NOTHING)[1], known)
+                mine -= set(native.get(name, {}).get(chain, []))
                 edited.setdefault((name, chain), set()).update(mine)
                 if one is None:
                     result.pop(chain, None)
@@ -97,6 +98,20 @@ def _without(builtin: bool, there: Chain | None, old: Chain | None, new: Chain |
         # Made by the change; one in which others have put rules since stays.
         return there if set(there[1]) - set(new[1]) else None
     return [old[0] if old and new and old[0] != new[0] else there[0], there[1]]
+
+
+def lost(live: Tables, before: Tables, native: Ours) -> list[str]:
+    """The native rules of others that were there before a change and are not any more, in words."""
+    found: list[str] = []
+    for name, chains in native.items():
+        for chain, specs in chains.items():
+            there = ((live.get(name) or {}).get(chain) or NOTHING)[1]
+            then = ((before.get(name) or {}).get(chain) or NOTHING)[1]
+            gone = [spec for spec in dict.fromkeys(specs) if there.count(spec) < then.count(spec)]
+            found += (
+                f"table {name}, chain {chain}: a native nftables rule is gone, printed as {spec}" for spec in gone
+            )
+    return found
 
 
 def table_lines(
