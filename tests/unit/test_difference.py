@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit import site
-from underlay.compare import firewall
+from underlay.compare import firewall, network
 from underlay.compare.difference import Difference, File, Nic, Sysctl, UnitState
 from underlay.compare.files import boot_differences, file_difference, lines
 from underlay.compare.units import differences as unit_differences
@@ -161,3 +161,10 @@ def test_of_host() -> None:
     assert drift.line(PLAN, JUMPHOST, found[-1]) == Line(
         "jumphost", "stopped", "live", "systemd-networkd.service is inactive and enabled"
     )
+
+
+def test_a_name_of_a_host_is_a_word() -> None:
+    """A NIC may have nearly any name, and routes in our tables are ours to remove."""
+    route = Route(1001, "10.9.0.0/16", "", "a;reboot")
+    assert network.command(Difference("extra", route)) == "ip route del 10.9.0.0/16 dev 'a;reboot' table 1001"
+    assert network.command(Difference("extra", route, shaken=True)).endswith(" table 1001 || true")

@@ -1,5 +1,6 @@
 """The live network of a host beside what it must be. Pure."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -81,7 +82,14 @@ def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
 
 
 def command(difference: Difference) -> str:
-    """The command that fixes a difference of the live network, as root on its host."""
+    """The command that fixes a difference of the live network, as root on its host; names from there are words."""
+    line = shlex.join(_words(difference).split())
+    # It may have gone with its address.
+    tried = isinstance(difference.thing, Route) and difference.kind == "extra" and difference.shaken
+    return f"{line} || true" if tried else line
+
+
+def _words(difference: Difference) -> str:
     gone = difference.kind in ("order", "extra")
     match difference.thing:
         case Nic(name):
@@ -90,10 +98,8 @@ def command(difference: Difference) -> str:
             return f"sysctl -qw {key}={value}"
         case Address(nic, cidr):
             return f"ip addr del {cidr} dev {nic}" if gone else f"ip addr replace {cidr} brd + dev {nic}"
-        case Route() as route if gone:
-            return f"ip route del {route.selector}" + (" || true" if difference.shaken else "")
         case Route() as route:
-            return f"ip route replace {route.arguments}"
+            return f"ip route del {route.selector}" if gone else f"ip route replace {route.arguments}"
         case PolicyRule() as rule:
             return f"ip rule del {rule.arguments}" if gone else f"ip rule add {rule.arguments} proto static"
     raise AssertionError(difference)
