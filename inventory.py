@@ -6,10 +6,10 @@ from targets import current
 from underlay.access.target import announce
 from underlay.errors import report_and_exit
 from underlay.operations import connection
-from underlay.operations.inventory import groups
+from underlay.operations.inventory import certain, groups
 
 with report_and_exit():
     _target = current()
     announce(_target)
-    connection.install(_target)
+    connection.install(_target, certain(_target, sys.argv))
     globals().update(groups(_target, sys.argv))

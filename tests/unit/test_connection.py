@@ -28,6 +28,9 @@ class Greeting(FactBase[list[str]]):
 class Worker:
     """Counts what is asked."""
 
+    def open(self, hosts: list[str]) -> None:
+        assert hosts == []
+
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.dead = ""
@@ -57,7 +60,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 @pytest.fixture
 def host(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Host:
     before = pyinfra_inventory.get_execution_connectors
-    connection.install(None)  # type: ignore[arg-type]
+    connection.install(None, [])  # type: ignore[arg-type]
     state = State(pyinfra_inventory.Inventory((["box"], {})), Config())  # type: ignore[no-untyped-call]
     monkeypatch.setattr(pyinfra_inventory, "get_execution_connectors", before)
     found: Host = state.inventory.get_host("box")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.conftest import Planned
 from underlay.access.target import Target
-from underlay.operations.inventory import groups, wanted_roles
+from underlay.operations.inventory import certain, groups, wanted_roles
 from underlay.plan import ROLES, Plan
 
 MASTER = '    "master-1": {'
@@ -58,3 +58,16 @@ def test_each_host_has_data_of_its_own(planned: Planned) -> None:
     found = groups(target(planned()), ["pyinfra"])
     found["gateway"][0][1]["_sudo"] = False
     assert found["jumphost"][0][1]["_sudo"] is True
+
+
+@pytest.mark.parametrize(
+    ("argv", "hosts"),
+    [
+        (["pyinfra", "inventory.py", "deploys/gateway.py", "-y"], ["gateway"]),
+        (["pyinfra", "inventory.py", "deploys/master.py", "--limit", "master-1"], []),
+        (["pyinfra", "inventory.py", "debug-inventory"], []),
+    ],
+)
+def test_hosts_that_are_connected_to_early(planned: Planned, argv: list[str], hosts: list[str]) -> None:
+    """Only those that pyinfra itself will connect to."""
+    assert certain(target(planned()), argv) == hosts

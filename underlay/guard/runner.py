@@ -10,7 +10,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from underlay.access.sessions import UnreachableError
@@ -34,6 +34,10 @@ class Worker:
         self._ended = False
         self._send(target)
         threading.Thread(target=self._read, daemon=True).start()
+
+    def open(self, hosts: Iterable[str]) -> None:
+        """Begin to connect to hosts."""
+        self._send((next(self._numbers), "open", list(hosts)))
 
     def connect(self, host: str) -> str | None:
         """Why a host can't be reached, or None."""

@@ -31,11 +31,18 @@ class Worker:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.links = Links(target)
+        self.opening = threading.Lock()
         self.waiting: queue.Queue[Guarded | None] = queue.Queue()
+
+    def open(self, _: Tell, hosts: list[str]) -> None:
+        """Begin to connect to hosts; whoever needs one of them asks for it."""
+        with self.opening:
+            self.links.open(hosts)
 
     def connect(self, tell: Tell, host: str) -> None:
         """Why the host can't be reached, or None."""
-        self.links.open([host])
+        with self.opening:
+            self.links.open([host])
         tell("done", self.links.error(host))
 
     def shell(self, tell: Tell, host: str, command: str, stdin: bytes, seconds: float) -> None:

@@ -52,9 +52,12 @@ class Done(NamedTuple):
     errors: bytes
 
 
-def install(target: Target) -> None:
-    """Let pyinfra reach the hosts of an inventory in this way: it takes connectors from installed packages only."""
-    runner.worker(target)  # it starts while pyinfra does
+def install(target: Target, hosts: Iterable[str]) -> None:
+    """Let pyinfra reach the hosts of an inventory in this way: it takes connectors from installed packages only.
+
+    hosts: connected to while pyinfra starts
+    """
+    runner.worker(target).open(hosts)
     inventory.get_execution_connectors = lambda: {**get_execution_connectors(), "ssh": Connector}  # type: ignore[no-untyped-call]
 
 

@@ -9,13 +9,23 @@ from underlay.plan import ROLES
 Group = list[tuple[str, dict[str, Any]]]
 
 
+def _named_roles(argv: list[str]) -> tuple[str, ...]:
+    named = [Path(word).stem for word in argv if word.endswith(".py") and Path(word).parent.name == "deploys"]
+    return tuple(role for role in ROLES if role in named)
+
+
 def wanted_roles(argv: list[str]) -> tuple[str, ...]:
     """The roles whose deploy files a command line names, or all of them.
 
     pyinfra connects to every host of the inventory before it does anything; on a new site most can't be reached yet.
     """
-    named = [Path(word).stem for word in argv if word.endswith(".py") and Path(word).parent.name == "deploys"]
-    return tuple(role for role in ROLES if role in named) or ROLES
+    return _named_roles(argv) or ROLES
+
+
+def certain(target: Target, argv: list[str]) -> list[str]:
+    """The hosts that pyinfra will connect to, whatever else is on its command line; empty where that can't be told."""
+    limited = any(word.startswith("--limit") for word in argv)
+    return [] if limited else [host.name for role in _named_roles(argv) for host in target.plan.hosts_of(role)]
 
 
 def groups(target: Target, argv: list[str]) -> dict[str, Group]:
