@@ -182,7 +182,9 @@ def site(deployed: LabState) -> Iterator[None]:
     yield
     inside("gateway", "chown 0:0 /etc/issue; chmod 644 /etc/issue")
     for host in HOSTS:
-        inside(host, f"rm -rf {paths.GUARD} {systemd.BOOT_UNIT} {systemd.BOOT_WANTED} /var/tmp/fault-*")
+        # But for the program: it puts the gateway's rules in place at boot.
+        inside(host, f"find {paths.GUARD} -mindepth 1 -not -path {paths.COPY} -delete")
+        inside(host, f"rm -f {systemd.BOOT_UNIT} {systemd.BOOT_WANTED} /var/tmp/fault-*")
         control.reboot(host, patience=60)
 
 
