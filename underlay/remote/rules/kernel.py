@@ -24,6 +24,8 @@ from underlay.remote.trace.nftables import (
     string,
 )
 
+ADD = ["iptables-restore", "--noflush", "--wait", "5"]
+"""The program that changes tables and leaves alone what is not named."""
 ATTEMPTS = 5
 CLONE_NEWNET = 0x40000000
 
@@ -138,7 +140,7 @@ def loaded(tables: Ruleset, partly: bool = False) -> list[tuple[Form, Signature]
     def load() -> Any:
         for name, table in tables.items():
             try:
-                run(["iptables-restore", "--noflush", "--wait", "5"], render({name: table}))
+                run(ADD, render({name: table}))
             except Refused:
                 if not partly:
                     raise

@@ -7,7 +7,7 @@ from typing import Any
 from underlay.compare.chains import Step, ordered
 from underlay.compare.tables import Own, Ruleset, alone, read, write
 from underlay.remote.guard.programs import Refused, run
-from underlay.remote.rules.kernel import ATTEMPTS, Form, Signature, loaded, look, marked
+from underlay.remote.rules.kernel import ADD, ATTEMPTS, Form, Signature, loaded, look, marked
 
 
 def unreadable(names: Iterable[str]) -> str:
@@ -49,7 +49,7 @@ def put(rules: Sequence[Own]) -> None:
                 raise Refused(unreadable(blind))
             return
         try:
-            run(["iptables-restore", "--noflush", "--wait", "5"], script)
+            run(ADD, script)
         except Refused as error:
             problem = str(error)
     raise Refused(problem or "others change the same chains all the time")
@@ -102,9 +102,13 @@ def _script(wanted: Sequence[Own], tables: Ruleset, printed: Ruleset, blind: Seq
                 printed[table].chain(chain) if table in printed else [],
                 ordered(live, sorted(stay, key=lambda rule: not rule[1]), gone),
             )
-        if lines:
-            script += f"*{table}\n" + "".join(f"{line}\n" for line in lines) + "COMMIT\n"
+        script += commit(table, lines) if lines else ""
     return script
+
+
+def commit(table: str, lines: Iterable[str]) -> str:
+    """What `iptables-restore` does to a table at once."""
+    return f"*{table}\n" + "".join(f"{line}\n" for line in lines) + "COMMIT\n"
 
 
 def commands(chain: str, printed: Sequence[str], steps: Iterable[Step]) -> list[str]:

@@ -5,13 +5,12 @@ are, and such a text loaded again can be a DROP for everybody.
 """
 
 from collections.abc import Iterable, Mapping
-from itertools import chain as joined
 
 from underlay.compare.chains import steps, touched, undone
 from underlay.compare.tables import BUILTIN_CHAINS, read
 from underlay.remote.guard.programs import Command, Refused
-from underlay.remote.rules.kernel import Chain, Tables
-from underlay.remote.rules.place import commands, unreadable
+from underlay.remote.rules.kernel import ADD, Chain, Tables
+from underlay.remote.rules.place import commands, commit, unreadable
 
 Ours = Mapping[str, Mapping[str, list[str]]]
 """Table → chain → the rules that a change is known to edit."""
@@ -51,11 +50,10 @@ def plan_tables(live: Tables, changes: Iterable[Change], _: set[str]) -> list[Co
     for name in wanted:
         lines = table_lines(name, live.get(name) or {}, wanted[name] or {}, mine)
         if lines:
-            script = f"*{name}\n" + "".join(f"{line}\n" for line in lines) + "COMMIT\n"
-            found.append((["iptables-restore", "--noflush", "--wait", "5"], script))
+            found.append((ADD, commit(name, lines)))
     gone = [name for name in live if name not in wanted]
     # Without a rule and with all policies ACCEPT: a flush takes nothing away but the table.
-    return found + [(["iptables-restore", "--wait", "5"], f"*{name}\nCOMMIT\n") for name in gone]
+    return found + [(["iptables-restore", "--wait", "5"], commit(name, [])) for name in gone]
 
 
 def reverted(live: Tables, change: Change, edited: dict[tuple[str, str], set[str]]) -> Tables:
@@ -129,4 +127,4 @@ def table_lines(
         if present != rules:
             lines += commands(chain, present, steps(present, rules, edited[name, chain]))
     gone = [chain for chain in live if chain not in wanted]
-    return [*lines, *joined(*([f"-F {chain}"] for chain in gone)), *(f"-X {chain}" for chain in gone)]
+    return [*lines, *(f"-F {chain}" for chain in gone), *(f"-X {chain}" for chain in gone)]
