@@ -161,6 +161,8 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway
         found = Gateway(inside, tmp_path)
         for module in (files, firewall):
             monkeypatch.setattr(module, "RULES", str(found.record))
+        for module in (facts, firewall):
+            monkeypatch.setattr(module, "COPY", found.program)
         monkeypatch.setattr(files, "BOOT", (("others.service", str(found.other), ("iptables-restore",)),))
         enabled = tmp_path / "systemctl"
         enabled.write_text("#!/bin/sh\n")
@@ -250,6 +252,19 @@ def test_a_file_of_ours_that_is_damaged(gateway: Gateway, damage: Callable[[str]
     assert (OURS[0] in gateway.rules()) == (OURS[0] in gateway.record.read_text())
     assert "record" in gateway.deploy(WANTED)
     assert gateway.record.read_text() == text
+
+
+def test_the_program_of_the_boot_is_gone(gateway: Gateway) -> None:
+    """The next boot makes nothing of ours, which is told; any change brings the program back."""
+    gateway.deploy(WANTED)
+    program = gateway.program.read_bytes()
+    gateway.program.unlink()
+    found = gateway.read(WANTED)
+    assert [file for _, file, _ in found.failed] == [str(gateway.program)]
+    assert not any(specs for table in found.at_boot.values() for specs in table.rules.values())
+    assert gateway.change(WANTED)
+    gateway.program.write_bytes(program)
+    assert gateway.change(WANTED) is None
 
 
 @pytest.mark.parametrize(

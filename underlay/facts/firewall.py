@@ -16,6 +16,7 @@ from underlay.compare.tables import TABLES, Ruleset, RulesetError, Table
 from underlay.desired import files
 from underlay.desired.ruleset import Rule
 from underlay.remote import rules, send
+from underlay.remote.guard.paths import COPY
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class Firewall:
 
 def command(wanted: Iterable[Rule]) -> str:
     """The shell command whose output `process` reads; needs root."""
-    request = {"own": files.RULES, "wanted": tables.write(own(wanted)), "boot": files.BOOT}
+    request = {
+        "own": files.RULES,
+        "program": str(COPY),
+        "wanted": tables.write(own(wanted)),
+        "boot": files.BOOT,
+    }
     # Packed: a program's argument is 128 KiB at most, and a large site's rules are more.
     return send.command(rules, base64.b64encode(gzip.compress(json.dumps(request).encode(), mtime=0)).decode())
 

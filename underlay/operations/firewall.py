@@ -16,6 +16,7 @@ from underlay.facts.firewall import Firewall, Planned, Rules
 from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
 from underlay.remote import conntrack, send
+from underlay.remote.guard.paths import COPY
 
 
 @operation()
@@ -44,9 +45,11 @@ def firewall_change(wanted: Sequence[Rule], found: Firewall) -> Change | None:
     live = firewall.edits(found.live, wanted, found.recorded)
     at_boot = firewall.edits(found.at_boot, wanted, found.recorded)
     record = firewall.record(wanted, found.recorded, found.others, live)
-    if not live and record == found.record:
+    # Every change leaves the guard's program on the host, which is what puts the rules in place at boot.
+    gone = [why for _, file, why in found.failed if file == str(COPY)]
+    if not live and record == found.record and not gone:
         return None
-    what = [f"live: {edit}" for edit in live] + [f"at boot: {edit}" for edit in at_boot]
+    what = [f"live: {edit}" for edit in live] + [f"at boot: {edit}" for edit in at_boot] + gone
     return Change(
         what=(*what, "the record of our rules on the host is out of date") if record != found.record else tuple(what),
         rules=tables.write([*firewall.own(wanted), *firewall.gone(live, wanted, found.recorded)]) if live else "",

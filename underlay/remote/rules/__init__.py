@@ -4,9 +4,10 @@ Rules of others are never written, from no text: `iptables-save` prints some of 
 not the rest. Ours are deleted and inserted one by one, each table in one commit. Which rules of the kernel are ours is
 told by their expressions, not by what is printed of them.
 
-`read REQUEST` prints one JSON object; REQUEST is JSON, packed by `argument`: {own: PATH, wanted: TEXT, boot:
-[[UNIT, FILE, [PROGRAM, …]], …]}. Both the file and the text are what `underlay.compare.tables.write` makes. The answer
-has tables as {NAME: null, where iptables can't show it, or {CHAIN: [POLICY, [RULE, …]]}}:
+`read REQUEST` prints one JSON object; REQUEST is JSON, packed by `argument`: {own: PATH, program: PATH, wanted: TEXT,
+boot: [[UNIT, FILE, [PROGRAM, …]], …]}. Both the file and the text are what `underlay.compare.tables.write` makes;
+`program` puts that file in place at boot. The answer has tables as {NAME: null, where iptables can't show it, or
+{CHAIN: [POLICY, [RULE, …]]}}:
 
 - `live`
 - `wanted`: the text's rules alone, as this host prints them

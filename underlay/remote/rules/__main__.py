@@ -15,6 +15,8 @@ from underlay.remote.guard.programs import Refused, run
 from underlay.remote.rules.kernel import apart, as_json, loaded, look, marked
 from underlay.remote.rules.place import canonical, put_all
 
+OURS = "underlay-firewall.service"
+
 
 def main(packed: str) -> None:
     """Answer a request, see the package."""
@@ -28,7 +30,7 @@ def main(packed: str) -> None:
     print(json.dumps(answer))
 
 
-def answered(own: str, wanted: str, boot: Sequence[tuple[str, str, Sequence[str]]]) -> dict[str, Any]:
+def answered(own: str, program: str, wanted: str, boot: Sequence[tuple[str, str, Sequence[str]]]) -> dict[str, Any]:
     """The whole answer."""
     path = Path(own)
     text = path.read_text() if path.exists() else None
@@ -47,10 +49,13 @@ def answered(own: str, wanted: str, boot: Sequence[tuple[str, str, Sequence[str]
                 except Refused as error:
                     problems.append([unit, file, str(error)])
         others = look()[0]
-        try:
-            put_all(recorded)
-        except Refused as error:
-            problems.append(["underlay-firewall.service", own, str(error)])
+        if text is not None and not Path(program).exists():
+            problems.append([OURS, program, "the program that puts the rules in place is gone"])
+        else:
+            try:
+                put_all(recorded)
+            except Refused as error:
+                problems.append([OURS, own, str(error)])
         there, signs = look()
         return problems, as_json(others), as_json(marked(there, signs, ours))
 
