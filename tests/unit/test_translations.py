@@ -135,8 +135,9 @@ def test_looks_again(monkeypatch: pytest.MonkeyPatch, tool: Callable[[str, int],
     answer: dict[str, Any] = conntrack.renew(found or {})
     assert answer == {"looked": 1, "ended": 2, "left": 0}
     assert (tmp_path / "asked").read_text() == "-D --orig-src 100.64.0.54 --reply-dst 192.168.0.51\n"
-    assert conntrack.told(answer) == "of 1 connections whose translation changed 2 had the old one: ended"
+    assert conntrack.told(answer) == "2 open connections had the old translation: ended"
     tables(old)
     answer = conntrack.renew(found or {})
     assert (answer["left"], answer["ended"]) == (1, conntrack.LOOKS)
     assert conntrack.told(answer).endswith("; 1 STILL HAVE IT")
+    assert conntrack.told({"looked": 9, "ended": 0, "left": 0}) == ""

@@ -211,7 +211,7 @@ class Guarded:
         except LostError as error:
             self.say(f"kept, but what follows a change did not come to its end: {error}")
         else:
-            for line in said.splitlines()[:-1]:
+            for line in filter(None, said.splitlines()[:-1]):
                 self.say(line)
 
     def _ssh(self, target: Target, command: str, stdin: str, timeout: float) -> str:

@@ -58,13 +58,16 @@ def _refuse(state: State, host: Host, found: list[str]) -> bool:  # noqa: ARG001
     return False
 
 
-SAVE_ROUTES = "routes=$(ip -o -4 route show table main)\n"
+SAVE_ROUTES = "routes=$(ip -o -4 route show table main | grep -v ' proto kernel ' || true)\n"
 RESTORE_ROUTES = """\
 echo "$routes" | tr -d '\\\\' | while read -r route; do
   [ -z "$route" ] || ip -4 route add $route 2>/dev/null || true
 done
 """
-"""A NIC without an address for a moment loses its routes: those of others come back so. One that is there stays."""
+"""A NIC without an address for a moment loses its routes: those of others come back so. One that is there stays.
+
+The kernel's own come and go with the addresses: one to a network that is not the plan's any more would stay for good.
+"""
 
 
 def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:

@@ -321,9 +321,10 @@ def renew(wanted: dict[str, Any]) -> dict[str, int]:
 
 
 def told(found: dict[str, int]) -> str:
-    """What `renew` did, for people."""
-    done = f"of {found['looked']} connections whose translation changed {found['ended']} had the old one: ended"
-    return done + (f"; {found['left']} STILL HAVE IT" if found["left"] else "")
+    """What `renew` did, for people; empty if there was nothing to do."""
+    done = f"{found['ended']} open connections had the old translation: ended"
+    left = f"{found['left']} STILL HAVE IT" if found["left"] else ""
+    return "; ".join(filter(None, [done if found["ended"] else "", left]))
 
 
 def _deleted(argv: list[str]) -> int:
