@@ -11,7 +11,7 @@ from pyinfra.api.exceptions import FactProcessError
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd, sysctl
 from underlay.compare.systemd.networkd import Device, System
-from underlay.desired.routing import Address, PolicyRule, Route
+from underlay.desired.routing import ALL_RP_FILTER, Address, PolicyRule, Route
 from underlay.facts import files, good, script
 
 LOCAL_TABLE = 255
@@ -30,13 +30,13 @@ do echo "- $each"; done"""
 
 def command(sysctls: Iterable[str]) -> str:
     """The shell command whose output `parse` reads; needs root, as netplan's files can't be read by others."""
-    keys = " ".join(sysctls)
+    keys = " ".join(dict.fromkeys([*sysctls, ALL_RP_FILTER]))
     return script(
         {
             "address": "ip -j -N -d address show",
             "route": "ip -j -N -4 route show table all",
             "rule": "ip -j -N -4 rule show",
-            "sysctl": f"sysctl -e {keys}" if keys else ":",
+            "sysctl": f"sysctl -e {keys}",
             "files": files.command((*networkd.PATTERNS, *sysctl.PATTERNS)),
             "nics": NICS,
             "system": SYSTEM,
