@@ -24,7 +24,7 @@ class Inside:
         """What stands before a command that runs there."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
 
-    def __call__(self, *argv: str, text: str = "") -> str:
+    def __call__(self, *argv: str | bytes, text: str = "") -> str:
         """Run a command that must succeed."""
         command = [*self.enter, *argv]
         done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)

@@ -5,17 +5,20 @@ The expectations are written down from what the site is for, not computed from t
 `why` looks at those, to tell a person where to look.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
-from netaddr import IPAddress, IPNetwork
+from netaddr import IPAddress, IPNetwork, IPSet
 
 from underlay.desired import nat, nginx, routing
 from underlay.desired.ruleset import Rule
 from underlay.plan import OUTSIDE, ROLES, Host, Network, Plan
 
 SSH_PORT = 22
+EPHEMERAL = 32768
+"""The kernel chooses ports from here on."""
 SERVICES = {"jumphost": (SSH_PORT,), "lb_nginx": (nginx.HTTP_PORT,)}
 """Role → the ports of its published hosts where a real service must be reached."""
 
@@ -33,6 +36,7 @@ class Flow:
     seen_as: the source address that the receiver sees
     tracked: whether the gateway must have an entry in its connection table; None if it does not matter
     must_not: it must not reach its receivers; how they would see it does not matter then
+    router: by whom it is sent, whatever routes the source has; None for those that it has
     """
 
     role: str
@@ -46,6 +50,7 @@ class Flow:
     tracked: bool | None
     through: tuple[str, ...] = ()
     must_not: bool = False
+    router: IPAddress | None = None
 
     def __str__(self) -> str:
         port = "" if self.port is None else f":{self.port}"
@@ -65,8 +70,9 @@ def expected(plan: Plan, outside: IPAddress | None) -> list[Flow]:
 def forbidden(plan: Plan, outside: IPAddress | None) -> list[Flow]:
     """Every flow that must not get through: from outside, only published addresses lead inside.
 
-    What keeps the internal addresses unreachable is that no route outside leads to them: the gateway forwards to its
-    networks whatever it is sent.
+    Where forwarding is open, what keeps the internal addresses unreachable is that no route outside leads to them: the
+    gateway forwards to its networks whatever it is sent. Where it is planned, it does not: so hosts of its network send
+    to it as those with such a route would.
     """
     return list(_Site(plan, outside).forbidden())
 
@@ -135,10 +141,27 @@ class _Site:
         # A host that has a NIC inside is in no need of a way in.
         outer = [end for end in self.world if end.network is None or not self._internal(self.plan.host(end.host))]
         inner = [*self.published, *(end for node in self.nodes for end in self._internal(node))]
+        planned = self.plan.forwarding == "planned"
         for one in outer:
+            router = self.plan.gateway.primary.address if planned and one.network else None
             for other in inner:
-                flow = self._flow("outside to inside, must not", one, other, one.address)
-                yield replace(flow, must_not=True)
+                if not self._excepted(one, other.address):
+                    flow = self._flow("outside to inside, must not", one, other, one.address)
+                    yield replace(flow, must_not=True, router=router)
+            for host in self.plan.published:
+                # Tried at a free port, which may be one of those.
+                if host.ports and not (_may_be_free(host.ports) or self._excepted(one, _published(host))):
+                    row = "ports that are not published, must not"
+                    yield replace(self._to_published(row, one, host, one.address), must_not=True)
+
+    def _excepted(self, one: _End, asked: IPAddress) -> bool:
+        """Whether an exception of the plan may let this in, at a free port."""
+        return any(
+            one.address in each.source
+            and asked in each.destination
+            and (each.ports is None or _may_be_free(each.ports))
+            for each in self.plan.exceptions
+        )
 
     def _leaves_as(self, end: _End) -> IPAddress:
         """As what the enterprise network and the world see an internal address."""
@@ -156,15 +179,16 @@ class _Site:
                 yield self._flow("workstation to the gateway", end, gateway, end.address, port=SSH_PORT)
                 for other in self.plan.published:
                     for port in (*SERVICES.get(other.role, ()), None):
-                        row = "workstation to published hosts"
-                        yield self._to_published(row, end, other, end.address, port)
-                    if other.role == "lb_nginx" and self.plan.hosts_of("master"):
+                        if other.admits("tcp", port):
+                            row = "workstation to published hosts"
+                            yield self._to_published(row, end, other, end.address, port)
+                    api = other.role == "lb_nginx" and other.admits("tcp", nginx.API_PORT)
+                    if api and self.plan.hosts_of("master"):
                         yield self._to_api(end, other)
 
     def _to_published(self, row: str, one: _End, host: Host, seen_as: IPAddress, port: int | None = None) -> Flow:
-        assert host.published is not None  # its callers go through plan.published
         target = _End(host.name, host.primary.address, self.plan.network(host.primary.network))
-        return self._flow(row, one, target, seen_as, tracked=True, asked=host.published, port=port)
+        return self._flow(row, one, target, seen_as, tracked=True, asked=_published(host), port=port)
 
     def _to_api(self, one: _End, lb: Host) -> Flow:
         masters = self.plan.hosts_of("master")
@@ -215,6 +239,17 @@ class _Site:
         return max((role for role in ROLES if role in roles), key=ROLES.index, default="gateway")
 
 
+def _published(host: Host) -> IPAddress:
+    assert host.published is not None  # callers go through plan.published
+    return host.published
+
+
+def _may_be_free(ports: Sequence[str]) -> bool:
+    """Whether a listener of ours, on a port that the kernel chooses, may have one of these."""
+    last = (re.fullmatch(r"tcp/(?:\d+-)?(\d+)", each) for each in ports)
+    return any(int(found[1]) >= EPHEMERAL for found in last if found)
+
+
 def why(plan: Plan, flow: Flow) -> list[str]:
     """Where to look if a flow is not as expected: the rules and routes that bring it about, with their plan lines."""
     if flow.must_not:
@@ -234,17 +269,28 @@ def why(plan: Plan, flow: Flow) -> list[str]:
 
 
 def _why_not(plan: Plan, flow: Flow) -> list[str]:
+    rules = nat.gateway_rules(plan)
+    if plan.forwarding == "planned" and (flow.router or flow.destination not in _inside(plan)):
+        stops = [rule for rule in rules if rule.table == "filter" and rule.spec.endswith("-j DROP")]
+        found = ["an unmanaged rule before these that accepts it, or one of these that is missing:"]
+        return found + [f"rule {rule.table} {rule.chain} {rule.spec} ({rule.origin})" for rule in stops]
     network = next(network for network in plan.internal if flow.destination in network.cidr)
     way_out = plan.line("networks", plan.enterprise.name, "upstream")
     found = [
         f"{flow.source}: no route to {network.cidr} but the default one; ip route get {flow.destination}",
         f"the upstream router {plan.enterprise.upstream}: no route to {network.cidr} ({way_out})",
     ]
-    passes = [rule for rule in nat.gateway_rules(plan) if rule.table == "filter" and f"-d {network.cidr} " in rule.spec]
+    if plan.forwarding == "planned":
+        return found
+    passes = [rule for rule in rules if rule.table == "filter" and f"-d {network.cidr} " in rule.spec]
     return found + [
         f"no rule stops what is sent to the gateway: {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
         for rule in passes
     ]
+
+
+def _inside(plan: Plan) -> IPSet:
+    return IPSet([network.cidr for network in plan.internal])
 
 
 def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:

@@ -306,7 +306,7 @@ class Checker:
                 self._add(keys, "the jump host can't be reached by ssh", "add tcp/22: it is the way in")
         if self.source.values.get("forwarding", "open") != "open":
             return
-        fix = "write forwarding = \"planned\", or delete it"
+        fix = 'write forwarding = "planned", or delete it'
         what = "has no effect: the gateway forwards all that it is sent"
         for host in self.hosts.values():
             if host.published and host.published.ports:

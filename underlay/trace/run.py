@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
+from underlay.access.sessions import ROOT_IF_POSSIBLE, Agent, Links, RefusedError, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
 from underlay.compare.tables import RulesetError
@@ -26,8 +26,6 @@ from underlay.remote import trace as trace_agent
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
 from underlay.trace.seen import UNREACHABLE, Chain, Comparison, Observation, Row, Verdict, observe
 
-ROOT_IF_POSSIBLE = 'if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n "$@"; fi; exec "$@"'
-"""A workstation's user may have no sudo without a password: it can send all the same."""
 NO_LISTENER = 33434
 """The port that is tried where the receiver can't be asked to listen: that of traceroute, where nobody listens."""
 PROHIBITED = ("3/9", "3/10", "3/13")
@@ -109,7 +107,8 @@ def trace(links: Links, path: Path, port: int | None) -> Trace:
 
 def _agent(links: Links, name: str) -> Agent | UnreachableError:
     try:
-        argv = links.command(name, ["sh", "-c", ROOT_IF_POSSIBLE, "sh", *send.argv()])
+        # Without root it can send all the same.
+        argv = links.command(name, [*ROOT_IF_POSSIBLE, *send.argv()])
         return Agent(name, argv, trace_agent)
     except UnreachableError as error:
         return error
