@@ -300,6 +300,9 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
     if not local and any(source in network.cidr and destination in network.cidr for network in plan.internal):
         return
     untracked = False
+    near, far = _gateway_nic(plan, source), _gateway_nic(plan, answers_from)
+    request = Forwarded(source, answers_from, near, far, source, destination, False, "tcp", flow.port)
+    answer = replace(request, nic_in=far, nic_out=near, source=answers_from, destination=source, answer=True)
     for rule in nat.gateway_rules(plan):
         match rule.table, rule.chain:
             case ("raw", "OUTPUT"):
@@ -308,7 +311,8 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
                 # Without the rule for the way back, the answer would be translated.
                 met = not local and (matches(rule, source, destination) or matches(rule, destination, source))
             case ("filter", _):
-                met = not local and matches(rule, source, answers_from)
+                passes = request.meets(rule) or ("--ctdir" in rule.spec and answer.meets(rule))
+                met = not local and passes and not rule.spec.endswith("-j DROP")
             case (_, "PREROUTING"):
                 met = not (local or untracked) and matches(rule, source, destination)
             case _:
@@ -320,10 +324,57 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
                 return
 
 
+def _gateway_nic(plan: Plan, address: IPAddress) -> str:
+    """By which the gateway reaches an address."""
+    return next((nic.nic for nic in plan.gateway.interfaces if address in nic.cidr), plan.gateway.primary.nic)
+
+
 def matches(rule: Rule, source: IPAddress, destination: IPAddress) -> bool:
-    """Whether a rule of the plan is for packets from `source` to `destination`."""
+    """Whether a rule of the plan is for packets from `source` to `destination`, as far as it asks for these."""
     ends = {"-s": source, "-d": destination}
     return all(ends[flag] in IPNetwork(value) for flag, value in pairwise(rule.spec.split()) if flag in ends)
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """A packet as the gateway's rules see it when it is forwarded.
+
+    nic_in, nic_out: the NICs that it comes and goes by
+    asker, asked: the addresses with which its connection began
+    answer: it goes to whom began
+    port: the one that was asked; None for a free one, and for icmp
+    """
+
+    source: IPAddress
+    destination: IPAddress
+    nic_in: str
+    nic_out: str
+    asker: IPAddress
+    asked: IPAddress
+    answer: bool
+    protocol: str
+    port: int | None
+
+    def meets(self, rule: Rule) -> bool:
+        """Whether a rule of the plan's forwarding is for it."""
+        return matches(rule, self.source, self.destination) and all(
+            self._has(flag, value) for flag, value in pairwise(rule.spec.split())
+        )
+
+    def _has(self, flag: str, value: str) -> bool:
+        match flag:
+            case "-i" | "-o":
+                return value == (self.nic_in if flag == "-i" else self.nic_out)
+            case "--ctdir":  # of answers
+                return self.answer
+            case "--ctorigsrc" | "--ctorigdst":
+                return (self.asker if flag == "--ctorigsrc" else self.asked) in IPNetwork(value)
+            case "--ctproto":
+                return value == self.protocol
+            case "--ctorigdstport":
+                first, _, last = value.partition(":")
+                return self.port is not None and int(first) <= self.port <= int(last or first)
+        return True
 
 
 def _routes(plan: Plan, name: str, address: IPAddress) -> Iterator[str]:

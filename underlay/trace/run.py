@@ -232,7 +232,7 @@ def make(target: Target, links: Links, source: str, destination: str, protocol: 
     """
     first = _asked(target, source, destination, protocol, port)
     plan = target.plan
-    legs = [path(plan, "tcp", name, packet, target.outside) for name, packet in proxied(plan, first, port)]
+    legs = [path(plan, "tcp", name, packet, target.outside, port) for name, packet in proxied(plan, first, port)]
     links.open({name for leg in (first, *legs) for name in leg.hosts})
     with ThreadPoolExecutor(len(legs) + 1) as pool:
         return list(pool.map(lambda leg: trace(links, leg, port), (first, *legs)))
@@ -247,7 +247,7 @@ def _asked(target: Target, source: str, destination: str, protocol: str, port: i
         raise TraceError("icmp has no ports: leave out --port, or --proto")
     sender, packet = ends(target.plan, source, destination, target.outside)
     chosen: Protocol = next((each for each in PROTOCOLS if each == protocol), "tcp")
-    found = path(target.plan, chosen, sender, packet, target.outside)
+    found = path(target.plan, chosen, sender, packet, target.outside, port)
     if port is None and found.arrival is not None and found.receiver is None and chosen != "icmp":
         if protocol:
             raise TraceError(f"{packet.destination} is no host of ours, which could listen: say which --port to ask")
