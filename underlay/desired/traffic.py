@@ -14,9 +14,8 @@ from netaddr import IPAddress, IPNetwork, IPSet
 
 from underlay.desired import nat, nginx, routing
 from underlay.desired.ruleset import Rule
-from underlay.plan import OUTSIDE, ROLES, Host, Network, Plan
+from underlay.plan import OUTSIDE, ROLES, SSH_PORT, Host, Network, Plan
 
-SSH_PORT = 22
 EPHEMERAL = 32768
 """The kernel chooses ports from here on."""
 SERVICES = {"jumphost": (SSH_PORT,), "lb_nginx": (nginx.HTTP_PORT,)}

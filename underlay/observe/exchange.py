@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from underlay.access.sessions import Agent, Links, UnreachableError
 from underlay.desired import nginx
-from underlay.desired.traffic import SSH_PORT, Flow
+from underlay.desired.traffic import Flow
+from underlay.plan import SSH_PORT
 from underlay.remote import probe
 
 T = TypeVar("T")

@@ -12,6 +12,7 @@ from underlay.plan.datafile import Model, unknown, validate
 from underlay.plan.literals import Keys, Literals, Problem, dotted
 from underlay.plan.model import (
     OUTSIDE,
+    SSH_PORT,
     ForwardingException,
     Host,
     HostSpec,
@@ -301,7 +302,7 @@ class Checker:
                 host.role == "jumphost"
                 and host.published
                 and host.published.ports
-                and not covers(host.published.ports, "tcp", 22)
+                and not covers(host.published.ports, "tcp", SSH_PORT)
             ):
                 self._add(keys, "the jump host can't be reached by ssh", "add tcp/22: it is the way in")
         if self.source.values.get("forwarding", "open") != "open":

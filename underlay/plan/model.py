@@ -18,6 +18,7 @@ Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "imag
 Target = Literal["lab", "ssh"]
 Forwarding = Literal["open", "planned"]
 """What the gateway forwards from the enterprise network to the internal ones: all, or what the plan names."""
+SSH_PORT = 22
 OUTSIDE = "internet"
 """What the lab calls its host for the upstream router and the outside world; no host of a plan has that name."""
 

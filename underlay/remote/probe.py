@@ -149,8 +149,8 @@ def tracked(flows: list[list[Any]]) -> list[bool]:
 
 
 def knock(calls: list[list[Any]]) -> list[bool]:
-    """See `underlay.remote.knock`."""
-    from underlay.remote import knock  # noqa: PLC0415  most hosts have no use for it
+    """See `underlay.remote.trace.knock`."""
+    from underlay.remote.trace import knock  # noqa: PLC0415  most hosts have no use for it
 
     return knock.knock(calls)
 
