@@ -36,6 +36,10 @@ class Outcome:
     tracked: bool | None = None
     unasked: bool = False
 
+    def unproven(self, flow: Flow) -> bool:
+        """Whether the source could not send as the flow has it, which says nothing of the site."""
+        return flow.router is not None and self.unasked
+
 
 def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
     """What was expected of a flow and what was seen, in words; None if they agree."""
