@@ -46,7 +46,7 @@ def test_planned_and_back(tmp_path: Path) -> None:
     try:
         invoke("deploy", "gateway", UNDERLAY_PLAN=path)
         assert control.run("images", REACHED).returncode != 0
-        done = invoke("verify", UNDERLAY_PLAN=path)
+        done = invoke("verify", "gateway", "lb_nginx", "master", UNDERLAY_PLAN=path)
         assert "Forwarding is planned" in done.stdout
         assert "NOT CHECKED" not in done.stdout
         # From the record, as a boot does.

@@ -24,15 +24,15 @@ SNAT = re.compile(r"-s (\S+) -j SNAT --to-source (\S+)")
 
 
 def gateway_rules(plan: Plan) -> list[Rule]:
-    """Every rule of the gateway, in the order in which its chain has them.
+    """Every rule of the gateway, table by table, in the order in which its chain has them.
 
     Later published hosts stand before earlier ones, and before the networks' SNAT, which would otherwise take them.
     """
-    rules = [*_untracked(plan), *_forward(plan), *_dnat(plan), *_snat(plan)]
     if plan.forwarding == "open":
-        return rules
+        return [*_untracked(plan), *_forward(plan), *_dnat(plan), *_snat(plan)]
+    rules = [*_untracked(plan), *_own_answers(plan), *_admitted(plan), *_forward(plan), *_dnat(plan), *_snat(plan)]
     # Two exceptions may say the same, and no rule may be there twice.
-    return list({rule.place: rule for rule in [*_admitted(plan), *rules, *_own_answers(plan)]}.values())
+    return list({rule.place: rule for rule in rules}.values())
 
 
 def _untracked(plan: Plan) -> list[Rule]:
