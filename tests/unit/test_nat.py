@@ -111,11 +111,11 @@ def test_the_kernel_takes_planned_forwarding_as_it_is_written(planned: Planned) 
         printed = tables.parse(form("iptables-save"))
     specs = printed["filter"].chain("FORWARD")
     assert len(set(specs)) == len(specs) == sum(rule.chain == "FORWARD" for rule in rules)
-    ports = re.compile(r"--ctproto (\S+) ")
-    there = [(match[1] if (match := ports.search(spec)) else "", spec.split()[-1]) for spec in specs]
-    numbers = {"tcp": "6", "udp": "17", "icmp": "1"}
-    wanted = [rule.spec for rule in rules if rule.chain == "FORWARD"]
-    assert there == [(numbers[match[1]] if (match := ports.search(spec)) else "", spec.split()[-1]) for spec in wanted]
+
+    def short(specs: list[str]) -> list[tuple[list[str], str]]:
+        return [(re.findall(r"--ctorigdstport (\S+)|--ctorigdst ([\d.]+)", spec), spec.split()[-1]) for spec in specs]
+
+    assert short(specs) == short([rule.spec for rule in rules if rule.chain == "FORWARD"])
 
 
 def test_no_published_host(planned: Planned) -> None:
