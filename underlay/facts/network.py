@@ -30,18 +30,25 @@ do echo "- $each"; done"""
 
 def command(sysctls: Iterable[str]) -> str:
     """The shell command whose output `parse` reads; needs root, as netplan's files can't be read by others."""
-    keys = " ".join(dict.fromkeys([*sysctls, ALL_RP_FILTER]))
+    keys = " ".join(_with_all(sysctls))
     return script(
         {
             "address": "ip -j -N -d address show",
             "route": "ip -j -N -4 route show table all",
             "rule": "ip -j -N -4 rule show",
-            "sysctl": f"sysctl -e {keys}",
+            "sysctl": f"sysctl -e {keys}" if keys else ":",
             "files": files.command((*networkd.PATTERNS, *sysctl.PATTERNS)),
             "nics": NICS,
             "system": SYSTEM,
         }
     )
+
+
+def _with_all(sysctls: Iterable[str]) -> Iterable[str]:
+    """Of a NIC's filter, `all` has a say, too."""
+    sysctls = list(sysctls)
+    filters = any(key.endswith(".rp_filter") for key in sysctls)
+    return dict.fromkeys([*sysctls, ALL_RP_FILTER] if filters else sysctls)
 
 
 def parse(lines: Iterable[str]) -> LiveNetwork:
