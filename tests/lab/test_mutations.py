@@ -42,6 +42,7 @@ GATEWAY = {
     "rules not loaded at boot": "systemctl disable underlay-firewall",
     "a published address removed": "ip address del 192.168.0.53/24 dev eth0",
     "no forwarding": "sysctl -qw net.ipv4.ip_forward=0",
+    "sources not looked at": "sysctl -qw net.ipv4.conf.eth1.rp_filter=0",
     "no way out": "ip route del default table 1000",
     "a NIC's file changed": "sed -i /192.168.0.52/d /etc/systemd/network/50-installer.network.d/50-underlay.conf",
     "a file that comes before a NIC's": "printf '[Match]\\nName=eth1\\n' > /etc/systemd/network/00-early.network",
@@ -73,7 +74,13 @@ MUTATIONS = [
     *(Mutation(name, "lb", command, "lb_nginx") for name, command in LB.items()),
     *(Mutation(name, "master-1", command, "master") for name, command in MASTER.items()),
 ]
-LONG = ("a rule deleted in nat", "another default route", "an address removed", "no rule that lets a CNI win")
+LONG = (
+    "a rule deleted in nat",
+    "sources not looked at",
+    "another default route",
+    "an address removed",
+    "no rule that lets a CNI win",
+)
 """Much like others."""
 TABLE = "ways to break the site, each found and fixed:"
 

@@ -3,13 +3,33 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytest
 
-Inside = Callable[..., str]
-"""`inside("ip", "rule", text="")` runs a command in a namespace, with a text as its input, and gives its output."""
+
+@dataclass(frozen=True)
+class Inside:
+    """`inside("ip", "rule", text="")` runs a command in a namespace, with a text as its input, and gives its output.
+
+    pid: of a process in it
+    """
+
+    pid: int
+
+    @property
+    def enter(self) -> list[str]:
+        """What stands before a command that runs there."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net"]
+
+    def __call__(self, *argv: str | bytes, text: str = "") -> str:
+        """Run a command that must succeed."""
+        command = [*self.enter, *argv]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, f"{argv} of:\n{text}\n{done.stderr}"
+        return done.stdout
 
 
 @contextmanager
@@ -28,13 +48,7 @@ def namespace(*tools: str) -> Iterator[Inside]:
         if process.stdout.readline() != "ready\n":
             pytest.skip(f"no network namespace can be made: {process.stderr.read().strip()}")
 
-        def inside(*argv: str, text: str = "") -> str:
-            enter = ["nsenter", f"--net=/proc/{process.pid}/ns/net"]
-            done = subprocess.run([*enter, *argv], input=text, capture_output=True, text=True, check=False, timeout=60)
-            assert done.returncode == 0, f"{argv} of:\n{text}\n{done.stderr}"
-            return done.stdout
-
         try:
-            yield inside
+            yield Inside(process.pid)
         finally:
             process.kill()

@@ -152,8 +152,14 @@ def test_publish(
     monkeypatch.setattr(publish, "_verify", verify)
     monkeypatch.setattr(publish, "_roll_back", lambda _, before, __: rolled.append(before))
     plan = planned()
-    assert publish.publish(target(plan), plan.host("lb"), None, dry=False) == code
+    assert publish.publish(target(plan), plan.host("lb"), None, (), dry=False) == code
     assert rolled == [7] * back
+
+
+def test_published_with_other_ports(planned: Planned) -> None:
+    plan = planned()
+    with pytest.raises(publish.PublishError, match=r"lb is published with all ports, not tcp/80: change .*\.published"):
+        publish.publish(target(plan), plan.host("lb"), None, ("tcp/80",), dry=False)
 
 
 @pytest.mark.parametrize("answer", ["y\n", "n\n", ""])

@@ -297,6 +297,13 @@ def test_rules(change: Callable[[Any], object], id: str) -> None:
     assert "group_data/all.py" in found.plan
 
 
+def test_a_sysctl_that_holds_up_nothing() -> None:
+    """A gateway whose filter is loose forwards all the same."""
+    loose = {**routing.host_network(PLAN, PLAN.gateway).sysctls, "net.ipv4.conf.eth1.rp_filter": "0"}
+    found = only(diagnose(with_state(healthy(), "gateway", network=network("gateway", sysctls=loose))))
+    assert found.cause == "gateway: net.ipv4.conf.eth1.rp_filter is 0, not 1"
+
+
 def test_forwarding_explains_all() -> None:
     """Hosts that can't be reached and connections that fail follow from it."""
     seen = with_state(healthy(), "gateway", network=network("gateway", sysctls={"net.ipv4.ip_forward": "0"}))

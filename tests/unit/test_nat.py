@@ -82,6 +82,42 @@ def test_every_rule_names_its_line_of_the_plan(planned: Planned) -> None:
         assert f'"{keys.split(".")[-1]}"' in line, rule
 
 
+TWICE = """site = "lab-site"
+forwarding = "planned"
+exceptions = {
+    "one": {"from": "192.168.0.60/32", "to": "100.64.0.2/32", "ports": ["tcp/22"]},
+    "two": {"from": "192.168.0.60/32", "to": "100.64.0.2/32", "ports": ["tcp/22-22", "icmp"]},
+}
+"""
+
+
+def test_planned_forwarding_adds_to_the_notes_rules(planned: Planned) -> None:
+    """In front of them where packets are forwarded, behind them elsewhere; each once, and as the record has them."""
+    before, after = planned(), planned(('site = "lab-site"\n', TWICE))
+    rules = nat.gateway_rules(after)
+    for table in tables.TABLES:
+        for name in tables.BUILTIN_CHAINS[table]:
+            old, new = chain(before, table, name), chain(after, table, name)
+            assert new[-len(old) :] == old if (table, name) == ("filter", "FORWARD") else new[: len(old)] == old
+    assert len({rule.place for rule in rules}) == len(rules) == 22 + 6 + 1 + 2 + 2 + 3
+    assert tables.read(tables.write(own(rules))) == own(rules)
+
+
+def test_the_kernel_takes_planned_forwarding_as_it_is_written(planned: Planned) -> None:
+    """No two of its rules are one to the kernel, and it prints each in the place where it was put."""
+    rules = nat.gateway_rules(planned(('site = "lab-site"\n', TWICE)))
+    with namespace("iptables-restore") as form:
+        form("iptables-restore", text=tables.render(tables.alone(own(rules))))
+        printed = tables.parse(form("iptables-save"))
+    specs = printed["filter"].chain("FORWARD")
+    assert len(set(specs)) == len(specs) == sum(rule.chain == "FORWARD" for rule in rules)
+
+    def short(specs: list[str]) -> list[tuple[list[str], str]]:
+        return [(re.findall(r"--ctorigdstport (\S+)|--ctorigdst ([\d.]+)", spec), spec.split()[-1]) for spec in specs]
+
+    assert short(specs) == short([rule.spec for rule in rules if rule.chain == "FORWARD"])
+
+
 def test_no_published_host(planned: Planned) -> None:
     plan = planned(
         (

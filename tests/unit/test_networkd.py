@@ -249,10 +249,11 @@ def test_addresses_that_only_ours_had_are_stale() -> None:
     [
         (GATEWAY, "IPv4Forwarding=no", False),
         (GATEWAY, "IPv4Forwarding=yes", True),
-        (GATEWAY, "IPv4ReversePathFilter=loose", True),
+        (GATEWAY, "IPv4ReversePathFilter=strict", True),
         (MASTER, "IPv4Forwarding=no", True),
         (MASTER, "IPv4ReversePathFilter=no", False),
         (MASTER, "IPv4ReversePathFilter=strict", True),
+        (GATEWAY, "IPv4ReversePathFilter=no", False),
     ],
 )
 def test_what_networkd_sets_of_sysctl(wanted: object, line: str, good: bool) -> None:

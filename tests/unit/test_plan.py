@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from underlay.plan import REPO, ROLES, Network, Plan, PlanError, Zone, load, plan_file
 from underlay.plan.datafile import read_literals, validate
-from underlay.plan.model import Frozen, HostSpec, Operator, PlanFile
+from underlay.plan.model import ForwardingException, Frozen, HostSpec, Operator, PlanFile, Published
 
 Data = dict[str, Any]
 
@@ -198,11 +198,12 @@ def test_only_an_address_with_its_length_is_a_cidr(tmp_path: Path, data: Data, c
     assert "networks.storage.cidr: " in text
 
 
-@pytest.mark.parametrize("model", [PlanFile, Operator, Network, Zone, HostSpec])
+@pytest.mark.parametrize("model", [PlanFile, Operator, Network, Zone, HostSpec, Published, ForwardingException])
 def test_every_key_is_explained(model: type[Frozen]) -> None:
     explained = (REPO / "docs" / "plan.md").read_text()
-    quoted = {name for name in model.model_fields if f"`{name}`" in explained or f'"{name}": ' in explained}
-    assert quoted == model.model_fields.keys() - {"name"}
+    names = {field.alias or name for name, field in model.model_fields.items()}
+    quoted = {name for name in names if f"`{name}`" in explained or f'"{name}": ' in explained}
+    assert quoted == names - {"name"}
 
 
 class _Role(Frozen):

@@ -59,6 +59,21 @@ def test_publish_and_back(text: str, wanted: str | None) -> None:
     assert back.replace("},", "}") == text.replace("},", "}")
 
 
+@pytest.mark.parametrize("text", [ONE_LINE, LINES])
+def test_publish_with_ports_and_back(text: str) -> None:
+    new = published_in(text, "web", "192.168.0.54", ("tcp/80", "udp/53"))
+    assert '"published": {"address": "192.168.0.54", "ports": ["tcp/80", "udp/53"]}' in new
+    assert unpublished_in(new, "web").replace("},", "}") == text.replace("},", "}")
+
+
+def test_ports_that_the_plan_does_not_take(planned: Planned) -> None:
+    """Those while forwarding is open, and words that are none."""
+    plan = planned()
+    for port in ("tcp/80", "80", 'x"'):
+        with pytest.raises(PublishError, match="the plan with this line: 1 error"):
+            publish._diff(plan, published_in(plan.source.read_text(), "master-1", "192.168.0.54", (port,)))
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
@@ -76,11 +91,16 @@ def test_publish_and_back(text: str, wanted: str | None) -> None:
             'hosts = {\n    "web": {"role": "server",  # rack 3\n        },\n}\n',
         ),
         (
+            'hosts = {\n    "web": {\n        "published": {\n            "address": "192.168.0.54",\n'
+            '            "ports": ["tcp/80"],\n        },\n        "role": "server",\n    },\n}\n',
+            'hosts = {\n    "web": {\n        "role": "server",\n    },\n}\n',
+        ),
+        (
             'hosts = {"web": {"published": "192.168.0.54",\n    # rack 3\n    "role": "server"}}',
             'hosts = {"web": {\n    # rack 3\n    "role": "server"}}',
         ),
     ],
-    ids=["first", "last", "last of its line", "behind a comment", "before a comment"],
+    ids=["first", "last", "last of its line", "behind a comment", "over lines", "before a comment"],
 )
 def test_unpublish_wherever_it_stands(text: str, wanted: str) -> None:
     assert unpublished_in(text, "web") == wanted

@@ -56,7 +56,8 @@ def test_the_gateway_has_every_published_address(gateway: HostNetwork) -> None:
     )
     assert gateway.routes == (Route(DEFAULT, "default", "192.168.0.1", "eth0", "192.168.0.51"),)
     assert gateway.rules == ON_EVERY_HOST
-    assert gateway.sysctls == {"net.ipv4.ip_forward": "1"}
+    filters = {f"net.ipv4.conf.eth{number}.rp_filter": "1" for number in range(4)}
+    assert gateway.sysctls == {"net.ipv4.ip_forward": "1", **filters}
 
 
 @pytest.mark.parametrize("name", ["jumphost", "lb"])

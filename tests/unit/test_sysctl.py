@@ -2,7 +2,7 @@
 
 import pytest
 
-from underlay.compare import boot
+from underlay.compare import boot, network
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import sysctl
 from underlay.desired.files import network_files
@@ -85,6 +85,13 @@ def obstacles(wanted: HostNetwork, files: dict[str, str]) -> list[str]:
         (GATEWAY, "/run/sysctl.d/zzz.conf", "net.ipv4.conf.eth2.forwarding=0", 1),
         (GATEWAY, "/run/sysctl.d/zzz.conf", "net.ipv4.ip_forward=1", 0),
         (GATEWAY, "/run/sysctl.d/zzz.conf", "net.ipv4.conf.eth9.forwarding=0", 0),
+        (GATEWAY, "/etc/sysctl.d/local.conf", "net.ipv4.conf.eth1.rp_filter=0", 0),
+        (GATEWAY, "/etc/sysctl.d/zzz.conf", "net.ipv4.conf.eth1.rp_filter=0", 1),
+        (GATEWAY, "/etc/sysctl.d/local.conf", "net.ipv4.conf.all.rp_filter=1", 0),
+        (GATEWAY, "/etc/sysctl.d/local.conf", "# a tunnel\nnet.ipv4.conf.all.rp_filter=2", 2),
+        (GATEWAY, "/etc/sysctl.d/local.conf", "net.ipv4.conf.all.rp_filter=2\nnet.ipv4.conf.all.rp_filter=0", 0),
+        (GATEWAY, "/usr/lib/sysctl.d/50-default.conf", "net.ipv4.conf.*.rp_filter=2\n-net.ipv4.conf.all.rp_filter", 0),
+        (GATEWAY, "/etc/sysctl.d/local.conf", "net.ipv4.conf.wg0.rp_filter=2", 0),
         (MASTER, "/etc/sysctl.d/local.conf", "net.ipv4.conf.all.rp_filter=1", 0),
         (MASTER, "/usr/lib/sysctl.d/50-default.conf", "net.ipv4.conf.*.rp_filter=2\n-net.ipv4.conf.all.rp_filter", 0),
         (MASTER, "/etc/sysctl.d/zzz.conf", "net.ipv4.conf.*.rp_filter=2", 0),
@@ -97,6 +104,19 @@ def test_what_wins_over_ours(wanted: HostNetwork, path: str, text: str, line: in
     assert bool(found) == bool(line), found
     assert all(f"is set by {path}:{line} (" in each for each in found)
     assert len(found) <= 1
+
+
+@pytest.mark.parametrize(("value", "good"), [("0", True), ("1", True), ("2", False)])
+def test_a_loose_filter_of_all_is_told_and_left_alone(value: str, good: bool) -> None:
+    """On a gateway it is not ours: NICs that are not in the plan have it, too."""
+    sysctls = {**GATEWAY.sysctls, "net.ipv4.conf.all.rp_filter": value}
+    live = LiveNetwork({}, (), (), (), sysctls=sysctls, files=network_files(GATEWAY, {}))
+    found = boot.obstacles(GATEWAY, live)
+    assert (not found) == good
+    for each in found:
+        assert each.what == "net.ipv4.conf.all.rp_filter is 2, not 0"
+        assert "`sysctl -w net.ipv4.conf.all.rp_filter=0`" in boot.advice(each)
+    assert "all.rp_filter" not in "".join(map(network.command, network.differences(GATEWAY, live)))
 
 
 def test_the_file_of_an_earlier_version_goes() -> None:

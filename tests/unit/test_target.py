@@ -92,6 +92,15 @@ def test_a_host_without_an_address_near_the_jump_host(planned: Planned, real: Pl
     assert [f"{way.address} by {way.jump}" for way in found if way.jump] == ["100.64.32.2 by jumphost"]
 
 
+def test_a_published_host_without_its_ssh_port(planned: Planned) -> None:
+    """Its published address leads to it, but not its sshd."""
+    planned_way = ('site = "lab-site"\n', 'site = "lab-site"\nforwarding = "planned"\n')
+    for port, way in (("tcp/80", "100.64.0.53 by jumphost"), ("tcp/20-30", "192.168.0.53 by ")):
+        ports = ('"published": "192.168.0.53"', f'"published": {{"address": "192.168.0.53", "ports": ["{port}"]}}')
+        found = endpoints_from(planned(planned_way, ports), None)
+        assert [f"{each.address} by {each.jump}" for each in found if each.name == "lb"] == [way]
+
+
 @pytest.mark.skipif(shutil.which("ssh") is None, reason="ssh is not installed")
 def test_what_ssh_makes_of_its_configuration(real: Plan, stand_on: Stand) -> None:
     stand_on("dev")

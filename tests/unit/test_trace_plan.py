@@ -42,14 +42,21 @@ def stages(found: Path, host: str, direction: str) -> list[str]:
                 '    "monitor": {"role": "server", "addresses": {"mgmt": "100.64.0.9"}},\n    "master-1": {\n',
             ),
         ),
+        (
+            ('site = "lab-site"\n', 'site = "lab-site"\nforwarding = "planned"\n'),
+            (
+                '"published": "192.168.0.53"',
+                '"published": {"address": "192.168.0.53", "ports": ["tcp/80", "tcp/6443"]}',
+            ),
+        ),
     ],
-    ids=["the site", "a fourth network", "a published node", "more hosts"],
+    ids=["the site", "a fourth network", "a published node", "more hosts", "planned forwarding"],
 )
 def test_every_flow_of_the_traffic_table(planned: Planned, edits: tuple[tuple[str, str], ...]) -> None:
     """Each connection that must work gets to its receiver, seen as it must be, and its answer comes back as one."""
     plan = planned(*edits)
     for flow in expected(plan, OUTSIDE):
-        found = path(plan, "tcp", flow.source, Packet(flow.source_address, flow.destination), OUTSIDE)
+        found = path(plan, "tcp", flow.source, Packet(flow.source_address, flow.destination), OUTSIDE, flow.port)
         receiver = flow.through[0] if flow.through else flow.receivers[0]
         assert found.receiver == receiver, flow
         assert found.arrival is not None
@@ -174,3 +181,37 @@ def test_no_route(planned: Planned) -> None:
     """An address without a source, as of a packet that is being made, meets no rule about sources."""
     hop = lookup(planned(), planned().host("master-1"), None, IPAddress("100.64.64.9"))
     assert str(hop) == "on link dev eth2"
+
+
+FORWARDING = """site = "lab-site"
+forwarding = "planned"
+exceptions = {"admin": {"from": "192.168.0.105/32", "to": "192.168.0.53/32", "ports": ["tcp/22"]}}
+"""
+
+
+def test_planned_forwarding(planned: Planned) -> None:
+    """What is asked of a published address is let in by its port, or ends; answers are known by their connection."""
+    web = ('"published": "192.168.0.53"', '"published": {"address": "192.168.0.53", "ports": ["tcp/80-90", "icmp"]}')
+    plan = planned(('site = "lab-site"\n', FORWARDING), web)
+
+    def ends_at(source: str, protocol: Protocol, port: int | None) -> str:
+        found = path(plan, protocol, *ends(plan, source, "192.168.0.53", OUTSIDE), OUTSIDE, port)
+        assert (found.receiver is None) == bool(found.end)
+        return found.end
+
+    let_in: list[tuple[str, Protocol, int | None]]
+    let_in = [("images", "tcp", 80), ("images", "tcp", 90), ("images", "icmp", None), ("dev", "tcp", 22)]
+    assert [each for each in let_in if ends_at(*each)] == []
+    refused: list[tuple[str, Protocol, int | None]]
+    refused = [("images", "tcp", 22), ("images", "udp", 80), ("dev", "tcp", None), ("dev", "tcp", 91)]
+    for each in refused:
+        assert ends_at(*each) == f"the plan does not let this in from enterprise ({plan.line('networks', 'mgmt')})"
+    assert not ends_at("master-1", "tcp", 22)  # from inside
+    answer = path(plan, "udp", *ends(plan, "lb", "images", OUTSIDE), OUTSIDE)
+    established = "-i eth0 -m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j ACCEPT"
+    assert f"filter FORWARD: {established}" in stages(answer, "gateway", "answer")
+
+
+def test_answers_over_udp_are_left_alone_where_forwarding_is_planned(planned: Planned) -> None:
+    plan = planned(('site = "lab-site"\n', FORWARDING))
+    assert way(plan, "master-1:traffic", "100.64.0.1", "udp").translated_answer is None

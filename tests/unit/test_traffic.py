@@ -4,7 +4,7 @@ from netaddr import IPAddress
 
 from tests.unit.conftest import Planned
 from underlay.desired.traffic import Flow, expected, forbidden, sample, why
-from underlay.plan import Plan
+from underlay.plan import REPO, Plan, load
 
 OUTSIDE = IPAddress("203.0.113.1")
 
@@ -249,3 +249,72 @@ def test_sample(planned: Planned) -> None:
     kept = sample(planned((MASTER, more + MASTER)), 2, "m4")
     assert [host.name for host in kept.hosts_of("master")] == ["m1", "m2", "m4"]
     assert len(kept.hosts_of("lb_nginx")) == 1
+
+
+FORWARDING = ('site = "lab-site"\n', 'site = "lab-site"\nforwarding = "planned"\n')
+WEB = ('"published": "192.168.0.53"', '"published": {"address": "192.168.0.53", "ports": ["tcp/80", "udp/5000"]}')
+LET_IN = (
+    'site = "lab-site"\n',
+    'site = "lab-site"\nforwarding = "planned"\nexceptions = {\n'
+    '    "images": {"from": "192.168.0.50/32", "to": "100.64.64.0/21"},\n'
+    '    "admin": {"from": "192.168.0.50/32", "to": "192.168.0.53/32", "ports": ["tcp/40000-50000"]},\n'
+    '    "metrics": {"from": "192.168.0.0/24", "to": "100.64.0.2/32", "ports": ["tcp/9100", "udp/40000"]},\n}\n',
+)
+
+
+def test_from_outside_where_forwarding_is_planned(planned: Planned) -> None:
+    """Hosts of the gateway's network try it as those with a route would; who is beyond can't."""
+    found = forbidden(planned(FORWARDING), OUTSIDE)
+    assert [str(flow) for flow in found] == [str(flow) for flow in forbidden(load(REPO / "group_data/all.py"), OUTSIDE)]
+    by = {flow.source: str(flow.router) for flow in found}
+    assert by == {"dev": "192.168.0.51", "images": "192.168.0.51", "internet": "None"}
+
+
+def test_what_exceptions_let_in_is_not_tried(planned: Planned) -> None:
+    """At a free port, which may be one of an exception's."""
+    found = {str(flow) for flow in forbidden(planned(LET_IN, WEB), None)}
+    assert "dev 192.168.0.105 -> 100.64.64.2" in found
+    assert "images 192.168.0.50 -> 100.64.64.2" not in found
+    assert "images 192.168.0.50 -> 100.64.0.2" in found
+    assert "dev 192.168.0.105 -> 192.168.0.53" in found
+    assert "images 192.168.0.50 -> 192.168.0.53" not in found
+
+
+def test_ports_of_a_published_address(planned: Planned) -> None:
+    """What is not published of it is not expected, and a free port must not be reached; from inside all are."""
+    plan = planned(FORWARDING, WEB)
+    assert flows(plan, "workstation to published hosts") == [
+        "dev 192.168.0.105 -> 192.168.0.52:22 = jumphost sees 192.168.0.105 tracked",
+        "dev 192.168.0.105 -> 192.168.0.52 = jumphost sees 192.168.0.105 tracked",
+        "dev 192.168.0.105 -> 192.168.0.53:80 = lb sees 192.168.0.105 tracked",
+    ]
+    assert not flows(plan, "the API behind the load balancer")
+    assert flows(plan, "published addresses from inside") == flows(
+        planned(FORWARDING), "published addresses from inside"
+    )
+    row = [flow for flow in forbidden(plan, OUTSIDE) if flow.row == "ports that are not published, must not"]
+    assert [str(flow) for flow in row] == [
+        "dev 192.168.0.105 -> 192.168.0.53",
+        "images 192.168.0.50 -> 192.168.0.53",
+        "internet 203.0.113.1 -> 192.168.0.53",
+    ]
+    assert {flow.router for flow in row} == {None}
+    assert not [flow for flow in forbidden(planned(FORWARDING), OUTSIDE) if flow.row == row[0].row]
+
+
+def test_where_to_look_where_forwarding_is_planned(planned: Planned) -> None:
+    plan = planned(FORWARDING, WEB)
+    for flow in forbidden(plan, OUTSIDE):
+        found = why(plan, flow)
+        if flow.source == "internet" and flow.router is None and "100.64" in str(flow.destination):
+            assert found[0].startswith("internet: no route to ")
+            assert not any("no rule stops" in each for each in found)
+        else:
+            assert f"rule filter FORWARD -i eth0 -o eth2 -j DROP ({plan.line('networks', 'traffic')})" in found
+    [flow] = [each for each in expected(plan, None) if str(each) == "dev 192.168.0.105 -> 192.168.0.53:80"]
+    found = why(plan, flow)
+    ports = "-m conntrack --ctproto tcp --ctorigdst 192.168.0.53 --ctorigdstport 80 -j ACCEPT"
+    assert f"rule filter FORWARD -d 100.64.0.53/32 -i eth0 {ports} ({plan.line('hosts', 'lb', 'published')})" in found
+    assert not any("DROP" in each or "--ctdir" in each or "192.168.0.52 -j" in each for each in found)
+    [flow] = [each for each in expected(plan, None) if str(each) == "master-1 100.64.0.2 -> 192.168.0.50"]
+    assert any("--ctdir REPLY" in each for each in why(plan, flow))

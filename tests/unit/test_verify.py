@@ -5,15 +5,18 @@ import subprocess
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 from netaddr import IPAddress
 
+from tests.unit.conftest import Planned
 from underlay.access.endpoints import Endpoint
-from underlay.access.sessions import Links, UnreachableError
+from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.difference import UnitState
+from underlay.desired import traffic
 from underlay.desired.traffic import Flow
 from underlay.errors import OperatorError
 from underlay.facts import sections
@@ -333,3 +336,78 @@ def test_checks_that_cannot_be_loaded(
     output = capsys.readouterr().out
     assert "no_such_module" in output
     assert re.search(r"^not verified: 0 checks were good, in ", output, re.MULTILINE)
+
+
+# --- what must not come in, though there is a route ------------------------------------------------------------------
+
+PLANNED = ('site = "lab-site"\n', 'site = "lab-site"\nforwarding = "planned"\n')
+
+
+class Scripted(Agent):
+    """An agent that answers what a test says."""
+
+    def __init__(self, name: str, knocks: Callable[[list[Any]], bool] | Exception) -> None:
+        self.name, self.hello, self.knocks = name, {"port": 40000}, knocks
+
+    def ask(self, key: str, value: Any, _: float = 10) -> Any:
+        if key == "connect":
+            return [[50000, None, "no answer"] for _ in value]
+        assert key == "knock"
+        if isinstance(self.knocks, Exception):
+            raise self.knocks
+        return [self.knocks(call) for call in value]
+
+
+@pytest.mark.parametrize(
+    ("knocks", "seen"),
+    [
+        (lambda call: call[1:3] == ["192.168.0.51", 22], "good"),
+        (lambda call: call[1:3] in (["192.168.0.51", 22], ["100.64.64.2", 40000]), "master-1 answers"),
+        (lambda _: False, "not proven: images: 192.168.0.51 does not answer its packets, to port 22"),
+        (RefusedError("images", "Operation not permitted", 1), "not proven: images: Operation not permitted"),
+    ],
+    ids=["kept out", "let in", "no control", "no root"],
+)
+def test_as_one_with_a_route(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, knocks: Any, seen: str
+) -> None:
+    """Only what is known to have been able to answer is kept out."""
+    plan = planned(PLANNED)
+    roots: set[str] = set()
+    monkeypatch.setattr(Agent, "close", lambda _: None)
+
+    class Scripts(NoLinks):
+        def error(self, _: str) -> None:
+            return None
+
+        def agent(self, name: str, _: int = 0, *, root: bool = False) -> Agent:
+            roots.update({name} if root else ())
+            return Scripted(name, knocks if name == "images" else lambda _: True)
+
+    flows = [flow for flow in traffic.forbidden(plan, None) if flow.source == "images"]
+    outcomes = exchange.run(flows, Scripts(target(plan, tmp_path)), "gateway")
+    assert roots == {"images"}
+    judged = {str(flow.destination): judge(flow, outcomes[flow]) for flow in flows}
+    said = {address: found[1] for address, found in judged.items() if found}
+    unproven = {outcome.unproven(flow) for flow, outcome in outcomes.items()}
+    assert unproven == {seen.startswith("not proven")}
+    wrong = [] if seen == "good" else judged if seen.startswith("not proven") else ["100.64.64.2"]
+    assert said == dict.fromkeys(wrong, seen)
+
+
+def test_what_is_not_proven_is_said(
+    site: Callable[..., NoLinks], planned: Planned, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And which of the two modes the checks were of."""
+
+    def outcome(flow: Flow) -> Outcome:
+        return Outcome("not proven: no root", unasked=True) if flow.router else good(flow)
+
+    links = site(outcome=outcome)
+    links.target = target(planned(PLANNED), tmp_path)
+    command.run(links.target, ["master"])
+    output = capsys.readouterr().out
+    assert re.search(r"traffic: outside to inside, must not +unknown 6/6", output), output
+    assert "NOT CHECKED master: not proven: no root" in output
+    assert "Forwarding is planned: " in output
+    assert "master / traffic" not in output

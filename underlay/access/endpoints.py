@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from netaddr import IPAddress
 
-from underlay.plan import Host, Plan
+from underlay.plan import SSH_PORT, Host, Plan
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,17 @@ def vantage_of(plan: Plan) -> Host | None:
 
 
 def endpoints_from(plan: Plan, vantage: Host | None) -> Iterator[Endpoint]:
-    """Directly where a network is shared, else by its published or enterprise address, else through the jump host."""
+    """Directly where a network is shared, else by its published or enterprise address, else through the jump host.
+
+    A published address leads to a host only if its ssh port is published.
+    """
     shared = [nic.network for nic in vantage.interfaces] if vantage else [plan.enterprise.name]
     for host in plan.hosts:
         near = next((nic for nic in host.interfaces if nic.network in shared), None)
         outer = host.interface(plan.enterprise.name)
         if near is not None:
             yield Endpoint(host.name, near.address)
-        elif host.published is not None:
+        elif host.published is not None and host.admits("tcp", SSH_PORT):
             yield Endpoint(host.name, host.published)
         elif outer is not None:
             yield Endpoint(host.name, outer.address)

@@ -21,6 +21,13 @@ from underlay.remote import probe, send
 AT_ONCE = 10
 """Connections that are opened at the same time: sshd refuses more newcomers, and each costs both ends a bit of work."""
 FILES = 65536
+ROOT_IF_POSSIBLE = (
+    "sh",
+    "-c",
+    'if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n "$@"; fi; exec "$@"',
+    "sh",
+)
+"""Before a command: a workstation's user may have no sudo without a password."""
 LOGIN_SECONDS = 15
 """Seconds that a host has to let us in. One that does not even greet has CONNECT_SECONDS, by the ssh config."""
 
@@ -145,11 +152,17 @@ class Links:
             raise UnreachableError(f"{name} was reached, but the connection broke: {words[-1]}")
         return done
 
-    def agent(self, name: str, seconds: int = probe.DEADLINE) -> "Agent":
-        """A new agent on a host, which ends when it was not asked for so long. Raises UnreachableError."""
-        # Only the connection table is root's.
-        sudo = ["sudo", "-n"] if name == self.target.plan.gateway.name else []
-        return Agent(name, self.command(name, [*sudo, *send.argv(name, str(seconds))]))
+    def agent(self, name: str, seconds: int = probe.DEADLINE, *, root: bool = False) -> "Agent":
+        """A new agent on a host, which ends when it was not asked for so long. Raises UnreachableError.
+
+        root: it is root's, where the operator may have that without a password
+        """
+        argv = send.argv(name, str(seconds))
+        if name == self.target.plan.gateway.name:
+            argv = ["sudo", "-n", *argv]  # the connection table is root's
+        elif root:
+            argv = [*ROOT_IF_POSSIBLE, *argv]
+        return Agent(name, self.command(name, argv))
 
     def command(self, name: str, argv: list[str]) -> list[str]:
         """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""

@@ -8,9 +8,11 @@ from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd, sysctl
 from underlay.compare.systemd.networkd import OFF, ON, NetworkFile
 from underlay.desired.files import network_files
-from underlay.desired.routing import NETWORKD_CONF, SYSCTL_CONF, HostNetwork
+from underlay.desired.routing import ALL_RP_FILTER, NETWORKD_CONF, SYSCTL_CONF, HostNetwork
 
 FORWARDING = "net.ipv4.conf.{}.forwarding"
+LOOSE = "2"
+"""Of `all.rp_filter`: the kernel takes the larger of that and a NIC's own."""
 
 
 def files(wanted: HostNetwork, live: LiveNetwork) -> dict[str, str]:
@@ -24,10 +26,16 @@ def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
 
 
 def obstacles(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
-    """What of the host's wins over our files, even when they are as they must be: no deploy can change it."""
+    """What of the host's wins over our files, even when they are as they must be: no deploy can change it.
+
+    On a gateway also `all.rp_filter`, live: to set it would change NICs that are not in the plan.
+    """
     ours = files(wanted, live)
     after = {path: text for path, text in live.files.items() if path not in live.ours} | ours
-    return [*_unknown(wanted, live), *_undone(ours, after), *_sysctls(wanted, live, after), *_networkd(after)]
+    found = [*_unknown(wanted, live), *_undone(ours, after), *_sysctls(wanted, live, after), *_networkd(after)]
+    if wanted.forwards and live.sysctls.get(ALL_RP_FILTER) == LOOSE:
+        found.append(Difference("differs", Sysctl(ALL_RP_FILTER, "0"), LOOSE))
+    return found
 
 
 def _unknown(wanted: HostNetwork, live: LiveNetwork) -> Iterator[Difference]:
@@ -46,7 +54,7 @@ def _sysctls(wanted: HostNetwork, live: LiveNetwork, after: dict[str, str]) -> I
     values = dict(wanted.sysctls)
     if wanted.forwards:
         values |= {FORWARDING.format(nic.replace(".", "/")): "1" for nic in wanted.nics}
-    paths = {sysctl.path_of(key): key for key in values}
+    paths = {sysctl.path_of(key): key for key in (*values, ALL_RP_FILTER)}
     found = {paths[path]: each for path, each in sysctl.at_boot(after, paths).items()}
     told = set()  # one line with a pattern sets many
     for key in values:
@@ -54,6 +62,9 @@ def _sysctls(wanted: HostNetwork, live: LiveNetwork, after: dict[str, str]) -> I
         if each and each.place.path != SYSCTL_CONF and each.value != values[key] and each.place not in told:
             told.add(each.place)
             yield Difference("differs", Sysctl(key, values[key]), each.place, at_boot=True)
+    everywhere = found.get(ALL_RP_FILTER)
+    if wanted.forwards and everywhere and everywhere.value == LOOSE and everywhere.place not in told:
+        yield Difference("differs", Sysctl(ALL_RP_FILTER, "0"), everywhere.place, at_boot=True)
     # networkd sets these when it configures a NIC: after systemd-sysctl.
     for nic in wanted.nics:
         file = networkd.charge(live.network_files, networkd.device_of(nic, live.devices), live.system).file
@@ -85,5 +96,8 @@ def _networkd(after: dict[str, str]) -> Iterator[Difference]:
 
 def advice(difference: Difference) -> str:
     """What to do about an obstacle, for people."""
+    if isinstance(difference.thing, Sysctl) and isinstance(difference.found, str):
+        key, value = difference.thing.key, difference.thing.value
+        return f"{difference.what}: `sysctl -w {key}={value}`; look first at what NICs that are not in the plan need"
     assert isinstance(difference.found, Place)
     return f"{difference.what}: take line {difference.found.number} out of {difference.found.path}, and deploy again"

@@ -24,6 +24,7 @@ TABLES = range(1000, 1100)
 DEFAULT, *NETWORK_TABLES = TABLES
 MAIN = 254
 IP_FORWARD = "net.ipv4.ip_forward"
+ALL_RP_FILTER = "net.ipv4.conf.all.rp_filter"
 
 NETWORKD = PurePosixPath("/etc/systemd/network")
 LINK_FILE = "05-underlay-{nic}.network"
@@ -133,7 +134,8 @@ def host_network(plan: Plan, host: Host) -> HostNetwork:
     rules = [PolicyRule(MAIN_WITHOUT_DEFAULT, "", "", MAIN, main_without_default=True)]
     sysctls: dict[str, str] = {}
     if host.role == "gateway":
-        sysctls[IP_FORWARD] = "1"
+        # A source address that another NIC leads to is dropped. `all` is not ours: it counts for unmanaged NICs, too.
+        sysctls |= {IP_FORWARD: "1", **_strict(host)}
     elif len(host.interfaces) > 1:
         for nic in host.interfaces:
             table = _table(plan, nic)
@@ -142,13 +144,16 @@ def host_network(plan: Plan, host: Host) -> HostNetwork:
             routes.append(Route(table, "default", via, nic.nic, str(nic.address)))
         rules += _policy_rules(plan, host)
         # The kernel takes the larger of `all` and the NIC's own, and CNIs need 0 on theirs.
-        sysctls["net.ipv4.conf.all.rp_filter"] = "0"
-        # The dot of `bond0.100` is a slash in a key with dots; `sysctl` prints it so, too.
-        sysctls |= {f"net.ipv4.conf.{nic.nic.replace('.', '/')}.rp_filter": "1" for nic in host.interfaces}
+        sysctls |= {ALL_RP_FILTER: "0", **_strict(host)}
     rules.append(PolicyRule(TO_DEFAULT, "", "", DEFAULT))
     # In the order in which the kernel looks: people read them so.
     rules.sort(key=lambda rule: rule.priority)
     return HostNetwork(tuple(addresses), tuple(routes), tuple(rules), sysctls)
+
+
+def _strict(host: Host) -> dict[str, str]:
+    # The dot of `bond0.100` is a slash in a key with dots; `sysctl` prints it so, too.
+    return {f"net.ipv4.conf.{nic.nic.replace('.', '/')}.rp_filter": "1" for nic in host.interfaces}
 
 
 def _table(plan: Plan, nic: Interface) -> int:

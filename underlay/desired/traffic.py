@@ -5,17 +5,19 @@ The expectations are written down from what the site is for, not computed from t
 `why` looks at those, to tell a person where to look.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
-from netaddr import IPAddress, IPNetwork
+from netaddr import IPAddress, IPNetwork, IPSet
 
 from underlay.desired import nat, nginx, routing
 from underlay.desired.ruleset import Rule
-from underlay.plan import OUTSIDE, ROLES, Host, Network, Plan
+from underlay.plan import OUTSIDE, ROLES, SSH_PORT, Host, Network, Plan
 
-SSH_PORT = 22
+EPHEMERAL = 32768
+"""The kernel chooses ports from here on."""
 SERVICES = {"jumphost": (SSH_PORT,), "lb_nginx": (nginx.HTTP_PORT,)}
 """Role → the ports of its published hosts where a real service must be reached."""
 
@@ -33,6 +35,7 @@ class Flow:
     seen_as: the source address that the receiver sees
     tracked: whether the gateway must have an entry in its connection table; None if it does not matter
     must_not: it must not reach its receivers; how they would see it does not matter then
+    router: by whom it is sent, whatever routes the source has; None for those that it has
     """
 
     role: str
@@ -46,6 +49,7 @@ class Flow:
     tracked: bool | None
     through: tuple[str, ...] = ()
     must_not: bool = False
+    router: IPAddress | None = None
 
     def __str__(self) -> str:
         port = "" if self.port is None else f":{self.port}"
@@ -65,8 +69,9 @@ def expected(plan: Plan, outside: IPAddress | None) -> list[Flow]:
 def forbidden(plan: Plan, outside: IPAddress | None) -> list[Flow]:
     """Every flow that must not get through: from outside, only published addresses lead inside.
 
-    What keeps the internal addresses unreachable is that no route outside leads to them: the gateway forwards to its
-    networks whatever it is sent.
+    Where forwarding is open, what keeps the internal addresses unreachable is that no route outside leads to them: the
+    gateway forwards to its networks whatever it is sent. Where it is planned, it does not: so hosts of its network send
+    to it as those with such a route would.
     """
     return list(_Site(plan, outside).forbidden())
 
@@ -135,10 +140,27 @@ class _Site:
         # A host that has a NIC inside is in no need of a way in.
         outer = [end for end in self.world if end.network is None or not self._internal(self.plan.host(end.host))]
         inner = [*self.published, *(end for node in self.nodes for end in self._internal(node))]
+        planned = self.plan.forwarding == "planned"
         for one in outer:
+            router = self.plan.gateway.primary.address if planned and one.network else None
             for other in inner:
-                flow = self._flow("outside to inside, must not", one, other, one.address)
-                yield replace(flow, must_not=True)
+                if not self._excepted(one, other.address):
+                    flow = self._flow("outside to inside, must not", one, other, one.address)
+                    yield replace(flow, must_not=True, router=router)
+            for host in self.plan.published:
+                # Tried at a free port, which may be one of those.
+                if host.ports and not (_may_be_free(host.ports) or self._excepted(one, _published(host))):
+                    row = "ports that are not published, must not"
+                    yield replace(self._to_published(row, one, host, one.address), must_not=True)
+
+    def _excepted(self, one: _End, asked: IPAddress) -> bool:
+        """Whether an exception of the plan may let this in, at a free port."""
+        return any(
+            one.address in each.source
+            and asked in each.destination
+            and (each.ports is None or _may_be_free(each.ports))
+            for each in self.plan.exceptions
+        )
 
     def _leaves_as(self, end: _End) -> IPAddress:
         """As what the enterprise network and the world see an internal address."""
@@ -156,15 +178,16 @@ class _Site:
                 yield self._flow("workstation to the gateway", end, gateway, end.address, port=SSH_PORT)
                 for other in self.plan.published:
                     for port in (*SERVICES.get(other.role, ()), None):
-                        row = "workstation to published hosts"
-                        yield self._to_published(row, end, other, end.address, port)
-                    if other.role == "lb_nginx" and self.plan.hosts_of("master"):
+                        if other.admits("tcp", port):
+                            row = "workstation to published hosts"
+                            yield self._to_published(row, end, other, end.address, port)
+                    api = other.role == "lb_nginx" and other.admits("tcp", nginx.API_PORT)
+                    if api and self.plan.hosts_of("master"):
                         yield self._to_api(end, other)
 
     def _to_published(self, row: str, one: _End, host: Host, seen_as: IPAddress, port: int | None = None) -> Flow:
-        assert host.published is not None  # its callers go through plan.published
         target = _End(host.name, host.primary.address, self.plan.network(host.primary.network))
-        return self._flow(row, one, target, seen_as, tracked=True, asked=host.published, port=port)
+        return self._flow(row, one, target, seen_as, tracked=True, asked=_published(host), port=port)
 
     def _to_api(self, one: _End, lb: Host) -> Flow:
         masters = self.plan.hosts_of("master")
@@ -215,6 +238,17 @@ class _Site:
         return max((role for role in ROLES if role in roles), key=ROLES.index, default="gateway")
 
 
+def _published(host: Host) -> IPAddress:
+    assert host.published is not None  # callers go through plan.published
+    return host.published
+
+
+def _may_be_free(ports: Sequence[str]) -> bool:
+    """Whether a listener of ours, on a port that the kernel chooses, may have one of these."""
+    last = (re.fullmatch(r"tcp/(?:\d+-)?(\d+)", each) for each in ports)
+    return any(int(found[1]) >= EPHEMERAL for found in last if found)
+
+
 def why(plan: Plan, flow: Flow) -> list[str]:
     """Where to look if a flow is not as expected: the rules and routes that bring it about, with their plan lines."""
     if flow.must_not:
@@ -234,17 +268,28 @@ def why(plan: Plan, flow: Flow) -> list[str]:
 
 
 def _why_not(plan: Plan, flow: Flow) -> list[str]:
+    rules = nat.gateway_rules(plan)
+    if plan.forwarding == "planned" and (flow.router or flow.destination not in _inside(plan)):
+        stops = [rule for rule in rules if rule.table == "filter" and rule.spec.endswith("-j DROP")]
+        found = ["an unmanaged rule before these that accepts it, or one of these that is missing:"]
+        return found + [f"rule {rule.table} {rule.chain} {rule.spec} ({rule.origin})" for rule in stops]
     network = next(network for network in plan.internal if flow.destination in network.cidr)
     way_out = plan.line("networks", plan.enterprise.name, "upstream")
     found = [
         f"{flow.source}: no route to {network.cidr} but the default one; ip route get {flow.destination}",
         f"the upstream router {plan.enterprise.upstream}: no route to {network.cidr} ({way_out})",
     ]
-    passes = [rule for rule in nat.gateway_rules(plan) if rule.table == "filter" and f"-d {network.cidr} " in rule.spec]
+    if plan.forwarding == "planned":
+        return found
+    passes = [rule for rule in rules if rule.table == "filter" and f"-d {network.cidr} " in rule.spec]
     return found + [
         f"no rule stops what is sent to the gateway: {rule.table} {rule.chain} {rule.spec} ({rule.origin})"
         for rule in passes
     ]
+
+
+def _inside(plan: Plan) -> IPSet:
+    return IPSet([network.cidr for network in plan.internal])
 
 
 def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
@@ -254,6 +299,9 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
     if not local and any(source in network.cidr and destination in network.cidr for network in plan.internal):
         return
     untracked = False
+    near, far = _gateway_nic(plan, source), _gateway_nic(plan, answers_from)
+    request = Forwarded(source, answers_from, near, far, source, destination, False, "tcp", flow.port)
+    answer = replace(request, nic_in=far, nic_out=near, source=answers_from, destination=source, answer=True)
     for rule in nat.gateway_rules(plan):
         match rule.table, rule.chain:
             case ("raw", "OUTPUT"):
@@ -262,7 +310,8 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
                 # Without the rule for the way back, the answer would be translated.
                 met = not local and (matches(rule, source, destination) or matches(rule, destination, source))
             case ("filter", _):
-                met = not local and matches(rule, source, answers_from)
+                passes = request.meets(rule) or ("--ctdir" in rule.spec and answer.meets(rule))
+                met = not local and passes and not rule.spec.endswith("-j DROP")
             case (_, "PREROUTING"):
                 met = not (local or untracked) and matches(rule, source, destination)
             case _:
@@ -274,10 +323,57 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
                 return
 
 
+def _gateway_nic(plan: Plan, address: IPAddress) -> str:
+    """By which the gateway reaches an address."""
+    return next((nic.nic for nic in plan.gateway.interfaces if address in nic.cidr), plan.gateway.primary.nic)
+
+
 def matches(rule: Rule, source: IPAddress, destination: IPAddress) -> bool:
-    """Whether a rule of the plan is for packets from `source` to `destination`."""
+    """Whether a rule of the plan is for packets from `source` to `destination`, as far as it asks for these."""
     ends = {"-s": source, "-d": destination}
     return all(ends[flag] in IPNetwork(value) for flag, value in pairwise(rule.spec.split()) if flag in ends)
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """A packet as the gateway's rules see it when it is forwarded.
+
+    nic_in, nic_out: the NICs that it comes and goes by
+    asker, asked: the addresses with which its connection began
+    answer: it goes to whom began
+    port: the one that was asked; None for a free one, and for icmp
+    """
+
+    source: IPAddress
+    destination: IPAddress
+    nic_in: str
+    nic_out: str
+    asker: IPAddress
+    asked: IPAddress
+    answer: bool
+    protocol: str
+    port: int | None
+
+    def meets(self, rule: Rule) -> bool:
+        """Whether a rule of the plan's forwarding is for it."""
+        return matches(rule, self.source, self.destination) and all(
+            self._has(flag, value) for flag, value in pairwise(rule.spec.split())
+        )
+
+    def _has(self, flag: str, value: str) -> bool:
+        match flag:
+            case "-i" | "-o":
+                return value == (self.nic_in if flag == "-i" else self.nic_out)
+            case "--ctdir":  # of answers
+                return self.answer
+            case "--ctorigsrc" | "--ctorigdst":
+                return (self.asker if flag == "--ctorigsrc" else self.asked) in IPNetwork(value)
+            case "--ctproto":
+                return value == self.protocol
+            case "--ctorigdstport":
+                first, _, last = value.partition(":")
+                return self.port is not None and int(first) <= self.port <= int(last or first)
+        return True
 
 
 def _routes(plan: Plan, name: str, address: IPAddress) -> Iterator[str]:

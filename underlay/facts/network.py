@@ -11,7 +11,7 @@ from pyinfra.api.exceptions import FactProcessError
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd, sysctl
 from underlay.compare.systemd.networkd import Device, System
-from underlay.desired.routing import Address, PolicyRule, Route
+from underlay.desired.routing import ALL_RP_FILTER, Address, PolicyRule, Route
 from underlay.facts import files, good, script
 
 LOCAL_TABLE = 255
@@ -30,7 +30,7 @@ do echo "- $each"; done"""
 
 def command(sysctls: Iterable[str]) -> str:
     """The shell command whose output `parse` reads; needs root, as netplan's files can't be read by others."""
-    keys = " ".join(sysctls)
+    keys = " ".join(_with_all(sysctls))
     return script(
         {
             "address": "ip -j -N -d address show",
@@ -42,6 +42,13 @@ def command(sysctls: Iterable[str]) -> str:
             "system": SYSTEM,
         }
     )
+
+
+def _with_all(sysctls: Iterable[str]) -> Iterable[str]:
+    """Of a NIC's filter, `all` has a say, too."""
+    sysctls = list(sysctls)
+    filters = any(key.endswith(".rp_filter") for key in sysctls)
+    return dict.fromkeys([*sysctls, ALL_RP_FILTER] if filters else sysctls)
 
 
 def parse(lines: Iterable[str]) -> LiveNetwork:

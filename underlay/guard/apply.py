@@ -28,7 +28,7 @@ from underlay.desired.traffic import Flow
 from underlay.errors import OperatorError
 from underlay.guard.change import SECONDS, SECONDS_VARIABLE, Change
 from underlay.observe.exchange import Exchange, Outcome, judge
-from underlay.plan import REPO
+from underlay.plan import REPO, SSH_PORT
 from underlay.remote import guard, probe, send
 from underlay.remote.guard.paths import COPY
 
@@ -324,7 +324,7 @@ def _probes(target: Target, flows: list[Flow], host: str, change: Change) -> lis
     if host != target.plan.gateway.name:
         flows = [flow for flow in flows if host in flow.hosts]
     if change.restore is not None:
-        return [flow for flow in flows if flow.port == traffic.SSH_PORT]
+        return [flow for flow in flows if flow.port == SSH_PORT]
     by_row: dict[str, list[Flow]] = {}
     for flow in flows:
         by_row.setdefault(flow.row, []).append(flow)

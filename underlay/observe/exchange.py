@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from underlay.access.sessions import Agent, Links, UnreachableError
 from underlay.desired import nginx
 from underlay.desired.traffic import Flow
+from underlay.plan import SSH_PORT
 from underlay.remote import probe
 
 T = TypeVar("T")
@@ -34,6 +35,10 @@ class Outcome:
     seen_as: str | None = None
     tracked: bool | None = None
     unasked: bool = False
+
+    def unproven(self, flow: Flow) -> bool:
+        """Whether the source could not send as the flow has it, which says nothing of the site."""
+        return flow.router is not None and self.unasked
 
 
 def judge(flow: Flow, outcome: Outcome) -> tuple[str, str] | None:
@@ -69,6 +74,8 @@ def observation(outcome: Outcome) -> str:
     """What became of a flow, in words."""
     if outcome.error:
         return outcome.error
+    if outcome.seen_as is None and outcome.receiver:
+        return f"{outcome.receiver} answers"
     if outcome.receiver is None:
         return f"a real service answers{_TABLE[outcome.tracked]}"
     return f"{outcome.receiver} answers and sees {outcome.seen_as}{_TABLE[outcome.tracked]}"
@@ -110,7 +117,10 @@ class Exchange:
         for name in names:
             links.error(name)
         deadline = probe.DEADLINE + len(names) // 2
-        self.agents = _each(self.pool, dict.fromkeys(names), lambda name, _: links.agent(name, deadline))
+        knock = {flow.source for flow in self.flows if flow.router}
+        self.agents = _each(
+            self.pool, dict.fromkeys(names), lambda name, _: links.agent(name, deadline, root=name in knock)
+        )
         self.ports = {name: agent.port for name, agent in self.agents.items() if isinstance(agent, Agent)}
         self.api = self._serve_api({name for flow in self.flows if _is_api(flow) for name in flow.receivers})
 
@@ -122,9 +132,12 @@ class Exchange:
 
     def run(self, flows: Iterable[Flow]) -> dict[Flow, Outcome]:
         """The outcome of each of these flows, made anew: see `run`."""
-        outcomes: dict[Flow, Outcome] = {}
+        flows = list(flows)
+        outcomes = self._knocks([flow for flow in flows if flow.router])
         calls: dict[str, list[tuple[Flow, list[Any]]]] = {}
         for flow in flows:
+            if flow in outcomes:
+                continue
             call = self._call(flow)
             if isinstance(call, UnreachableError):
                 outcomes[flow] = Outcome(error=str(call), unasked=True)
@@ -158,6 +171,38 @@ class Exchange:
             return request(agent, value)
 
         return _each(self.pool, work, ask)
+
+    def _knocks(self, flows: list[Flow]) -> dict[Flow, Outcome]:
+        """Those that are sent by a router: a handshake by hand, which gets an answer or not.
+
+        That something would come back is shown by the router's own sshd.
+        """
+        outcomes: dict[Flow, Outcome] = {}
+        work: dict[str, list[tuple[Flow, list[Any]]]] = {}
+        for flow in flows:
+            call = self._call(flow)
+            if isinstance(call, UnreachableError):
+                outcomes[flow] = Outcome(error=str(call), unasked=True)
+            else:
+                work.setdefault(flow.source, []).append((flow, [*call[:3], str(flow.router)]))
+
+        def ask(agent: Agent, mine: list[tuple[Flow, list[Any]]]) -> list[bool]:
+            control = [mine[0][1][0], str(mine[0][0].router), SSH_PORT, str(mine[0][0].router)]
+            answer: list[bool] = agent.ask("knock", [control, *(call for _, call in mine)], self.patience)
+            if not answer[0]:
+                raise UnreachableError(f"{agent.name}: {control[1]} does not answer its packets, to port {SSH_PORT}")
+            return answer[1:]
+
+        for name, answer in self._ask(work, ask).items():
+            for index, (flow, _) in enumerate(work[name]):
+                if isinstance(answer, UnreachableError):
+                    # As operator nobody may send packets by another way than the host's own.
+                    outcomes[flow] = Outcome(error=f"not proven: {answer}", unasked=True)
+                elif answer[index]:
+                    outcomes[flow] = Outcome(receiver=flow.receivers[0])
+                else:
+                    outcomes[flow] = Outcome(error="no answer")
+        return outcomes
 
     def _serve_api(self, masters: set[str]) -> str:
         """How to ask for the API. Where no master has one yet, all of them get a listener of ours in its place.

@@ -196,7 +196,7 @@ def _deploy(*options: str) -> int:
 # --- publish --------------------------------------------------------------------------------------------------------
 
 
-def publish(target: Target, host: Host, address: IPAddress | None, dry: bool) -> int:
+def publish(target: Target, host: Host, address: IPAddress | None, ports: tuple[str, ...], dry: bool) -> int:
     """Publish a host as its line of the plan says, or show the line that it takes; the exit code.
 
     Raises PublishError, UnreachableError, HistoryError.
@@ -204,11 +204,15 @@ def publish(target: Target, host: Host, address: IPAddress | None, dry: bool) ->
     plan = target.plan
     if host.published is None:
         address = address or _proposed(target)
-        diff = _diff(plan, published_in(plan.source.read_text(), host.name, str(address)))
+        diff = _diff(plan, published_in(plan.source.read_text(), host.name, str(address), ports))
         return _plan_first(f"{host.name} is not published. Change the plan like this, then run this again:", diff)
     if address not in (None, host.published):
         where = plan.line("hosts", host.name, "published")
         raise PublishError(f"{host.name} is published as {host.published}, not {address}: change {where}")
+    if ports and set(ports) != set(host.ports or ()):
+        where = plan.line("hosts", host.name, "published")
+        has = ", ".join(host.ports or ("all ports",))
+        raise PublishError(f"{host.name} is published with {has}, not {', '.join(ports)}: change {where}")
     announce(target)
     gateway = _Gateway(target)
     for taken, mac in gateway.others([host.published]).items():
@@ -298,12 +302,16 @@ def _verify(target: Target, gateway: _Gateway, host: Host) -> list[str]:
 
 
 def _flows(target: Target, host: Host) -> list[Flow]:
-    """The flows by which a published host is tried: those to its address, and those that leave with it."""
+    """The flows by which a published host is tried: those to its address, and those that leave with it.
+
+    Also those to its address that must not get through.
+    """
     plan = target.plan
     sample = traffic.sample(plan, 1, host.name)
     return [
         flow
-        for flow in traffic.expected(sample, target.outside)
+        for find in (traffic.expected, traffic.forbidden)
+        for flow in find(sample, target.outside)
         if flow.destination == host.published or (flow.source == host.name and flow.seen_as == host.published)
     ]
 
@@ -318,12 +326,16 @@ def _closed(links: Links, names: Iterable[str]) -> bool:
 
 
 def _answers(target: Target, links: Links, host: Host) -> list[str]:
-    """What is wrong with a published host that nobody can log in to: it must answer a ping, and not the gateway."""
+    """What is wrong with a published host that nobody can log in to: it must answer a ping, and not the gateway.
+
+    From outside only where that is let in.
+    """
     address, inner = str(host.published), str(host.primary.address)
     wrong = []
     ping = ["ping", "-n", "-c", "2", "-W", "2", address]
     inside = target.plan.jumphost.name
-    if subprocess.run(ping, capture_output=True, timeout=SECONDS, check=False).returncode:
+    outside = host.admits("icmp", None)
+    if outside and subprocess.run(ping, capture_output=True, timeout=SECONDS, check=False).returncode:
         wrong.append(f"{address} does not answer a ping from here")
     if links.host(inside).run(" ".join(ping)).rc:
         wrong.append(f"{address} does not answer a ping from {inside}")
@@ -333,7 +345,8 @@ def _answers(target: Target, links: Links, host: Host) -> list[str]:
     ):
         wrong.append(f"no ping to {address} was translated to {inner} and answered")
     if not wrong:
-        print(f"good: {host.name} answers a ping to {address}, from here and from {inside} (no login there)")
+        where = f"from here and from {inside}" if outside else f"from {inside}"
+        print(f"good: {host.name} answers a ping to {address}, {where} (no login there)")
     return wrong
 
 

@@ -10,7 +10,20 @@ from pydantic import ValidationError
 
 from underlay.plan.datafile import Model, unknown, validate
 from underlay.plan.literals import Keys, Literals, Problem, dotted
-from underlay.plan.model import OUTSIDE, Host, HostSpec, Interface, Network, Plan, PlanFile, Role, Zone
+from underlay.plan.model import (
+    OUTSIDE,
+    SSH_PORT,
+    ForwardingException,
+    Host,
+    HostSpec,
+    Interface,
+    Network,
+    Plan,
+    PlanFile,
+    Role,
+    Zone,
+    covers,
+)
 from underlay.plan.values import overlap
 
 
@@ -32,12 +45,14 @@ class Checker:
         self.networks: dict[str, Network] = {}
         self.zones: dict[str, Zone] = {}
         self.hosts: dict[str, HostSpec] = {}
+        self.exceptions: dict[str, ForwardingException] = {}
 
     def plan(self, path: Path) -> Plan | None:
         head = self._part(PlanFile, self.source.values, ())
         self.networks = self._parts("networks", Network)
         self.zones = self._parts("zones", Zone)
         self.hosts = self._parts("hosts", HostSpec)
+        self.exceptions = self._parts("exceptions", ForwardingException)
         self._check_enterprise()
         self._check_ranges()
         self._check_network_names()
@@ -45,6 +60,8 @@ class Checker:
         self._check_gateways()
         self._check_hosts()
         self._check_addresses()
+        self._check_forwarding()
+        self._check_exceptions()
         if self.problems or head is None:
             return None
         plan = Plan(
@@ -52,6 +69,8 @@ class Checker:
             site=head.site,
             target=head.target,
             operator=head.operator,
+            forwarding=head.forwarding,
+            exceptions=tuple(self.exceptions.values()),
             networks=tuple(self.networks.values()),
             zones=tuple(self.zones.values()),
             hosts=tuple(_host(spec, self.networks) for spec in self.hosts.values()),
@@ -274,7 +293,50 @@ class Checker:
             for name, address in host.addresses.items():
                 yield address, ("hosts", host.name, "addresses", name), name
             if host.published is not None and enterprise not in host.addresses:
-                yield host.published, ("hosts", host.name, "published"), enterprise
+                yield host.published.address, ("hosts", host.name, "published"), enterprise
+
+    def _check_forwarding(self) -> None:
+        for host in self.hosts.values():
+            keys = ("hosts", host.name, "published", "ports")
+            if (
+                host.role == "jumphost"
+                and host.published
+                and host.published.ports
+                and not covers(host.published.ports, "tcp", SSH_PORT)
+            ):
+                self._add(keys, "the jump host can't be reached by ssh", "add tcp/22: it is the way in")
+        if self.source.values.get("forwarding", "open") != "open":
+            return
+        fix = 'write forwarding = "planned", or delete it'
+        what = "has no effect: the gateway forwards all that it is sent"
+        for host in self.hosts.values():
+            if host.published and host.published.ports:
+                self._add(("hosts", host.name, "published", "ports"), what, fix)
+        for name in self.exceptions:
+            self._add(("exceptions", name), what, fix)
+
+    def _check_exceptions(self) -> None:
+        internal = [network for network in self.networks.values() if network.upstream is None]
+        outer = [network for network in self.networks.values() if network.upstream is not None]
+        reached = {address for address, keys, name in self._uses() if keys[-1] == "published"}
+        reached |= {
+            host.addresses[network.name]
+            for host in self.hosts.values()
+            for network in outer
+            if host.role == "gateway" and network.name in host.addresses
+        }
+        for each in self.exceptions.values():
+            for network in internal:
+                if each.source in network.cidr:
+                    what = f"{each.source} is in the internal network {network.name!r}"
+                    fix = "name who asks from outside: internal networks reach each other anyway"
+                    self._add(("exceptions", each.name, "from"), what, fix)
+            asked = each.destination
+            for network in outer:
+                if overlap(asked, network.cidr) and not (asked.size == 1 and asked.ip in reached):
+                    what = f"{asked} is outside, in network {network.name!r}"
+                    fix = "name internal addresses, or one published address with /32"
+                    self._add(("exceptions", each.name, "to"), what, fix)
 
 
 def _range(item: Network | Zone) -> str:
@@ -291,6 +353,9 @@ def _salvage(model: type[Model], name: str, value: dict[str, Any]) -> Model | No
     except ValidationError as error:
         for details in error.errors():
             parent: Any = left
+            if details["loc"][0] == "published":
+                left.pop("published", None)
+                continue
             for key in details["loc"][:-1]:
                 parent = parent.get(key) if isinstance(parent, dict) else None
             if isinstance(parent, dict):
@@ -314,6 +379,7 @@ def _host(spec: HostSpec, networks: dict[str, Network]) -> Host:
             Interface(network=name, nic=nics[name], address=address, cidr=networks[name].cidr)
             for name, address in spec.addresses.items()
         ),
-        published=spec.published,
+        published=spec.published and spec.published.address,
+        ports=spec.published and spec.published.ports,
         default_network=spec.default_route or next(iter(spec.addresses)),
     )

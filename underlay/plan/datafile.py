@@ -94,7 +94,9 @@ def _known_keys(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]
         # A model's field, else what a dict holds.
         fields = getattr(kind, "model_fields", None)
         kind = fields[key].annotation if fields else get_args(kind)[-1]
-    return [name for name in kind.model_fields if name != "name"]
+        if type(None) in get_args(kind):
+            kind = get_args(kind)[0]
+    return [field.alias or name for name, field in kind.model_fields.items() if name != "name"]
 
 
 _SEE = "see docs/plan.md for what belongs there"

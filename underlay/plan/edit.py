@@ -4,18 +4,21 @@ The texts are of plans that were read without an error, and have the host.
 """
 
 import ast
+import json
 import re
+from collections.abc import Sequence
 
 _LINE_END = re.compile(rb"(,?)([ \t]*(?:#[^\r\n]*)?)(\r?\n)")
 """What follows an item that is the last one of its line."""
 
 
-def published_in(text: str, name: str, address: str) -> str:
-    """The text in which a host that has no `published` gets it, behind its addresses."""
+def published_in(text: str, name: str, address: str, ports: Sequence[str] = ()) -> str:
+    """The text in which a host that has no `published` gets it, behind its addresses; ports: none for all of them."""
     source = text.encode()
     key, value = _item(_host(source, name), "addresses")
     end = after = _end(source, value)
-    new = f'"published": "{address}"'.encode()
+    value_text = json.dumps({"address": address, "ports": [*ports]} if ports else address)
+    new = f'"published": {value_text}'.encode()
     indent = _indent(source, key)
     rest = _LINE_END.match(source, end)
     if indent is None or rest is None:

@@ -2,13 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from netaddr import IPAddress
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from underlay.plan.literals import Literals, dotted
-from underlay.plan.values import Address, Cidr, FilePath, HostsCidr, Label, NicName, SiteName, Text, UserName
+from underlay.plan.values import Address, Cidr, FilePath, HostsCidr, Label, NicName, Ports, SiteName, Text, UserName
 
 REPO = Path(__file__).resolve().parent.parent.parent
 ROLES = ("gateway", "jumphost", "lb_nginx", "master")
@@ -16,6 +16,9 @@ ROLES = ("gateway", "jumphost", "lb_nginx", "master")
 
 Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "images", "server"]
 Target = Literal["lab", "ssh"]
+Forwarding = Literal["open", "planned"]
+"""What the gateway forwards from the enterprise network to the internal ones: all, or what the plan names."""
+SSH_PORT = 22
 OUTSIDE = "internet"
 """What the lab calls its host for the upstream router and the outside world; no host of a plan has that name."""
 
@@ -50,23 +53,49 @@ class Operator(Frozen):
     known_hosts: FilePath = "~/.ssh/known_hosts"
 
 
+class ForwardingException(Frozen):
+    """What may come in from the enterprise network beside what goes to published addresses.
+
+    source, destination: who asks, and what is asked: internal addresses, or one that the gateway has outside
+    ports: see `Ports`; None for all
+    """
+
+    name: Label
+    source: Cidr = Field(alias="from")
+    destination: Cidr = Field(alias="to")
+    ports: Ports | None = None
+
+
+def _with_keys(published: object) -> object:
+    return published if published is None or isinstance(published, dict) else {"address": published}
+
+
+class Published(Frozen):
+    """A host's enterprise address, and what of it may be asked from there (see `Ports`; None for all)."""
+
+    address: Address
+    ports: Ports | None = None
+
+
 class HostSpec(Frozen):
     """One line of `hosts` in the plan file, as a person writes it."""
 
     name: Label
     role: Role
     addresses: dict[str, Address] = Field(min_length=1)
-    published: Address | None = None
+    published: Annotated[Published | None, BeforeValidator(_with_keys)] = None
     default_route: Text | None = None
     nics: dict[str, NicName] = {}
 
 
 class PlanFile(Frozen):
-    """The top level of a plan file; what stands below `networks`, `zones` and `hosts` is checked part by part."""
+    """The top level of a plan file; what stands below the names of its dictionaries is checked part by part."""
 
     site: SiteName
     target: Target
     operator: Operator = Operator()
+    forwarding: Forwarding = "open"
+    exceptions: dict[str, object] = {}
     networks: dict[str, object] = Field(min_length=1)
     zones: dict[str, object] = {}
     hosts: dict[str, object] = Field(min_length=1)
@@ -87,12 +116,16 @@ class Interface(Frozen):
 
 
 class Host(Frozen):
-    """A host with its NICs in the order of its line; the first is its primary one, the one an installed machine has."""
+    """A host with its NICs in the order of its line; the first is its primary one, the one an installed machine has.
+
+    ports: what may be asked of its published address from the enterprise network; None for all
+    """
 
     name: str
     role: Role
     interfaces: tuple[Interface, ...]
     published: Address | None
+    ports: Ports | None
     default_network: str
 
     @property
@@ -104,6 +137,20 @@ class Host(Frozen):
         """The NIC in a network, or None."""
         return next((nic for nic in self.interfaces if nic.network == network), None)
 
+    def admits(self, protocol: str, port: int | None) -> bool:
+        """Whether the enterprise network may ask this of its published address; port None for a free one, or icmp."""
+        return self.ports is None or covers(self.ports, protocol, port)
+
+
+def covers(ports: tuple[str, ...], protocol: str, port: int | None) -> bool:
+    """Whether a port is one of these (see `Ports`); of a free one, None, that is not known, and so it is not."""
+    for each in ports:
+        kind, _, numbers = each.partition("/")
+        first, _, last = numbers.partition("-")
+        if kind == protocol and (not numbers or (port is not None and int(first) <= port <= int(last or first))):
+            return True
+    return False
+
 
 class Plan(Frozen):
     """A checked plan. Order is the file's order throughout, and matters: rules follow it."""
@@ -112,6 +159,8 @@ class Plan(Frozen):
     site: str
     target: Target
     operator: Operator
+    forwarding: Forwarding
+    exceptions: tuple[ForwardingException, ...]
     networks: tuple[Network, ...]
     zones: tuple[Zone, ...]
     hosts: tuple[Host, ...]

@@ -69,6 +69,33 @@ def _for_hosts(network: IPNetwork) -> IPNetwork:
     return network
 
 
+# No \d: it takes digits of other scripts, too.
+_PORT = re.compile(r"(?P<protocol>tcp|udp)/(?P<first>[0-9]{1,5})(-(?P<last>[0-9]{1,5}))?|icmp")
+
+
+def _port(value: object) -> str:
+    found = _PORT.fullmatch(value) if isinstance(value, str) else None
+    fix = "write it like tcp/443, udp/5000-5010, with ports from 1 to 65535, or icmp"
+    if not found:
+        raise MistakeError(f"{shown(value)} is no protocol with a port", fix)
+    if found["protocol"] is None:
+        return "icmp"
+    first = int(found["first"])
+    last = int(found["last"] or first)
+    if not 0 < first <= last < 65536:
+        raise MistakeError(f"{shown(value)} has no such port", fix)
+    return f"{found['protocol']}/{first}" + (f"-{last}" if last > first else "")
+
+
+def _ports(ports: tuple[str, ...]) -> tuple[str, ...]:
+    if not ports:
+        raise MistakeError("is empty", "name at least one, like tcp/443; without 'ports' all of them are meant")
+    for port in ports:
+        if ports.count(port) > 1:
+            raise MistakeError(f"{port} is there twice", "delete one of the two")
+    return ports
+
+
 def overlap(one: IPNetwork, other: IPNetwork) -> bool:
     """Whether two networks have an address in common."""
     return one in other or other in one
@@ -77,6 +104,8 @@ def overlap(one: IPNetwork, other: IPNetwork) -> bool:
 Address = Annotated[IPAddress, BeforeValidator(ipv4)]
 Cidr = Annotated[IPNetwork, BeforeValidator(_cidr)]
 HostsCidr = Annotated[Cidr, AfterValidator(_for_hosts)]
+Ports = Annotated[tuple[Annotated[str, BeforeValidator(_port)], ...], AfterValidator(_ports)]
+"""`tcp/443`, `udp/5000-5010` or `icmp` each."""
 Text = Annotated[str, Strict()]
 Label = Annotated[
     str,

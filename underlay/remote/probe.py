@@ -13,6 +13,8 @@ Requests, each an object with one key:
 - `{"free": PORT}` → whether nothing listens there, but further listeners of others like this
 - `{"serve": PORT}` → `true`: a further listener, which shares its port with those of others like this
 - `{"tracked": [[SOURCE, PORT, DESTINATION, PORT], …]}` → for each whether the connection table has it (needs root)
+- `{"knock": [[SOURCE, DESTINATION, PORT, ROUTER], …]}` → for each whether it answers what is sent by that router,
+  whatever routes are here (needs root)
 - `{"get": [[ADDRESS, PORT, HOST/PATH], …]}` HTTP, all at once → `[[STATUS, BODY], …]`,
   with status 0 the error
 
@@ -146,6 +148,13 @@ def tracked(flows: list[list[Any]]) -> list[bool]:
     return [flow in found for flow in wanted]
 
 
+def knock(calls: list[list[Any]]) -> list[bool]:
+    """See `underlay.remote.trace.knock`."""
+    from underlay.remote.trace import knock  # noqa: PLC0415  most hosts have no use for it
+
+    return knock.knock(calls)
+
+
 def main(name: str, seconds: str | int = DEADLINE) -> None:
     """Answer requests as the host of that name; `seconds` in place of DEADLINE."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -157,6 +166,7 @@ def main(name: str, seconds: str | int = DEADLINE) -> None:
             "free": free,
             "serve": lambda port: bool(listen(name, port)),
             "tracked": tracked,
+            "knock": knock,
             "get": lambda calls: at_once(get, calls),
         },
         {"port": listen(name, 0)},

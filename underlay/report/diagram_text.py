@@ -25,7 +25,7 @@ def mermaid(plan: Plan) -> str:
         lines.append(f'    {_id(host)}["{text}"]')
     lines += [f"    {one} --- {other}" for one, other in _cables(plan)]
     for host in plan.published:
-        lines.append(f'    {_id(plan.gateway)} -. "{host.published}" .-> {_id(host)}')
+        lines.append(f'    {_id(plan.gateway)} -. "{_published(host)}" .-> {_id(host)}')
     return "\n".join(lines) + "\n"
 
 
@@ -37,7 +37,7 @@ def plantuml(plan: Plan) -> str:
     lines += [_shape("node", _id(each), [each.name, *_about(each)]) for each in plan.hosts]
     lines += ["internet -- router", f"router -- {_id(plan.enterprise)}"]
     lines += [f"{one} -- {other}" for one, other in _cables(plan)]
-    lines += [f"{_id(plan.gateway)} ..> {_id(host)} : {host.published}" for host in plan.published]
+    lines += [f"{_id(plan.gateway)} ..> {_id(host)} : {_published(host)}" for host in plan.published]
     return "\n".join([*lines, "@enduml"]) + "\n"
 
 
@@ -67,3 +67,8 @@ def _id(part: Host | Network) -> str:
 def _ranges(plan: Plan, network: Network) -> list[str]:
     zones = (zone for zone in plan.zones if zone.network == network.name)
     return [str(network.cidr), *(f"{zone.name} {zone.cidr}" for zone in zones)]
+
+
+def _published(host: Host) -> str:
+    """Its address, with the ports that may be asked where not all may."""
+    return f"{host.published} {', '.join(host.ports)}" if host.ports else str(host.published)

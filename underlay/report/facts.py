@@ -257,16 +257,18 @@ def _nics(plan: Plan, host: Host, state: HostState | None) -> Iterator[NicFacts]
 
 
 def _flow(plan: Plan, flow: Flow, evidence: Evidence) -> FlowFacts:
+    unproven = False
     try:
         outcome = evidence.outcome(flow)
         judged = judge(flow, outcome)
         seen = judged[1] if judged else observation(outcome)
+        unproven = outcome.unproven(flow)
     except TimeoutError:
         judged, seen = ("", ""), "it was not tried in time"
     verdict: State = "good"
     if judged:
         dead = evidence.unreachable(flow.hosts)
-        verdict, seen = ("unknown", dead[1]) if dead else ("bad", seen)
+        verdict, seen = ("unknown", dead[1]) if dead else ("unknown" if unproven else "bad", seen)
     return FlowFacts(
         row=flow.row,
         source=flow.source,

@@ -17,8 +17,8 @@ from underlay.plan import Plan
 def show(plan: Plan, page: Console | None = None) -> None:
     """Print networks, hosts, published addresses, and each gateway rule with the plan line it comes from."""
     page = page or console()
-    page.print(f"site {plan.site}, plan {plan.source}", highlight=False, markup=False)
-    sections: list[Section] = [_networks(plan), _hosts(plan), _published(plan), *_rules(plan)]
+    page.print(f"site {plan.site}, plan {plan.source}, forwarding {plan.forwarding}", highlight=False, markup=False)
+    sections: list[Section] = [_networks(plan), _hosts(plan), _published(plan), *_exceptions(plan), *_rules(plan)]
     for title, columns, rows in sections:
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for column in columns:
@@ -35,6 +35,17 @@ def document(plan: Plan) -> dict[str, Any]:
         "site": plan.site,
         "plan": str(plan.source),
         "target": plan.target,
+        "forwarding": plan.forwarding,
+        "exceptions": [
+            {
+                "name": each.name,
+                "from": str(each.source),
+                "to": str(each.destination),
+                "ports": each.ports,
+                "plan": plan.line("exceptions", each.name),
+            }
+            for each in plan.exceptions
+        ],
         "networks": [
             {
                 "name": network.name,
@@ -49,6 +60,7 @@ def document(plan: Plan) -> dict[str, Any]:
                 "name": host.name,
                 "role": host.role,
                 "published": str(host.published) if host.published else None,
+                "published_ports": host.ports,
                 "default_network": host.default_network,
                 "interfaces": [
                     {"network": nic.network, "nic": nic.nic, "address": nic.with_prefix} for nic in host.interfaces
@@ -94,10 +106,28 @@ def _hosts(plan: Plan) -> Section:
 
 def _published(plan: Plan) -> Section:
     rows = [
-        (str(host.published), host.name, str(host.primary.address), plan.line("hosts", host.name, "published"))
+        (
+            str(host.published),
+            host.name,
+            str(host.primary.address),
+            _ports(host.ports),
+            plan.line("hosts", host.name, "published"),
+        )
         for host in plan.published
     ]
-    return "Published addresses", ("enterprise address", "host", "internal address", "plan"), rows
+    return "Published addresses", ("enterprise address", "host", "internal address", "ports", "plan"), rows
+
+
+def _ports(ports: tuple[str, ...] | None) -> str:
+    return "all" if ports is None else ", ".join(ports)
+
+
+def _exceptions(plan: Plan) -> list[Section]:
+    rows = [
+        (each.name, str(each.source), str(each.destination), _ports(each.ports), plan.line("exceptions", each.name))
+        for each in plan.exceptions
+    ]
+    return [("Exceptions of forwarding", ("name", "from", "to", "ports", "plan"), rows)] if rows else []
 
 
 def _rules(plan: Plan) -> list[Section]:

@@ -14,7 +14,7 @@ from netaddr import IPAddress, IPNetwork
 from underlay.desired import nat, nginx, routing
 from underlay.desired.routing import MAIN, PolicyRule, Route
 from underlay.desired.ruleset import Rule
-from underlay.desired.traffic import matches
+from underlay.desired.traffic import Forwarded, matches
 from underlay.errors import OperatorError
 from underlay.plan import OUTSIDE, ROLES, Host, Interface, MistakeError, Network, Plan, ipv4
 
@@ -167,13 +167,21 @@ def _network(route: Route) -> IPNetwork:
     return IPNetwork("0.0.0.0/0" if route.destination == "default" else route.destination)
 
 
-def path(plan: Plan, protocol: Protocol, source: str, packet: Packet, outside: IPAddress | None) -> Path:
+def path(
+    plan: Plan,
+    protocol: Protocol,
+    source: str,
+    packet: Packet,
+    outside: IPAddress | None,
+    port: int | None = None,
+) -> Path:
     """The way that the plan has for a packet from a host, and for its answer.
 
     source: a host of the plan, or OUTSIDE
     outside: the address of OUTSIDE (`Target.outside`), None where there is no such host
+    port: the one that is asked; None for a free one, and for icmp
     """
-    walk = _Walk(plan, protocol, outside)
+    walk = _Walk(plan, protocol, outside, port)
     walk.send(source, packet)
     arrival, receiver, network, end = walk.arrival, walk.receiver, walk.network, walk.end
     if arrival is not None:
@@ -190,10 +198,11 @@ def path(plan: Plan, protocol: Protocol, source: str, packet: Packet, outside: I
 class _Walk:
     """Follows a packet; `receiver`, `arrival`, `network` and `end` tell where it came to."""
 
-    def __init__(self, plan: Plan, protocol: Protocol, outside: IPAddress | None) -> None:
+    def __init__(self, plan: Plan, protocol: Protocol, outside: IPAddress | None, port: int | None) -> None:
         self.plan = plan
         self.protocol = protocol
         self.outside = outside
+        self.port = port
         self.rules = nat.gateway_rules(plan)
         self.steps: list[Step] = []
         self.way: Way = "request"
@@ -290,7 +299,7 @@ class _Walk:
     def _arrive(self, host: Host, nic: str, packet: Packet) -> None:
         self.step(host.name, ARRIVES, f"{nic} {packet}".strip(), packet, nic=nic)
         if host == self.plan.gateway and nic != "lo":
-            self._gateway(packet)
+            self._gateway(packet, nic)
         else:
             self._delivered(host.name, self.network, packet)
 
@@ -299,7 +308,7 @@ class _Walk:
         if self.way == "request":
             self.receiver, self.arrival, self.network = name, packet, network
 
-    def _gateway(self, packet: Packet) -> None:
+    def _gateway(self, packet: Packet, nic: str) -> None:
         plan, gateway, came = self.plan, self.plan.gateway, packet
         untracked = self._rule("raw", "PREROUTING", packet)
         if self.way == "answer" and self.connection and not untracked:
@@ -319,7 +328,8 @@ class _Walk:
             self._delivered(gateway.name, plan.enterprise, packet)
             return
         self._hop(gateway, packet, hop)
-        self._rule("filter", "FORWARD", packet)
+        if not self._forward(packet, came, nic, hop.nic.nic):
+            return
         if self.way == "answer" and self.connection and not untracked:
             before, after = self.connection
             if packet == Packet(after.destination, before.source):
@@ -327,6 +337,30 @@ class _Walk:
         else:
             packet = self._source_translated(packet, untracked, came)
         self._leave(gateway, packet, hop)
+
+    def _forward(self, packet: Packet, came: Packet, nic_in: str, nic_out: str) -> bool:
+        """Whether the gateway forwards a packet."""
+        answer = self.way == "answer" and self.connection is not None
+        began = self.connection[0] if answer and self.connection else came
+        forwarded = Forwarded(
+            packet.source,
+            packet.destination,
+            nic_in,
+            nic_out,
+            began.source,
+            began.destination,
+            answer,
+            self.protocol,
+            self.port,
+        )
+        rule = next((rule for rule in self.rules if rule.chain == "FORWARD" and forwarded.meets(rule)), None)
+        if rule is None:
+            return True
+        self.step(self.plan.gateway.name, "filter FORWARD", rule.spec, packet, rule.origin, rule=rule)
+        if rule.spec.endswith("-j DROP"):
+            self.end = f"the plan does not let this in from {self.plan.enterprise.name} ({rule.origin})"
+            return False
+        return True
 
     @property
     def _is_new(self) -> bool:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
+from underlay.access.sessions import ROOT_IF_POSSIBLE, Agent, Links, RefusedError, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
 from underlay.compare.tables import RulesetError
@@ -26,8 +26,6 @@ from underlay.remote import trace as trace_agent
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
 from underlay.trace.seen import UNREACHABLE, Chain, Comparison, Observation, Row, Verdict, observe
 
-ROOT_IF_POSSIBLE = 'if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then exec sudo -n "$@"; fi; exec "$@"'
-"""A workstation's user may have no sudo without a password: it can send all the same."""
 NO_LISTENER = 33434
 """The port that is tried where the receiver can't be asked to listen: that of traceroute, where nobody listens."""
 PROHIBITED = ("3/9", "3/10", "3/13")
@@ -109,7 +107,8 @@ def trace(links: Links, path: Path, port: int | None) -> Trace:
 
 def _agent(links: Links, name: str) -> Agent | UnreachableError:
     try:
-        argv = links.command(name, ["sh", "-c", ROOT_IF_POSSIBLE, "sh", *send.argv()])
+        # Without root it can send all the same.
+        argv = links.command(name, [*ROOT_IF_POSSIBLE, *send.argv()])
         return Agent(name, argv, trace_agent)
     except UnreachableError as error:
         return error
@@ -233,7 +232,7 @@ def make(target: Target, links: Links, source: str, destination: str, protocol: 
     """
     first = _asked(target, source, destination, protocol, port)
     plan = target.plan
-    legs = [path(plan, "tcp", name, packet, target.outside) for name, packet in proxied(plan, first, port)]
+    legs = [path(plan, "tcp", name, packet, target.outside, port) for name, packet in proxied(plan, first, port)]
     links.open({name for leg in (first, *legs) for name in leg.hosts})
     with ThreadPoolExecutor(len(legs) + 1) as pool:
         return list(pool.map(lambda leg: trace(links, leg, port), (first, *legs)))
@@ -248,7 +247,7 @@ def _asked(target: Target, source: str, destination: str, protocol: str, port: i
         raise TraceError("icmp has no ports: leave out --port, or --proto")
     sender, packet = ends(target.plan, source, destination, target.outside)
     chosen: Protocol = next((each for each in PROTOCOLS if each == protocol), "tcp")
-    found = path(target.plan, chosen, sender, packet, target.outside)
+    found = path(target.plan, chosen, sender, packet, target.outside, port)
     if port is None and found.arrival is not None and found.receiver is None and chosen != "icmp":
         if protocol:
             raise TraceError(f"{packet.destination} is no host of ours, which could listen: say which --port to ask")

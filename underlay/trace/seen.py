@@ -381,9 +381,10 @@ class Comparison:
                 return NO_RULE
             return None if self._silent(step.way) else NOTHING
         decision, text = chain.decision
+        form = self.forms.get(step.rule, step.rule.spec)
         if decision == "drop":
-            return self._dropped(text)
-        if self.forms.get(step.rule, step.rule.spec) in (text for _, text, _ in chain.rules):
+            return step.expected if text == form else self._dropped(text)
+        if form in (text for _, text, _ in chain.rules):
             return step.expected
         met = [spec for _, spec, verdict in chain.rules if verdict == "accept" or _is_notrack(spec)]
         return self._owned(met[0]) if met else NO_RULE

@@ -23,6 +23,11 @@ from underlay.verify.plugin import Result, Verification
 CHECKS = REPO / "tests" / "site"
 SHOWN = 3
 """Failures of one check that are told in full: with the gateway down all are alike. JUnit XML has every one."""
+FORWARDING = {
+    "open": "Forwarding is open: the gateway lets in whatever somebody outside has a route for.",
+    "planned": "Forwarding is planned: whatever routes somebody outside has, the gateway lets in what the plan names.",
+}
+"""What the checks were made by, see docs/plan.md."""
 WIDTH = 80
 """Columns where the output is not a terminal."""
 
@@ -57,6 +62,8 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
         _show(console, results, evidence)
     for problem in verification.errors:
         console.print(Text(f"ERROR {problem}"))
+    if results:
+        console.print(FORWARDING[target.plan.forwarding])
     if target.outside is None and results:
         console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
     if junit and results:

@@ -12,11 +12,12 @@ from underlay.errors import report_and_exit
     help={
         "host": "a host of the plan",
         "address": "its address in the enterprise network; without it, a free one is proposed",
+        "ports": "what of it the enterprise network may ask, like tcp/80,tcp/443 (all; needs planned forwarding)",
         "dry": "show what the deploy would change, and change nothing",
     },
 )
 @report_and_exit()
-def publish(_: Context, host: str, address: str = "", dry: bool = False) -> None:
+def publish(_: Context, host: str, address: str = "", ports: str = "", dry: bool = False) -> None:
     """Publish a host: shows the line of the plan that it takes; with the line there: deploys, announces, verifies.
 
     The plan is never edited: `./inv publish web | git apply` does that. What fails its verification is rolled back.
@@ -27,7 +28,8 @@ def publish(_: Context, host: str, address: str = "", dry: bool = False) -> None
 
     target = current()
     planned = parameters.host(target.plan, host)
-    raise Exit(code=publishing.publish(target, planned, parameters.address(address) if address else None, dry))
+    asked = parameters.address(address) if address else None
+    raise Exit(code=publishing.publish(target, planned, asked, tuple(ports.split(",")) if ports else (), dry))
 
 
 @task(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from underlay.compare import network
 from underlay.compare.difference import File, Nic, Place, Sysctl
 from underlay.desired import routing
-from underlay.desired.routing import Address, PolicyRule, Route
+from underlay.desired.routing import IP_FORWARD, Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit
 from underlay.doctor.cause import Cause
@@ -90,7 +90,7 @@ def _network(case: Investigation, planned: Host, state: HostState) -> Iterator[C
         yield _missing(case, planned, state, "policy-rule-missing", rules, case.behind(planned))
     sysctls = [each.what for each in found if isinstance(each.thing, Sysctl)]
     if sysctls:
-        router = planned == case.gateway
+        router = any(each.thing.key == IP_FORWARD for each in found if isinstance(each.thing, Sysctl))
         yield Cause(
             id="sysctl-wrong",
             host=planned.name,
@@ -187,6 +187,9 @@ def _rules(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
         if main:
             more = f", and {len(main) - 1} more like it" if len(main) > 1 else ""
             others = [each for each in live if each not in main]
+            # One that names no address is for all.
+            everywhere = [network.cidr for network in case.plan.networks]
+            rules = [each.thing for each in live if isinstance(each.thing, Rule)]
             yield Cause(
                 id=id,
                 host=planned.name,
@@ -194,7 +197,7 @@ def _rules(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
                 evidence=first([f"{each.what} {words[each.kind]}" for each in main + others]),
                 fix=case.deploy(planned),
                 plan=main[0].origin(case.plan, planned),
-                hosts=case.about([end for each in live if isinstance(each.thing, Rule) for end in each.thing.networks]),
+                hosts=case.about([end for rule in rules for end in rule.networks or everywhere]),
                 cuts=True,
             )
             return

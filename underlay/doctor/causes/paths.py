@@ -7,12 +7,12 @@ from netaddr import IPAddress
 from underlay.compare.filters import ARPTABLES, FIREWALLD
 from underlay.compare.firewall import canonical
 from underlay.desired import nat, routing, traffic
-from underlay.desired.traffic import SSH_PORT, Flow
+from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, some
 from underlay.doctor.policy import may_be_blamed
 from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
-from underlay.plan import Host, Network
+from underlay.plan import SSH_PORT, Host, Network
 from underlay.text import command
 
 UNTRACKED = (
