@@ -1,24 +1,21 @@
 """The jump host: the way in from the company LAN, and the machine from which the site is deployed."""
 
-from pyinfra import host
-from pyinfra.facts.server import Groups, Users
 from pyinfra.operations import pip, server, systemd
 
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KNOWN_HOSTS
 from underlay.desired import checkout, units
 from underlay.desired.files import sshd_settings
+from underlay.facts.access import ON_CALL
 from underlay.operations import access, config_file, deploying, sshd, tree
 from underlay.plan import roles
-from underlay.text import command
-
-ON_CALL = "underlay-oncall"
 
 if deploying.runs_for("jumphost"):
     target, _ = deploying.planned()
     people = roles.jumphost(target.plan).people_on_call
 
     deploying.require_supported_system()
+    leaving = access.require_accounts_of_ours(people)
     deploying.packages("jumphost")
     deploying.planned_network()
 
@@ -37,28 +34,10 @@ if deploying.runs_for("jumphost"):
         mode="440",
     )
     for person, keys in people.items():
-        server.user(  # noqa: S604 (its `shell` is the one that an account gets)
-            name=f"People on call: {person}",
-            user=person,
-            shell="/bin/bash",
-            groups=[ON_CALL],
-            append=True,
-            create_home=True,
-        )
+        access.person(name=f"People on call: {person}", account=person)
         access.account_keys(name=f"People on call: the keys of {person}", account=person, keys=list(keys))
-    # Members of the group are ours: whoever is one and not in the list was removed from it.
-    accounts = host.get_fact(Users) if ON_CALL in (host.get_fact(Groups) or []) else {}
-    for account, details in accounts.items():
-        if ON_CALL in details["groups"] and account not in people:
-            server.shell(
-                name=f"People on call: {account} is removed, open sessions too",
-                commands=[
-                    f"{command('loginctl', 'terminate-user', account)} || true; "
-                    f"{command('pkill', '-KILL', '-u', account)} || true",
-                    command("rm", "-f", f"{details['home']}/.ssh/authorized_keys"),
-                    command("userdel", account),
-                ],
-            )
+    for person in leaving:
+        access.removed(name=f"People on call: {person} is removed, open sessions too", account=person)
 
     tree.present(
         name="Deploy machine: this repo, with the plan in force",
@@ -86,5 +65,7 @@ if deploying.runs_for("jumphost"):
         content=hostkeys.known_hosts(target.plan, target.known_hosts),
         check='[ ! -s "$NEW" ] || ssh-keygen -lf "$NEW" >/dev/null',
     )
+    access.machine_key(name="Deploy machine: a key of its own")
     deploying.deploy_machine_access()
     deploying.network_holds_at_boot()
+    access.rotated(name="Deploy machine: another key once somebody was removed", removed=leaving)

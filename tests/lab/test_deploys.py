@@ -58,7 +58,7 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
         return str(tmp_path / "all.py")
 
     yield write
-    for role in roles:
+    for role in dict.fromkeys(roles):
         pyinfra(f"deploys/{role}.py", "-y")
 
 
@@ -320,7 +320,7 @@ def test_the_jump_host_deploys_the_others_directly() -> None:
     assert done.returncode == 0, done.stderr
     assert [step["hosts_with_change"] for step in json.loads(done.stdout)["plan"]] == [[]] * 7
     assert "target ssh" in done.stderr
-    config = inside("jumphost", "cat /tmp/underlay-0/*/ssh_config")
+    config = inside("jumphost", "cat /run/underlay-0/*/ssh_config")
     assert "ProxyJump" not in config
 
 

@@ -116,7 +116,7 @@ def test_other_filters_are_named(deployed: LabState, runner: Runner) -> None:
 def test_packages(deployed: LabState) -> None:
     """Shown beforehand, waited for, and none is removed for them."""
     inside("master-1", "dpkg --remove --force-depends conntrack")
-    lists = "find /var/lib/apt /var/cache/apt /var/tmp -mindepth 1 -newer /run/before"
+    lists = "find /var/lib/apt /var/cache /var/tmp -mindepth 1 -newer /run/before"
     with package("master-1", "conntrack-rival", "Conflicts: conntrack\\n") as rival:
         inside("master-1", f"dpkg --install {rival} && touch /run/before")
         refused = invoke("deploy", "master", good=False)

@@ -52,6 +52,11 @@ class TestJumphost(EveryHost):
             missing = sorted(wanted - seen) or "no other accounts and keys"
             wrong(missing, [*accounts, *sorted(seen - wanted)], str(roles.role_file(plan, self.role)))
 
+    def test_rotation(self, state: HostState) -> None:
+        """Nobody who was removed has the deploy machine's key."""
+        fix = "./inv rotate-key --deploy-machine"
+        expect([f"{name} was removed since it was made" for name in state.rotation_due], [], fix)
+
     def test_repo(self, plan: Plan, state: HostState) -> None:
         """This repo is there, unchanged."""
         wanted = {path: hashlib.sha256(content).hexdigest() for path, content in checkout.files(plan).items()}

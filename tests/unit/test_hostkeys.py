@@ -63,20 +63,17 @@ def test_a_published_host_is_known_at_any_published_address(planned: Planned, ta
 
 def test_no_known_hosts(target: Target) -> None:
     assert hostkeys.known_hosts(target.plan, target.known_hosts) == ""
-    assert hostkeys.machine_key(target.plan, target.known_hosts) is None
 
 
 def test_the_deploy_machine_logs_in_from_its_own_addresses(target: Target) -> None:
-    target.known_hosts.write_text(f"192.168.0.52 ssh-ed25519 {ED25519}\n192.168.0.53 ssh-ed25519 {OTHER}\n")
     assert (
-        hostkeys.machine_key(target.plan, target.known_hosts)
+        hostkeys.machine_key(target.plan, f"ssh-ed25519 {ED25519}")
         == f'from="100.64.0.52" ssh-ed25519 {ED25519} underlay-deploy-machine'
     )
 
 
-def test_a_deploy_machine_without_the_kind_of_key_that_it_logs_in_with(target: Target) -> None:
+def test_another_kind_of_host_key(target: Target) -> None:
     target.known_hosts.write_text(HostKeyEntry(["192.168.0.52"], ECDSAKey.generate()).to_line() or "")
-    assert hostkeys.machine_key(target.plan, target.known_hosts) is None
     assert "ecdsa" in hostkeys.known_hosts(target.plan, target.known_hosts)
 
 

@@ -1,4 +1,4 @@
-"""Who may log in where: host keys that are known beforehand, and the deploy machine's own key."""
+"""Who may log in where: host keys that are known beforehand, and the line of the deploy machine's own key."""
 
 from pathlib import Path
 
@@ -29,17 +29,13 @@ def known_as_published(plan: Plan, path: Path) -> str:
     return "".join(_lines(known, host, [str(host.published)]) for host in plan.published)
 
 
-def machine_key(plan: Plan, path: Path) -> str | None:
-    """The line of `authorized_keys` that lets the deploy machine (the jump host) in, or None if its key is not known.
+def machine_key(plan: Plan, public: str) -> str:
+    """The line of `authorized_keys` that lets the deploy machine (the jump host) in, and only from there.
 
-    It is the machine's host key, which every workstation knows before the first deploy, and it is good only from there.
+    public: its key, as TYPE and KEY
     """
-    jumphost = plan.jumphost
-    key = _known_keys(_load(path), jumphost).get("ssh-ed25519")
-    if key is None:
-        return None
-    sources = ",".join(str(nic.address) for nic in jumphost.interfaces)
-    return f'from="{sources}" {key.get_name()} {key.get_base64()} {MARK}'
+    sources = ",".join(str(nic.address) for nic in plan.jumphost.interfaces)
+    return f'from="{sources}" {public} {MARK}'
 
 
 def with_key(content: str, key: str, mark: str) -> str:

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from underlay.access.endpoints import Endpoint
@@ -53,10 +55,23 @@ def write(path: Path, text: str) -> Path:
 
 def private_folder(what: str) -> Path:
     """A folder of this user for the ssh config and the sockets of shared connections; short, for sockets' sake."""
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp") / f"underlay-{os.geteuid()}"  # noqa: S108 (its owner is checked)
+    base = _runtime() / f"underlay-{os.geteuid()}"
     folder = base / hashlib.sha256(what.encode()).hexdigest()[:8]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    base.chmod(0o700)
-    if base.stat().st_uid != os.geteuid():
-        raise TargetError(f"{base} belongs to somebody else: delete it")
+    for each in (base, folder):
+        # Looked at before anything is done with it: it may be a link that somebody else has made.
+        with suppress(FileExistsError):
+            each.mkdir(mode=0o700, parents=True)
+        found = each.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise TargetError(f"{each} belongs to somebody else: delete it")
+        each.chmod(0o700)
     return folder
+
+
+def _runtime() -> Path:
+    """Where only this user, and root, makes folders; else where nobody can take one away that is there."""
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    # With `sudo -E` it is another user's.
+    if own and (not Path(own).exists() or Path(own).stat().st_uid == os.geteuid()):
+        return Path(own)
+    return Path("/var/run" if os.geteuid() == 0 else "/tmp")  # noqa: S108 (whose the folder is gets checked)

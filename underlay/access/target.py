@@ -21,9 +21,9 @@ from underlay.access.ssh_config import TargetError, private_folder, ssh_config, 
 from underlay.plan import Host, Plan, load
 
 Name = Literal["lab", "ssh"]
-MACHINE_KEY = Path("/etc/ssh/ssh_host_ed25519_key")
-"""The jump host is the deploy machine too. There it logs in on the others as itself, with its host key: every
-workstation knows that key beforehand, so no further key must be made, carried or kept."""
+MACHINE_KEY = Path("/var/lib/underlay/deploy/key")
+"""The jump host is the deploy machine too. There it logs in on the others with this key, which was made there and never
+leaves it; its folder is root's alone."""
 MACHINE_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 
 
@@ -87,8 +87,10 @@ def _real(plan: Plan) -> Target:
     if vantage is not None and vantage.role == "jumphost":
         key, known_hosts = MACHINE_KEY, MACHINE_KNOWN_HOSTS
     if not os.access(key, os.R_OK):
-        hint = "run it with sudo" if key == MACHINE_KEY else "set operator.key in the plan"
-        raise TargetError(f"target ssh, but the key {key} can't be read: {hint}")
+        which, hint = str(key), "set operator.key in the plan"
+        if key == MACHINE_KEY:
+            which, hint = f"of the jump host, which a deploy from a workstation makes, {key}", "run it with sudo"
+        raise TargetError(f"target ssh, but the key {which} can't be read: {hint}")
     return make(plan, "ssh", vantage, [*endpoints_from(plan, vantage)], key, known_hosts, None)
 
 

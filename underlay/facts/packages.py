@@ -28,7 +28,7 @@ HALF_WAY = (
 """Prints the packages that dpkg did not come to an end with."""
 ALONE = """\
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
-own=$(mktemp -d /var/tmp/underlay-apt.XXXXXX) && trap 'rm -rf "$own"' EXIT && chmod 755 "$own" || exit 1
+own=$(mktemp -d /var/cache/underlay-apt.XXXXXX) && trap 'rm -rf "$own"' EXIT && chmod 755 "$own" || exit 1
 mkdir -p "$own/lists/partial" "$own/cache/archives/partial"
 """
 """A shell script begins with it: what apt downloads is in a folder of its own, and gone afterwards.

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 
 from underlay.access.sessions import Links, UnreachableError
@@ -10,7 +11,7 @@ from underlay.desired import traffic
 from underlay.desired.traffic import Flow
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
-from underlay.observe.state import HostState
+from underlay.observe.state import HostState, UnreadableError
 from underlay.plan import Host, Plan
 
 SECONDS = 60
@@ -40,6 +41,14 @@ class Evidence:
     def flows(self) -> list[Flow]:
         """Every flow of the plan: those that have to work, and those that must not."""
         return [each for find in (traffic.expected, traffic.forbidden) for each in find(self.plan, self.target.outside)]
+
+    @cached_property
+    def machine_public(self) -> str | None:
+        """The deploy machine's public key; None if the jump host has none, or did not say."""
+        name = self.plan.jumphost.name
+        with suppress(UnreachableError, UnreadableError):
+            return self.state(name).machine_public if name in self._states else None
+        return None
 
     def gather(self, hosts: Iterable[Host], flows: Iterable[Flow], sections: Collection[str] = state.CHECKS) -> None:
         """Begin to read these hosts (`sections` of `state.read`) and to make these flows; returns at once."""

@@ -17,6 +17,7 @@ from underlay.desired import checkout, nat, nginx, routing, units
 from underlay.desired.files import SSHD, authorized_keys
 from underlay.errors import OperatorError
 from underlay.facts import files, filters, firewall, network, script, sections
+from underlay.facts.access import MACHINE_PUBLIC, ON_CALL, RotationDue, machine_public
 from underlay.facts.firewall import Firewall
 from underlay.observe import health
 from underlay.observe.health import (
@@ -39,7 +40,18 @@ NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS = "answers"
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters"})
 """The sections that tell whether a host is as planned."""
-CHECKS = DRIFT | {"listening", "packages", "sshd", "on call", "tree", "python", "nginx", ANSWERS}
+CHECKS = DRIFT | {
+    "listening",
+    "packages",
+    "sshd",
+    "on call",
+    "deploy key",
+    "rotation due",
+    "tree",
+    "python",
+    "nginx",
+    ANSWERS,
+}
 """The sections that the checks of all roles look at; a role has only some of them."""
 ALL = CHECKS | HEALTH
 
@@ -140,6 +152,16 @@ class HostState:
     def on_call(self) -> dict[str, str]:
         """Account → its authorized_keys, of the members of the group of the people on call."""
         return files.parse(self.lines("on call"))
+
+    @cached_property
+    def machine_public(self) -> str | None:
+        """The public key with which the deploy machine logs in, as TYPE and KEY; None if it has none yet."""
+        return self._read("deploy key", lambda lines: machine_public("\n".join(lines)))
+
+    @cached_property
+    def rotation_due(self) -> list[str]:
+        """The people who were removed since the deploy machine's key was made."""
+        return self.lines("rotation due")
 
     @cached_property
     def tree(self) -> dict[str, str]:
@@ -243,8 +265,12 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
             paths.append(SSHD)
             found |= {
                 "sshd": "sshd -T",
-                "on call": "for u in $(getent group underlay-oncall | cut -d: -f4 | tr , ' '); do "
-                'echo "$u $(base64 -w0 "$(getent passwd "$u" | cut -d: -f6)/.ssh/authorized_keys")"; done',
+                "on call": f"for u in $(getent group {ON_CALL} | cut -d: -f4 | tr , ' '); do "
+                # As the account: a link there would lead root to any file.
+                'home=$(getent passwd "$u" | cut -d: -f6); echo "$u $(setsid -w runuser -u "$u" -- '
+                'base64 -w0 "$home/.ssh/authorized_keys" 2>/dev/null </dev/null)"; done',
+                "deploy key": MACHINE_PUBLIC,
+                "rotation due": RotationDue().command(),
                 "tree": f"cd {checkout.FOLDER} && {digests} -exec sha256sum {{}} +",
                 "python": f"cd {packages} && ls -d *.dist-info",
             }

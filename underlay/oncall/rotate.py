@@ -41,16 +41,19 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
     Raises TargetError.
     """
     if target.key == MACHINE_KEY:
-        raise TargetError("from here the machine's own key logs in: change the operator's key from a workstation")
+        raise TargetError(
+            "from here the machine's own key logs in (--deploy-machine changes that one): "
+            "change the operator's key from a workstation"
+        )
     old, made = target.key, new is None
     new = new or old.with_name(f"{old.name}.new")
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
-        keys = _Keys(target, Path(folder))
+        keys = Keys(target, Path(folder))
         names = [each.name for each in target.endpoints if each.name not in set(without)]
         down = keys.refusals(old, names)
         deployed = [host.name for host in target.plan.deployed]
         if any(name in deployed for name in down):
-            _tell(down)
+            tell(down)
             print("nothing was changed: fix it first, or leave hosts out (--without)")
             return COULD_NOT
         # A host without a deploy (a workstation, say) need not know the operator.
@@ -75,7 +78,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
             # What is in its place already is the key to log in with.
             if kept is None and new.exists():
                 _undo(keys, names, old, new, lines, made)
-        _tell(errors)
+        tell(errors)
         if kept is None:
             return COULD_NOT
         refused = keys.refusals(kept, names)
@@ -88,7 +91,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
     return GOOD
 
 
-class _Keys:
+class Keys:
     """Runs commands on hosts, over connections of their own with a key of choice."""
 
     def __init__(self, target: Target, folder: Path) -> None:
@@ -105,12 +108,12 @@ class _Keys:
 
     def refusals(self, key: Path, names: Iterable[str]) -> dict[str, str]:
         """Log in on hosts; host → why it can't be logged in to with this key, of those."""
-        return _at_once(names, lambda name: _run(self._argv(key, name, "true"), b""))
+        return at_once(names, lambda name: _run(self._argv(key, name, "true"), b""))
 
     def edit(self, key: Path, names: Iterable[str], what: str, *lines: str) -> dict[str, str]:
         """Run a command of `remote.files.login_keys` on hosts; host → error of those where it failed."""
         line = shlex.join(send.argv(what, *lines))
-        return _at_once(names, lambda name: _run(self._argv(key, name, line), send.line(login_keys)))
+        return at_once(names, lambda name: _run(self._argv(key, name, line), send.line(login_keys)))
 
     @contextmanager
     def replaced(
@@ -124,11 +127,11 @@ class _Keys:
         waiting = {name: _Waiting(self._argv(key, name, line)) for name in names}
         try:
             yield (
-                lambda: _at_once(waiting, lambda name: waiting[name].keep()),
-                _at_once(waiting, lambda name: waiting[name].begin()),
+                lambda: at_once(waiting, lambda name: waiting[name].keep()),
+                at_once(waiting, lambda name: waiting[name].begin()),
             )
         finally:
-            _at_once(waiting, lambda name: waiting[name].end())
+            at_once(waiting, lambda name: waiting[name].end())
 
 
 class _Waiting:
@@ -176,7 +179,7 @@ class _Waiting:
         return _why(process.wait(), said)
 
 
-def _at_once(names: Iterable[str], run: Callable[[str], str]) -> dict[str, str]:
+def at_once(names: Iterable[str], run: Callable[[str], str]) -> dict[str, str]:
     """Do something with hosts at the same time; host → error of those where there is one."""
     names = list(names)
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -196,7 +199,7 @@ def _why(code: int, said: bytes) -> str:
     return last if code else ""
 
 
-def _undo(keys: _Keys, names: list[str], old: Path, new: Path, lines: list[str], made: bool) -> None:
+def _undo(keys: Keys, names: list[str], old: Path, new: Path, lines: list[str], made: bool) -> None:
     """Take the new key away where the old one logs in, and delete it here if it was made here and nobody needs it."""
     lost = keys.refusals(old, names)
     left = keys.edit(old, [name for name in names if name not in lost], "take-away", *lines)
@@ -210,7 +213,7 @@ def _undo(keys: _Keys, names: list[str], old: Path, new: Path, lines: list[str],
         print("the new key was taken away again: nothing changed")
 
 
-def _tell(errors: Mapping[str, str]) -> None:
+def tell(errors: Mapping[str, str]) -> None:
     for name, error in errors.items():
         print(f"{name}: {error}")
 

@@ -29,14 +29,18 @@ def tell(lines: Iterable[str]) -> None:
             logger.info(f"{current_host.print_prefix}{line}")
 
 
-def guarded(change: Change) -> FunctionCommand:
-    """The command that makes a change under the guard; it fails if the host rolled back."""
-    return FunctionCommand(_apply, (change,), {})
+def guarded(change: Change, on: str = "") -> FunctionCommand:
+    """The command that makes a change under the guard; it fails if the host rolled back.
+
+    on: the host that changes, if it is not the current one
+    """
+    return FunctionCommand(_apply, (change, on), {})
 
 
-def _apply(state: State, host: Host, change: Change) -> bool:  # noqa: ARG001 (pyinfra looks for both names)
+def _apply(state: State, host: Host, change: Change, on: str) -> bool:  # noqa: ARG001 (pyinfra looks for both names)
     connection.forget(host)
-    return runner.run(current(), host.name, change, lambda line: logger.info(f"{host.print_prefix}{line}"))
+    where = f"{on}: " if on else ""
+    return runner.run(current(), on or host.name, change, lambda line: logger.info(f"{host.print_prefix}{where}{line}"))
 
 
 def write_file(path: str, content: str, mode: str = "644") -> str:

@@ -12,7 +12,7 @@ from underlay.operations import tell, write_file
 
 @operation()
 def installed(
-    path: str, content: str, check: str, activate: str = "", mode: str = "644"
+    path: str, content: str, check: str = "", activate: str = "", mode: str = "644"
 ) -> Generator[StringCommand, None, None]:
     """
     Put a file in place, if it differs and its check passes, and activate it.

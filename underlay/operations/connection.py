@@ -117,19 +117,23 @@ class Connector(BaseConnector):
         self,
         filename_or_io: str | IOBase,
         remote_filename: str,
-        remote_temp_filename: str | None = None,  # noqa: ARG002 (its place is not private)
+        remote_temp_filename: str | None = None,  # noqa: ARG002 (its name can be guessed, and it is in /tmp)
         print_output: bool = False,  # noqa: ARG002
         print_input: bool = False,  # noqa: ARG002
         **arguments: Any,
     ) -> bool:
-        """Write a file, all of it or nothing: a connection that breaks ends what is sent as its end would."""
+        """Write a file, all of it or nothing: a connection that breaks ends what is sent as its end would.
+
+        Whoever can write in its folder, too, can neither read it nor have another one written: it is made under a name
+        that nobody knows, for its owner only, and takes the place of what is there, a link, say.
+        """
         with get_file_io(filename_or_io) as file:  # type: ignore[arg-type]
             content = file.read()
         forget(self.host)
-        new, there = shlex.quote(f"{remote_filename}.upload"), shlex.quote(remote_filename)
+        there = shlex.quote(remote_filename)
         command = (
-            f'cat > {new} && [ "$(wc -c < {new})" = {len(content)} ] && cp {new} {there}; '
-            f"code=$?; rm -f {new}; exit $code"
+            f"new=$(mktemp {there}.XXXXXXXXXX) || exit 1; trap 'rm -f \"$new\"' EXIT; "
+            f'cat > "$new" && [ "$(wc -c < "$new")" = {len(content)} ] && mv -fT "$new" {there}'
         )
         seconds = extract_control_arguments(arguments).get("_timeout") or SECONDS  # type: ignore[arg-type]
         return self._run(self._unix(StringCommand(command), arguments), content, seconds).code == 0

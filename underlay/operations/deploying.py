@@ -7,7 +7,6 @@ from pyinfra.api.exceptions import PyinfraError
 from pyinfra.facts.systemd import SystemdEnabled, SystemdStatus
 from pyinfra.operations import systemd
 
-from underlay.access import hostkeys
 from underlay.access.target import Target, current
 from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys
@@ -105,14 +104,12 @@ def network_holds_at_boot() -> None:
 
 
 def deploy_machine_access() -> None:
-    """The deploy machine (the jump host) may log in as the operator, with its own key and from its own address."""
-    target, _ = planned()
-    key = hostkeys.machine_key(target.plan, target.known_hosts)
-    if key is None:
-        return
-    access.machine_key(
-        name="Access: the deploy machine may log in",
-        path=authorized_keys(target.plan),
-        key=key,
-        mark=hostkeys.MARK,
-    )
+    """The deploy machine (the jump host) may log in as the operator, with its own key and from its own address.
+
+    On the gateway the jump host's deploy sees to it: the gateway's own contacts no other host.
+    """
+    target, planned_host = planned()
+    names = [planned_host.name]
+    if planned_host.role == "jumphost":
+        names.append(target.plan.gateway.name)
+    access.deploy_machine(name="Access: the deploy machine may log in", names=names)

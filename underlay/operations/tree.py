@@ -1,5 +1,6 @@
 """A folder of files, sent as one archive."""
 
+import base64
 import hashlib
 import io
 import shlex
@@ -7,7 +8,7 @@ import tarfile
 from collections.abc import Generator
 
 from pyinfra import host
-from pyinfra.api import FileUploadCommand, StringCommand, operation
+from pyinfra.api import StringCommand, operation
 
 from underlay.facts.tree import TreeDigests
 
@@ -15,7 +16,7 @@ from underlay.facts.tree import TreeDigests
 @operation()
 def present(
     folder: str, files: dict[str, bytes], executable: list[str], ignore: list[str]
-) -> Generator[FileUploadCommand | StringCommand, None, None]:
+) -> Generator[StringCommand, None, None]:
     """
     Exactly these files below a folder.
 
@@ -24,7 +25,8 @@ def present(
     + executable: the relative paths that can be run
     + ignore: names of folders below it that are not ours
 
-    pyinfra's own `files.sync` asks about each file by itself: two round trips a file.
+    pyinfra's own `files.sync` asks about each file by itself, two round trips a file, and an upload of its own waits in
+    /tmp, where others are. This is a part of the command, and never a file.
     """
     there = host.get_fact(TreeDigests, folder=folder, ignore=ignore)
     changed = [path for path, content in files.items() if there.get(path) != hashlib.sha256(content).hexdigest()]
@@ -38,8 +40,6 @@ def present(
             entry = tarfile.TarInfo(path)
             entry.size, entry.mode = len(files[path]), 0o755 if path in executable else 0o644
             tar.addfile(entry, io.BytesIO(files[path]))
-    archive.seek(0)
-    upload = host.get_temp_filename(folder)
-    yield FileUploadCommand(archive, upload, remote_temp_filename=host.get_temp_filename(f"{folder}.upload"))
+    content = base64.b64encode(archive.getvalue()).decode()
     remove = "".join(f"rm -f {shlex.quote(f'{folder}/{path}')}\n" for path in stale)
-    yield StringCommand(f"set -e\nmkdir -p {folder}\ntar -xzf {upload} -C {folder}\nrm -f {upload}\n{remove}")
+    yield StringCommand(f"set -e\nmkdir -p {folder}\necho {content} | base64 -d | tar -xzf - -C {folder}\n{remove}")

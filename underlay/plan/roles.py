@@ -35,11 +35,26 @@ def _not_empty(upstreams: tuple[str, ...]) -> tuple[str, ...]:
     return upstreams
 
 
+RESERVED = """
+    adm admin apt audio avahi backup bin bind bird cdrom ceph chrony colord crontab daemon dhcpcd dialout dip disk
+    dnsmasq docker etcd fax floppy frr frrvty fwupd-refresh games gdm geoclue git gnats grafana haproxy input irc
+    kea kmem kvm landscape libvirt libvirt-qemu list lp lxd mail man messagebus mlocate mysql named netdev news
+    nginx nobody nogroup nslcd ntp ntpsec nvpd openldap operator pcap plocate plugdev polkitd pollinate postdrop
+    postfix postgres prometheus proxy quagga quaggavty rabbitmq rpc redis render root rtkit sasl sgx shadow snmp src ssh
+    sshd ssl-cert sssd staff statd stunnel4 sudo sync sys syslog systemd tape tcpdump telnetd tftp tomcat tss tty
+    unbound underlay-oncall usbmux users utmp uucp uuidd video voice wheel whoopsie wireshark www-data zabbix
+"""
+"""Accounts and groups of base-passwd, and some that Debian's packages make on a server, also with `_` in front."""
+
+
 def _not_in_use(account: str, info: ValidationInfo) -> str:
     plan = cast(Plan, info.context)
+    fix = "give each person an account of their own"
     if account in ("root", plan.operator.user):
         # A deploy would replace its keys, and lock itself out.
-        raise MistakeError(f"{account!r} has other keys already", "give each person an account of their own")
+        raise MistakeError(f"{account!r} has other keys already", fix)
+    if account.lstrip("_") in RESERVED.split() or account.startswith(("systemd-", "debian-")):
+        raise MistakeError(f"{account!r} is an account or a group of the system", fix)
     return account
 
 

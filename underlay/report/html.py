@@ -7,7 +7,6 @@ run its one script, known by its digest, and load nothing.
 import base64
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -116,7 +115,7 @@ def path(target: Target, output: str) -> Path:
         return Path(output).absolute()
     # The repo on the deploy machine is compared with what was deployed: no further file belongs there.
     local = target.vantage is not None and target.vantage.role == "jumphost"
-    return (Path(tempfile.gettempdir()) if local else Path.cwd()) / "report.html"
+    return (Path.home() if local else Path.cwd()) / "report.html"
 
 
 def not_writable(path: Path) -> str:

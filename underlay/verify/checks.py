@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from underlay.access import hostkeys
+from underlay.access.target import MACHINE_KEY
 from underlay.compare import boot, network
 from underlay.compare.difference import File, UnitState
 from underlay.desired import routing, units
@@ -152,9 +153,17 @@ class EveryHost:
     def test_deploy_machine_access(self, plan: Plan, planned: Host, state: HostState, evidence: Evidence) -> None:
         """The deploy machine may log in."""
         path = authorized_keys(plan)
-        key = hostkeys.machine_key(evidence.plan, evidence.target.known_hosts)
-        if key is not None and key not in state.files.get(path, "").splitlines():
-            wrong(key, f"no such line in {path}", f"{path} on {planned.name}")
+        lines = [line for line in state.files.get(path, "").splitlines() if not line.startswith("#")]
+        seen = [line for line in lines if line.endswith(f" {hostkeys.MARK}")]
+        if planned.role == "jumphost" and state.machine_public is None:
+            wrong("a key of its own to log in with", "none", f"{MACHINE_KEY} on {planned.name}")
+        words = seen[0].split() if seen else []
+        # Where the jump host was not asked, any key may be its own, but for its host key, which others can read.
+        public = evidence.machine_public or (" ".join(words[1:-1]) or "TYPE KEY")
+        key = hostkeys.machine_key(plan, public)
+        host_keys = hostkeys.known_hosts(plan, evidence.target.known_hosts)
+        if seen != [key] or f"{public}\n" in host_keys:
+            wrong(f"one line: {key}", seen or f"no such line in {path}", f"{path} on {planned.name}")
 
 
 def _expect_file(planned: Host, state: HostState, path: str, network: HostNetwork) -> None:

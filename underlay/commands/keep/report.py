@@ -12,7 +12,7 @@ from underlay.errors import OperatorError, report_and_exit
 
 @task(
     help={
-        "output": "the file to write; default report.html in the current folder (on the jump host: the temporary one)",
+        "output": "the file to write; default report.html in the current folder (on the jump host: your home)",
         "json": "print the facts as JSON; the page is written only where --output says so",
     }
 )

@@ -1,10 +1,10 @@
 """Who may log in as this user: one key takes another's place in `~/.ssh/authorized_keys`, without a moment between.
 
-`main(COMMAND, NEW, OLD)`, NEW and OLD as a `.pub` file has them; it runs as the user. It ends with 0, or says on stderr
-why nothing was changed.
+`main(COMMAND, NEW, OLD, [MARK])`, NEW and OLD as a `.pub` file has them; it runs as the user. It ends with 0, or says
+on stderr why nothing was changed. NEW may begin with options. With a MARK, every other key of this comment is old, too.
 
-- `add`: beside each line of the old key one of the new key with the same options (`from=…`); nothing where the new key
-  is there already
+- `add`: beside each line of the old key one of the new key with the same options (`from=…`), or with its own; nothing
+  where the new key is there already
 - `take-away`: the new key goes
 - `replace`: the old key goes, if the new one is there. It prints `replaced`, then waits for a line `keep` on stdin:
   only with that the file stays so. Whatever else ends it (its stdin ends, no line for WAIT seconds) puts the old file
@@ -64,7 +64,8 @@ def added(content: bytes, new: bytes, old: bytes) -> bytes:
     lines = lines_of(content)
     if any(split(line)[1] == split(new)[1] for line in lines):
         return content
-    options = dict.fromkeys(split(line)[0] for line in lines if split(line)[1] == split(old)[1])
+    like = () if split(new)[0] else (split(line)[0] for line in lines if split(line)[1] == split(old)[1])
+    options = dict.fromkeys(like)
     end = b"" if not content or content.endswith(b"\n") else b"\n"
     return content + end + b"".join(each + (b" " if each else b"") + new + b"\n" for each in options or [b""])
 
@@ -74,11 +75,15 @@ def without(content: bytes, key: bytes) -> bytes:
     return b"".join(line for line in lines_of(content) if split(line)[1] != split(key)[1])
 
 
-def replaced(content: bytes, new: bytes, old: bytes) -> bytes:
-    """The file without the old key; refused if the new one is not there."""
-    if not any(split(line)[1] == split(new)[1] for line in lines_of(content)):
+def replaced(content: bytes, new: bytes, old: bytes, mark: bytes = b"") -> bytes:
+    """The file without the old key, and without others that have the mark; refused if the new one is not there."""
+    lines = lines_of(content)
+    if not any(split(line)[1] == split(new)[1] for line in lines):
         raise RefusedError("the new key is not there")
-    return without(content, old)
+    keys = {split(old)[1]}
+    if mark:
+        keys |= {split(line)[1] for line in lines if line.rstrip().endswith(b" " + mark)} - {b"", split(new)[1]}
+    return b"".join(line for line in lines if split(line)[1] not in keys)
 
 
 def change(path: Path, make: Callable[[bytes], bytes]) -> bytes | None:
@@ -135,7 +140,7 @@ def kept() -> bool:
     return line == b"keep\n"
 
 
-def replace(path: Path, new: bytes, old: bytes) -> int:
+def replace(path: Path, new: bytes, old: bytes, mark: bytes) -> int:
     """Take the old key out until it is known whether it may stay out; the exit code."""
     # What ends the connection ends the wait, and not what comes after it.
     for each in (signal.SIGHUP, signal.SIGPIPE, signal.SIGTERM, signal.SIGINT):
@@ -144,23 +149,25 @@ def replace(path: Path, new: bytes, old: bytes) -> int:
     spare.unlink(missing_ok=True)  # of a run that was killed
     spare.hardlink_to(path)
     try:
-        before = change(path, lambda content: replaced(content, new, old))
+        before = change(path, lambda content: replaced(content, new, old, mark))
         with suppress(OSError):  # whoever asked is gone: then nobody says to keep it
             print("replaced", flush=True)
         if kept():
             return 0
         if before:
             now = path.read_bytes()
-            if now == without(before, old):
+            if now == replaced(before, new, old, mark):
                 os.replace(spare, path)
             else:  # somebody else changed it meanwhile
-                put(path, added(now, old, new), path.stat(), now)
+                taken = [line for line in lines_of(before) if line not in lines_of(replaced(before, new, old, mark))]
+                end = b"" if not now or now.endswith(b"\n") else b"\n"
+                put(path, now + end + b"".join(taken), path.stat(), now)
         return 1
     finally:
         spare.unlink(missing_ok=True)
 
 
-def main(command: str, new: str, old: str) -> int:
+def main(command: str, new: str, old: str, mark: str = "") -> int:
     """Run a command; the exit code."""
     new_key, old_key = new.encode(), old.encode()
     changes: dict[str, Callable[[bytes], bytes]] = {
@@ -170,7 +177,7 @@ def main(command: str, new: str, old: str) -> int:
     try:
         path = FILE.expanduser().resolve(strict=True)
         if command == "replace":
-            return replace(path, new_key, old_key)
+            return replace(path, new_key, old_key, mark.encode())
         change(path, changes[command])
     except (OSError, RefusedError) as error:
         print(f"{FILE}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
