@@ -242,7 +242,7 @@ class _Surveyor:
             if "IdentityFile" in line
         )
         beside = Path(f"{key}.pub")
-        return beside.read_text().strip() if os.access(beside, os.R_OK) else ""
+        return beside.read_text(errors="replace").strip() if os.access(beside, os.R_OK) else ""
 
 
 def _neighbours(asked: dict[str, str]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from underlay.access import hostkeys
 from underlay.access.ssh_config import CONNECT_SECONDS, TargetError, write
 from underlay.access.target import MACHINE_KEY, Target
 from underlay.errors import COULD_NOT, GOOD, WRONG
@@ -229,11 +230,14 @@ def _make(path: Path) -> None:
 def _public(key: Path) -> str:
     """The line of a key's public file; the comment says which one it is to people."""
     path = key.with_name(f"{key.name}.pub")
+    how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
     try:
-        return " ".join(path.read_text().split())
+        words = path.read_bytes().split()
     except OSError as error:
-        how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
         raise TargetError(f"{path} can't be read ({error.strerror}): `{how}` makes it") from error
+    if not hostkeys.is_key(*words[:2]):
+        raise TargetError(f"{path} is not one public key: `{how}` makes it")
+    return b" ".join(words).decode(errors="replace")
 
 
 def _swap(old: Path, new: Path) -> Path:
