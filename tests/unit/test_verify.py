@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from netaddr import IPAddress
 
+from underlay.access.answers import UnreadableError
 from underlay.access.endpoints import Endpoint
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
@@ -19,7 +20,7 @@ from underlay.errors import OperatorError
 from underlay.facts import sections
 from underlay.observe import evidence, exchange, state
 from underlay.observe.exchange import Outcome, judge
-from underlay.observe.state import HostState, UnreadableError
+from underlay.observe.state import HostState
 from underlay.plan import REPO, Host, Plan, load
 from underlay.verify import run as command
 from underlay.verify.checks import WrongError, wrong

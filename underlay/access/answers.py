@@ -13,7 +13,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from typing import IO, Annotated, Any, cast
 
-from pydantic import Field, TypeAdapter, ValidationError
+from netaddr import INET_PTON, valid_ipv4
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from underlay.errors import OperatorError
 from underlay.text import one_line
@@ -23,9 +24,18 @@ MOST = 16_000_000
 LAST_WORDS = 64_000
 """Bytes of what is said on stderr that are kept: the last ones say why."""
 PIECE = 65536
-SHOWN = 300
+SHOWN = 500
 """Characters of a reason that are shown."""
 
+
+def _ipv4(text: str) -> str:
+    if not valid_ipv4(text, INET_PTON):
+        raise ValueError("not an IPv4 address")
+    return text
+
+
+IPv4 = Annotated[str, AfterValidator(_ipv4)]
+"""An address, as text."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 """A number that one can count with."""
 
@@ -75,7 +85,8 @@ def reading(what: str) -> Iterator[None]:
     except OperatorError:
         raise
     except Exception as error:  # all that text can do to code is some exception, and only this host is to be left out
-        why = short(error) if isinstance(error, ShapeError) else short(repr(error))
+        # What has no words of its own says little without its name.
+        why = short(repr(error) if isinstance(error, LookupError) or not str(error) else error)
         raise UnreadableError(f"{what} can't be read: {why}") from error
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, Generic, NotRequired, TypeVar
+from typing import Any, Generic, Literal, NotRequired, TypeVar
 
 from typing_extensions import TypedDict  # as pydantic wants it before Python 3.12
 
@@ -188,7 +188,9 @@ class Links:
         """A new agent on a host, which ends when it was not asked for so long. Raises UnreachableError."""
         # Only the connection table is root's.
         sudo = ["sudo", "-n"] if name == self.target.plan.gateway.name else []
-        return Agent(name, self.command(name, [*sudo, *send.argv(name, str(seconds))]))
+        return Agent(
+            name, self.command(name, [*sudo, *send.argv(name, str(seconds))]), probe, dict[Literal["port"], int]
+        )
 
     def command(self, name: str, argv: list[str]) -> list[str]:
         """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""

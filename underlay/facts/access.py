@@ -5,7 +5,8 @@ import shlex
 from dataclasses import dataclass
 
 from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
+
+from underlay.facts import fact
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,8 @@ class AuthorizedKeys(FactBase[LoginKeys]):
         quoted = shlex.quote(path)
         return f'f=$(readlink -m {quoted}) && echo "$f" && if [ -e "$f" ]; then echo there && base64 -w0 "$f"; fi'
 
+    @fact("the operator's keys")
     def process(self, output: list[str]) -> LoginKeys:
-        if not output:
-            raise FactProcessError("can't read who may log in to this host")
         path, *rest = output
         content = base64.b64decode("".join(rest[1:])).decode(errors="surrogateescape") if rest else None
         return LoginKeys(path, content)
@@ -49,5 +49,6 @@ class AccountKeys(FactBase[str]):
         """An empty file."""
         return ""
 
+    @fact("the keys of an account")
     def process(self, output: list[str]) -> str:
         return base64.b64decode("".join(output)).decode(errors="surrogateescape")

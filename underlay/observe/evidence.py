@@ -57,7 +57,10 @@ class Evidence:
 
     def state(self, name: str) -> HostState:
         """The state of a host. Raises UnreachableError."""
-        return self._states[name].result(self.seconds)
+        try:
+            return self._states[name].result(self.seconds)
+        except TimeoutError:
+            raise UnreachableError(f"{name} did not say in time how it is") from None
 
     def outcome(self, flow: Flow) -> Outcome:
         """What became of a flow."""

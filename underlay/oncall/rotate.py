@@ -20,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from underlay.access import hostkeys
+from underlay.access import answers, hostkeys
+from underlay.access.answers import FloodError
 from underlay.access.ssh_config import CONNECT_SECONDS, TargetError, write
 from underlay.access.target import MACHINE_KEY, Target
 from underlay.errors import COULD_NOT, GOOD, WRONG
@@ -186,9 +187,11 @@ def _at_once(names: Iterable[str], run: Callable[[str], str]) -> dict[str, str]:
 
 def _run(argv: list[str], stdin: bytes) -> str:
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=SECONDS, check=False)
+        done = answers.run(argv, stdin=stdin, seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return f"no answer within {SECONDS} s"
+    except FloodError as error:
+        return str(error)
     return _why(done.returncode, done.stderr)
 
 
