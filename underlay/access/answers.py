@@ -128,6 +128,28 @@ def run(
     return subprocess.CompletedProcess(argv, code, output, errors)
 
 
+def rest(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]:
+    """The last of what a program says on stderr until it ends, and whether it is late; its output is thrown away."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    words, end = b"", time.monotonic() + seconds
+    with selectors.DefaultSelector() as waiting:
+        for each in (process.stdout, process.stderr):
+            waiting.register(each, selectors.EVENT_READ)
+        while waiting.get_map() and time.monotonic() < end:
+            for key, _ in waiting.select(max(end - time.monotonic(), 0)):
+                piece = os.read(key.fd, PIECE)
+                if not piece:
+                    waiting.unregister(key.fileobj)
+                elif key.fileobj is process.stderr:
+                    words = (words + piece)[-LAST_WORDS:]
+    try:
+        process.wait(max(end - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        return words, True
+    return words, False
+
+
 def _talk(process: subprocess.Popen[bytes], stdin: bytes, end: float, most: int) -> tuple[bytes, bytes]:
     assert process.stdin is not None
     assert process.stdout is not None

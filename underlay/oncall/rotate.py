@@ -22,6 +22,7 @@ from pathlib import Path
 
 from underlay.access import answers, hostkeys
 from underlay.access.answers import FloodError
+from underlay.access.sessions import last_words
 from underlay.access.ssh_config import CONNECT_SECONDS, TargetError, write
 from underlay.access.target import MACHINE_KEY, Target
 from underlay.errors import COULD_NOT, GOOD, WRONG
@@ -153,7 +154,7 @@ class _Waiting:
         while b"\n" not in said and (left := end - time.monotonic()) > 0:
             if select.select([process.stdout], [], [], left)[0]:
                 piece = os.read(process.stdout.fileno(), 100)
-                if not piece:
+                if not piece or len(said) > 1000:
                     break
                 said += piece
         return "" if said == b"replaced\n" else self.end() or f"no answer within {SECONDS} s"
@@ -170,11 +171,13 @@ class _Waiting:
         process = self._process
         if process is None or process.returncode is not None:
             return ""
-        try:
-            _, said = process.communicate(word, SECONDS)
-        except subprocess.TimeoutExpired:
+        assert process.stdin is not None
+        with suppress(OSError):  # then it is gone, and says why
+            process.stdin.write(word)
+            process.stdin.close()
+        said, late = answers.rest(process, SECONDS)
+        if late:
             process.kill()
-            _, said = process.communicate()
         return _why(process.wait(), said)
 
 
@@ -196,8 +199,7 @@ def _run(argv: list[str], stdin: bytes) -> str:
 
 
 def _why(code: int, said: bytes) -> str:
-    last = (said.decode(errors="replace").strip().splitlines() or [f"exit code {code}"])[-1]
-    return last if code else ""
+    return last_words(said, f"exit code {code}") if code else ""
 
 
 def _undo(keys: _Keys, names: list[str], old: Path, new: Path, lines: list[str], made: bool) -> None:
