@@ -11,13 +11,15 @@ from functools import cached_property
 from typing import Any
 
 import pytest
+from pyinfra.api import FactBase
+from pyinfra.api.exceptions import FactProcessError
 
 from tests.unit import site
 from tests.unit.test_inventory import target
 from underlay.access import answers
 from underlay.access.answers import Finite, FloodError, IPv4, ShapeError, UnreadableError
 from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
-from underlay.facts import script
+from underlay.facts import access, files, filters, firewall, network, packages, script, system, tree
 from underlay.observe import drift, state
 from underlay.observe.state import HostState
 from underlay.oncall import flows
@@ -241,6 +243,24 @@ def test_every_part_of_a_host(part: str, lines: list[str]) -> None:
         said = str(error)
     assert not said or " of lb can't be read: " in said
     assert len(said) < answers.SHOWN + 100
+
+
+FACTS: list[type[FactBase[Any]]] = [
+    *(access.AuthorizedKeys, access.AccountKeys, files.FileContents, filters.OtherFilters, firewall.Rules),
+    *(network.Network, packages.Packages, system.System, tree.TreeDigests),
+]
+
+
+@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
+@pytest.mark.parametrize("kind", FACTS, ids=lambda kind: kind.__name__)
+def test_every_fact(kind: type[FactBase[Any]], lines: list[str]) -> None:
+    """Any other exception would end the deploy for all hosts."""
+    said = ""
+    try:
+        kind().process(lines)
+    except FactProcessError as error:
+        said = str(error)
+    assert not said or " of this host can't be read: " in said
 
 
 @pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
