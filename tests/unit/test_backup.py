@@ -231,7 +231,7 @@ BAD_PARTS = {
     "setuid": made(f"{KEYS}x", mode=0o4755),
     "no tar": b"no tar",
     "packed nothing": gzip.compress(b"x" * 1000),
-    "a bomb": gzip.compress(bytes(backup.UNPACKED + 1)),
+    "a bomb": gzip.compress(bytes(100_001)),
 }
 
 
@@ -245,6 +245,7 @@ def test_what_does_not_belong_into_a_backup(
     def run(_: Links, name: str, __: str, **___: Any) -> "subprocess.CompletedProcess[bytes]":
         return subprocess.CompletedProcess([], 0, content if name == "lb" else good, b"")
 
+    monkeypatch.setattr(backup, "UNPACKED", 100_000)
     monkeypatch.setattr(Links, "run", run)
     found = backup.write(site, tmp_path / "b.tar")
     assert str(found.hosts.pop("lb")).startswith("the files of lb can't be read: ")
