@@ -100,15 +100,15 @@ SECRETS = {
 
 
 @pytest.mark.parametrize(("text", "secret"), SECRETS.values(), ids=SECRETS)
-@pytest.mark.parametrize("around", ["{}", "one\n{}\ntwo", "{}\n{}"])
-def test_secrets(text: str, secret: str, around: str) -> None:
-    """None of it is left."""
-    if around.count("{}") > 1 and text.startswith(BODY[12:]):
-        around = "{}"  # without its begin it is known by being the first
-    left = redact(around.replace("{}", text))
-    assert secret not in left
-    assert "hunter2" not in left.lower().replace("user=", "")
-    assert "[left out]" in left
+def test_secrets(text: str, secret: str) -> None:
+    """None of it is left, whatever is around it."""
+    # Without its begin it is known by being the first.
+    twice = [] if text.startswith(BODY[12:]) else ["{}\n{}"]
+    for around in ("{}", "one\n{}\ntwo", *twice):
+        left = redact(around.replace("{}", text))
+        assert secret not in left
+        assert "hunter2" not in left.lower()
+        assert "[left out]" in left
 
 
 @pytest.mark.parametrize(
