@@ -2,7 +2,7 @@
 
 import base64
 import json
-from time import monotonic
+from time import process_time
 
 import pytest
 
@@ -164,7 +164,13 @@ def test_what_is_around_a_secret_stays() -> None:
     ],
 )
 def test_its_time_is_that_of_the_length(piece: str) -> None:
-    """A host of the LAN chooses what stands in the logs: a megabyte of anything is a matter of a second or two."""
-    began = monotonic()
-    redact(piece * (1_000_000 // len(piece)))
-    assert monotonic() - began < 30
+    """A host of the LAN chooses what stands in the logs: eight times as much takes no sixty-four times as long."""
+
+    def work(length: int) -> float:
+        """Seconds of the processor, whatever else it does."""
+        text = piece * (length // len(piece))
+        began = process_time()
+        redact(text)
+        return process_time() - began
+
+    assert work(160_000) < 24 * work(20_000) + 0.3
