@@ -6,9 +6,10 @@ from targets import current
 from underlay.access.target import announce
 from underlay.errors import report_and_exit
 from underlay.operations import connection
-from underlay.operations.inventory import certain, groups
+from underlay.operations.inventory import certain, check, groups
 
 with report_and_exit():
+    check(sys.argv)
     _target = current()
     announce(_target)
     connection.install(_target, certain(_target, sys.argv))

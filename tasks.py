@@ -8,14 +8,14 @@ import targets  # noqa: F401 (the commands find the lab by it)
 from underlay.commands.change import announce, change, publish, rotate_key
 from underlay.commands.keep import backup, bundle, report
 from underlay.commands.oncall import capture, doctor, flows, ssh, status, trace
-from underlay.commands.positionals import allow_optional_positionals
+from underlay.commands.positionals import strict_arguments
 from underlay.commands.site import deploy, drift, history, plan, rollback, topology, verify
 from underlay.plan import REPO
 
 # Progress of the parts belongs before what follows it, also into a pipe.
 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
-allow_optional_positionals()
+strict_arguments()
 namespace = Collection()
 for module in (
     *(plan, topology, deploy, verify, drift, history, rollback),

@@ -1,10 +1,11 @@
 """How a command ends: the exit codes of all of them, and a mistake of a person as one report without a traceback."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from underlay.text import shown_safely
+from underlay.text import is_blank, shown_safely
 
 GOOD = 0
 """As it should be, or done."""
@@ -33,6 +34,7 @@ def report_and_exit() -> Iterator[None]:
     """
     with shown_safely():
         try:
+            _no_empty_variables()
             yield
         except OperatorError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -40,3 +42,9 @@ def report_and_exit() -> Iterator[None]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(INTERRUPTED) from None
+
+
+def _no_empty_variables() -> None:
+    for name, value in os.environ.items():
+        if name.startswith("UNDERLAY_") and is_blank(value):
+            raise OperatorError(f"{name} is set, but empty: unset it, or say what is meant")

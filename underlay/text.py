@@ -30,6 +30,11 @@ def argument(line: str) -> str:
     return f'"{line}"' if not re.search(r'["$`\\!]', line) else shlex.quote(line)
 
 
+def is_blank(text: str) -> bool:
+    """Whether nothing is in it that can be seen: where a word is meant, a variable that is not set, most likely."""
+    return not any(each.isprintable() and not each.isspace() for each in text)
+
+
 def printable(text: str) -> str:
     """Text that a terminal only shows: all else but the end of a line is escaped in the way of JSON, `\\u001b`.
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from targets import current
+from underlay.access.answers import UnreadableError
 from underlay.access.sessions import UnreachableError
 from underlay.desired.traffic import Flow
 from underlay.observe.evidence import Evidence
-from underlay.observe.state import HostState, UnreadableError
+from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
 from underlay.verify import plugin
 from underlay.verify.checks import WrongError

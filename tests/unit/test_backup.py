@@ -1,6 +1,7 @@
 """A backup: what is in it, and what a restore does to a host."""
 
 import grp
+import gzip
 import io
 import json
 import os
@@ -206,3 +207,59 @@ def test_every_path_may_be_put_back() -> None:
     prefixes = tuple(backup.prefixes(PLAN))
     for path in backup.paths(PLAN):
         assert f"{path.replace('*', 'ed25519_key')}/".startswith(prefixes), path
+
+
+def made(name: str, kind: bytes = tarfile.REGTYPE, mode: int = 0o600, link: str = "") -> bytes:
+    """A host's part, with one more member."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for each, its_kind in (("/etc/ssh/ssh_host_rsa_key", tarfile.REGTYPE), (name, kind)):
+            member = tarfile.TarInfo(each)
+            member.type, member.mode, member.linkname = its_kind, mode, link
+            archive.addfile(member)
+    return content.getvalue()
+
+
+KEYS = "/etc/ssh/ssh_host_"
+BAD_PARTS = {
+    **{name: made(name) for name in ("/etc/shadow", f"{KEYS}/../../x", "../../x", "x", "/", "/etc//ssh/ssh_host_x")},
+    "symlink": made(f"{KEYS}x", tarfile.SYMTYPE, link="/etc/shadow"),
+    "hardlink": made(f"{KEYS}x", tarfile.LNKTYPE, link="/etc/shadow"),
+    "device": made(f"{KEYS}x", tarfile.CHRTYPE),
+    "pipe": made(f"{KEYS}x", tarfile.FIFOTYPE),
+    "sparse": made(f"{KEYS}x", tarfile.GNUTYPE_SPARSE),
+    "setuid": made(f"{KEYS}x", mode=0o4755),
+    "no tar": b"no tar",
+    "packed nothing": gzip.compress(b"x" * 1000),
+    "a bomb": gzip.compress(bytes(100_001)),
+}
+
+
+@pytest.mark.parametrize("content", BAD_PARTS.values(), ids=BAD_PARTS)
+def test_what_does_not_belong_into_a_backup(
+    site: Target, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    """A bad host is not in it, and why; and an archive that somebody changed is refused before a host is asked."""
+    good = packed({"/etc/ssh/ssh_host_rsa_key": b"key"})
+
+    def run(_: Links, name: str, __: str, **___: Any) -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.CompletedProcess([], 0, content if name == "lb" else good, b"")
+
+    monkeypatch.setattr(backup, "UNPACKED", 100_000)
+    monkeypatch.setattr(Links, "run", run)
+    found = backup.write(site, tmp_path / "b.tar")
+    assert str(found.hosts.pop("lb")).startswith("the files of lb can't be read: ")
+    assert set(found.hosts.values()) == {1}
+    with tarfile.open(tmp_path / "changed.tar", "w") as archive:
+        backup._add(archive, backup.MANIFEST, json.dumps({"site": PLAN.site, "hosts": {"lb": 1}}).encode())
+        backup._add(archive, "lb.tar.gz", content)
+    with pytest.raises(OperatorError, match="is no backup of"):
+        backup.load(tmp_path / "changed.tar", PLAN, PLAN.host("lb"))
+
+
+@pytest.mark.parametrize("manifest", ["[]", "[" * 100_000, '{"site": [], "hosts": {}}', '{"site": "x"}', "NaN"])
+def test_an_odd_manifest(tmp_path: Path, manifest: str) -> None:
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        backup._add(archive, backup.MANIFEST, manifest.encode())
+    with pytest.raises(OperatorError, match="is no backup of"):
+        backup.load(tmp_path / "b.tar", PLAN, PLAN.host("lb"))

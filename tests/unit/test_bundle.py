@@ -88,6 +88,7 @@ def test_collect(tmp_path: Path) -> None:
             "bad": "echo no >&2; exit 3",
             "slow": "echo begun; sleep 30",
             "long": "seq 100",
+            "flood": "exec cat /dev/zero",
         },
         "files": [f"{tmp_path}/*.conf", f"{tmp_path}/none", str(tmp_path)],
         "seconds": 1,
@@ -101,6 +102,9 @@ def test_collect(tmp_path: Path) -> None:
     )
     found = json.loads(gzip.decompress(done.stdout))
     assert found.pop("long").startswith("[192 bytes before this were left out]\n")
+    flood = found.pop("flood")
+    assert flood.endswith("\0\n[cut off after 1 s]\n")
+    assert len(flood) < 200
     assert found == {
         "good": "yes\n",
         "bad": "no\n\n[exit code 3]\n",
@@ -151,6 +155,69 @@ def test_archive(site: Target, tmp_path: Path) -> None:
     assert texts["b/plan/plan.py"] == site.plan.source.read_text()
     assert "192.168.0.51" in texts["b/plan.txt"]
     assert {"b/status.txt", "b/drift.json", "b/history.json", "b/versions.txt"} < set(texts)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "/../../x",
+            "/etc/hosts/../../x",
+            "../x",
+            "x/../../y",
+            "/etc//hosts",
+            "/etc/shadow",
+            "/etc/ssh/ssh_host_rsa_key",
+        ),
+        *("/etc/sysctl.d/x/y", "/etc/sysctl.d/\x1b[2J", "", "other", "/etc/hosts\n"),
+    ],
+)
+def test_a_host_that_names_other_files(
+    site: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A name in the archive is a file where a colleague unpacks it: that host is left out, the others are in it."""
+
+    def run(_: Links, host: str, __: str, **___: Any) -> "subprocess.CompletedProcess[bytes]":
+        said = {"system": host, "/etc/sysctl.d/a.conf": "b"} | ({name: "x"} if host == "lb" else {})
+        return subprocess.CompletedProcess([], 0, gzip.compress(json.dumps(said).encode()), b"")
+
+    monkeypatch.setattr(Links, "run", run)
+    path = tmp_path / "b.tar.gz"
+    found = bundle.write(site, path)
+    assert found.hosts.pop("lb").startswith("lb was reached, but not read: nobody asked for")
+    assert set(found.hosts.values()) == {""}
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+    assert not [each for each in names if "lb/" in each or ".." in each or each.startswith("/")]
+    assert "b/hosts/gateway/files/etc/sysctl.d/a.conf" in names
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"text", gzip.compress(b"[" * 100_000), gzip.compress(b'{"system": 1}')),
+        *(
+            gzip.compress(b'{"system": "x"}')[:-9],
+            gzip.compress(b'{"system": "\\ud800"}'),
+            gzip.compress(b" " * 10_001),
+        ),
+    ],
+    ids=["nothing", "text", "nested", "a number", "cut off", "half a character", "a bomb"],
+)
+def test_a_host_that_says_something_else(
+    site: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    """Odd, cut off, or more than fits once it is unpacked."""
+
+    def run(_: Links, host: str, __: str, **___: Any) -> "subprocess.CompletedProcess[bytes]":
+        good = gzip.compress(json.dumps({"system": host}).encode())
+        return subprocess.CompletedProcess([], 0, content if host == "lb" else good, b"")
+
+    monkeypatch.setattr(bundle, "UNPACKED", 10_000)
+    monkeypatch.setattr(Links, "run", run)
+    found = bundle.write(site, tmp_path / "b.tar.gz")
+    assert found.hosts.pop("lb").startswith("lb was reached, but not read: ")
+    assert set(found.hosts.values()) == {""}
 
 
 def test_never_overwrites(site: Target, tmp_path: Path) -> None:

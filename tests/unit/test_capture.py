@@ -79,6 +79,13 @@ def test_stream(order: str, size: int) -> None:
     assert [(each.protocol, each.length) for each in found] == [("tcp", 124), ("icmp", 128)]
 
 
+def test_a_packet_without_an_end() -> None:
+    """The host says how long it is: what is longer than tcpdump keeps is not waited for."""
+    data = pcap(ip(6, PORTS)) + struct.pack("<IIII", 0, 0, 2**31, 2**31)
+    with pytest.raises(NotPcapError, match="a packet of 2147483648 bytes"):
+        list(Stream().feed(data))
+
+
 def test_no_pcap() -> None:
     """Something else on the connection is told as such."""
     with pytest.raises(NotPcapError, match="not a capture: it begins with 57656c63"):

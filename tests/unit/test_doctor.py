@@ -29,7 +29,8 @@ from underlay.doctor import policy
 from underlay.doctor import run as doctor
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.diagnosis import diagnose
-from underlay.doctor.survey import Drop, Failure, Hop, HostSurvey, Survey, Way, Workstation
+from underlay.doctor.policy import Packet
+from underlay.doctor.survey import Drop, Failure, Hop, HostSurvey, Survey, Taken, Way, Workstation
 from underlay.doctor.ways import failure_of
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Link, RuleCounter, Upstream
@@ -448,7 +449,7 @@ def with_taken(seen: Survey, rule: dict[str, Any] | None, route: dict[str, Any] 
     seen = failing(seen, lambda flow: flow.destination == STORAGE)
     failed = [flow for flow, outcome in seen.outcomes.items() if outcome.error]
     arguments = f"priority {rule['priority']} from x; lookup 254" if rule else None
-    answer = {"rule": rule, "route": route, "arguments": arguments}
+    answer: Taken = {"rule": rule, "route": route, "arguments": arguments}
     packets = [each for each in policy.packets(PLAN.host("master-1"), failed) if not each.nic]
     return replace(seen, taken={"master-1": [(packet, answer) for packet in packets]})
 
@@ -485,7 +486,9 @@ def test_policy_rules_that_are_not_to_blame(rule: dict[str, Any] | None, route: 
 def test_a_policy_rule_that_can_t_be_named_alone() -> None:
     """It is told, and nothing is printed that would delete another one."""
     seen = with_taken(healthy(), OTHERS_RULE)
-    taken = [(packet, {**answer, "arguments": None}) for packet, answer in seen.taken["master-1"]]
+    taken: list[tuple[Packet, Taken]] = [
+        (packet, {**answer, "arguments": None}) for packet, answer in seen.taken["master-1"]
+    ]
     found = only(diagnose(replace(seen, taken={"master-1": taken})))
     assert (found.id, found.fix) == ("policy-rule-unmanaged", "")
     assert "priority 90 src 100.64.64.2" in found.cause

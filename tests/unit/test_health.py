@@ -8,10 +8,11 @@ from dataclasses import astuple
 
 import pytest
 
+from underlay.access.answers import UnreadableError
 from underlay.facts import sections
 from underlay.observe import health, state
 from underlay.observe.health import Clock, Disk, Link, RuleCounter, Tally
-from underlay.observe.state import HostState, UnreadableError
+from underlay.observe.state import HostState
 from underlay.plan import REPO, load
 from underlay.remote import connect, conntrack, send
 

@@ -1,6 +1,7 @@
 """The tasks as a person calls them."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,9 +10,13 @@ import pytest
 from underlay.plan import REPO
 
 
-def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "invoke", *arguments]
-    return subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=60, check=False)
+def run(*argv: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    words, environment = [sys.executable, "-m", *argv], {**os.environ, **variables}
+    return subprocess.run(words, cwd=REPO, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def invoke(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run("invoke", *arguments, **variables)
 
 
 @pytest.mark.parametrize("words", [("--help", "drift"), ("drift", "--help"), ("ssh", "--help"), ("restore", "--help")])
@@ -42,3 +47,45 @@ def test_plan_as_json() -> None:
     )
     assert len(found["rules"]) == 22
     assert found["rules"][-1]["plan"].startswith("group_data/all.py:")
+
+
+@pytest.mark.parametrize(
+    ("words", "before"),
+    [
+        (("deploy", ""), "'deploy'"),
+        (("deploy", " \t"), "'deploy'"),
+        (("history", "\u200b"), "'history'"),
+        (("history", "gateway", ""), "'gateway'"),
+        (("rotate-key", "--without", "lb", "--without", ""), "'--without'"),
+        (("bundle", "--output="), "'--output'"),
+        (("lab.up", "--suite", " "), "'--suite'"),
+        (("plan", "drift", "--json", ""), "'--json'"),
+    ],
+)
+def test_an_empty_argument(words: tuple[str, ...], before: str) -> None:
+    """It is a variable that is not set, and never "all of them"; nothing is begun, not even what stands before it."""
+    done = invoke(*words, UNDERLAY_LAB="nosuch")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: the argument after {before} is empty")
+
+
+@pytest.mark.parametrize("words", [("deploy", "--", "gateway"), ("deploy", "--", "")])
+def test_what_no_command_would_take(words: tuple[str, ...]) -> None:
+    done = invoke(*words, UNDERLAY_LAB="nosuch")
+    assert (done.returncode, done.stderr) == (1, "error: no command takes anything after `--`: leave it out\n")
+
+
+@pytest.mark.parametrize("limit", [("--limit", ""), ("--limit= ",)])
+def test_an_empty_limit_of_pyinfra(limit: tuple[str, ...]) -> None:
+    """pyinfra itself takes it for no host, and ends well."""
+    done = run("pyinfra", "inventory.py", "deploys/gateway.py", *limit, UNDERLAY_LAB="nosuch")
+    assert done.returncode == 1
+    assert "is empty: leave it out" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["UNDERLAY_PLAN", "UNDERLAY_TARGET", "UNDERLAY_LAB", "UNDERLAY_ROLLBACK_SECONDS"])
+def test_an_empty_variable(name: str) -> None:
+    """It is set for a reason: the plan, the target or the lab that it means is not known."""
+    done = invoke("plan", **{name: " "})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {name} is set, but empty: unset it, or say what is meant\n"

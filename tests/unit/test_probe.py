@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -73,14 +74,24 @@ def test_silence(agent: Agent, server: socket.socket) -> None:
     assert time.monotonic() - begin < probe.PATIENCE + 2
 
 
-@pytest.mark.parametrize(("said", "error"), [(b"", "without a word"), (b"SSH-2.0-x\r\n", "something else")])
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"", "without a word"),
+        (b"SSH-2.0-x\r\n", "something else"),
+        (b"[" * 400, "something else"),
+        (b'["a"]', "something else"),
+        (b"1", "something else"),
+        (b"x" * 30_000_000, "something else"),
+    ],
+)
 def test_somebody_else_answers(agent: Agent, server: socket.socket, said: bytes, error: str) -> None:
     """What is not a listener of ours is not mistaken for one."""
 
     def answer() -> None:
         client, _ = server.accept()
-        client.sendall(said)
-        client.close()
+        with client, suppress(OSError):
+            client.sendall(said)
 
     threading.Thread(target=answer, daemon=True).start()
     [[_, told, seen]] = agent.ask("connect", [[HERE, HERE, server.getsockname()[1], "read"]])

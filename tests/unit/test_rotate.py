@@ -246,3 +246,26 @@ def test_a_key_that_can_t_be_made(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="can't be made, nothing was changed"):
         rotate._make(tmp_path / "nowhere" / "key")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        (b"%s M\xfcller\r\n", "%s M\ufffdller"),
+        (b"\n  %s\tops  at home \n", "%s ops at home"),
+        (b"%s", "%s"),
+        (b"", None),
+        (b"---- BEGIN SSH2 PUBLIC KEY ----\n", None),
+        (b"ssh-ed25519 AAAA", None),
+        (b"\xff\xfe\0s\0s", None),
+    ],
+)
+def test_a_public_key_that_others_wrote(tmp_path: Path, content: bytes, line: str | None) -> None:
+    """Its comment may be in any encoding; a file without a key is told, with what makes one."""
+    key = f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{'A' * 43}"
+    (tmp_path / "id.pub").write_bytes(content.replace(b"%s", key.encode()))
+    if line is None:
+        with pytest.raises(TargetError, match=r"id\.pub is not one public key: `ssh-keygen -y -f .* makes it"):
+            rotate._public(tmp_path / "id")
+    else:
+        assert rotate._public(tmp_path / "id") == line.replace("%s", key)

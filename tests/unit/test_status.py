@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from tests.unit.test_verify import target
+from underlay.access.answers import UnreadableError
 from underlay.access.endpoints import Endpoint
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
@@ -28,7 +29,7 @@ from underlay.observe.health import (
     Tally,
     Upstream,
 )
-from underlay.observe.state import HostState, UnreadableError
+from underlay.observe.state import HostState
 from underlay.oncall import status
 from underlay.oncall.status import Status
 from underlay.plan import REPO, Host, Plan, load

@@ -12,6 +12,7 @@ import pytest
 from netaddr import IPAddress
 
 from tests.unit.conftest import Planned
+from underlay.access.answers import UnreadableError
 from underlay.access.endpoints import Endpoint
 from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
 from underlay.access.target import Target
@@ -22,7 +23,7 @@ from underlay.errors import OperatorError
 from underlay.facts import sections
 from underlay.observe import evidence, exchange, state
 from underlay.observe.exchange import Outcome, judge
-from underlay.observe.state import HostState, UnreadableError
+from underlay.observe.state import HostState
 from underlay.plan import REPO, Host, Plan, load
 from underlay.verify import run as command
 from underlay.verify.checks import WrongError, wrong
@@ -349,7 +350,7 @@ class Scripted(Agent):
     def __init__(self, name: str, knocks: Callable[[list[Any]], bool] | Exception) -> None:
         self.name, self.hello, self.knocks = name, {"port": 40000}, knocks
 
-    def ask(self, key: str, value: Any, _: float = 10) -> Any:
+    def ask(self, key: str, value: Any, *_: Any, **__: Any) -> Any:
         if key == "connect":
             return [[50000, None, "no answer"] for _ in value]
         assert key == "knock"

@@ -53,6 +53,8 @@ def test_what_is_asked_is_answered_at_the_same_time(worker: runner.Worker) -> No
         done = list(pool.map(lambda n: worker.shell("box", f"cat; sleep 1; exit {n}", b"%d" % n, 20), range(30)))
     assert done == [(n, b"%d" % n, b"") for n in range(30)]
     assert time.monotonic() - begun < 15
+    with pytest.raises(UnreachableError, match="box was reached, but not read: it said more than 16 MB"):
+        worker.shell("box", "yes", b"", 60)
     begun = time.monotonic()
     with pytest.raises(TimeoutError):
         worker.shell("box", "sleep 20 & wait", b"", 0.5)  # what it started holds its output

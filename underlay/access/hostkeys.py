@@ -1,10 +1,18 @@
-"""Who may log in where: host keys that are known beforehand, and the line of the deploy machine's own key."""
+"""Who may log in where: host keys that are known beforehand, and the line of the deploy machine's own key.
 
+`known_hosts` is ssh's file: it is read as ssh does, which skips each line that it can't read and goes on.
+"""
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import translate
 from pathlib import Path
 
-from paramiko import HostKeys, PKey
-from paramiko.hostkeys import HostKeyEntry
-
+from underlay.access.ssh_config import TargetError
 from underlay.plan import Host, Plan
 
 MARK = "underlay-deploy-machine"
@@ -52,19 +60,104 @@ def with_key(content: str, key: str, mark: str) -> str:
     return "".join(line for index, line in enumerate(lines) if index not in ours[1:])
 
 
-def _load(path: Path) -> HostKeys:
-    return HostKeys(str(path)) if path.exists() else HostKeys()
+def is_key(kind: bytes = b"", text: bytes = b"") -> bool:
+    """Whether this is a whole public key in base64: strings (RFC 4253), of which the first is its kind."""
+    try:
+        blob, at, parts = base64.b64decode(text, validate=True), 0, list[bytes]()
+    except binascii.Error:
+        return False
+    while at < len(blob):
+        end = at + 4 + int.from_bytes(blob[at : at + 4])
+        parts.append(blob[at + 4 : end])
+        at = end
+    # A cut one has its end behind that of the text.
+    return at == len(blob) and len(parts) > 1 and parts[0] == kind and re.fullmatch(rb"[\w@.-]+", kind) is not None
 
 
-def _lines(known: HostKeys, host: Host, names: list[str]) -> str:
+@dataclass(frozen=True)
+class _Line:
+    """A key in `known_hosts`: the words for its hosts, its kind, itself in base64."""
+
+    names: tuple[bytes, ...]
+    kind: str
+    key: str
+
+    def has(self, name: str) -> bool:
+        """Whether it is of the host of that name, by ssh's rules: hashed, with wildcards, excluded with `!`."""
+        if self.names[0].startswith(b"|"):
+            return len(self.names) == 1 and _is_hash_of(self.names[0], name)
+        found = [each for each in self.names if _matches(each.removeprefix(b"!"), name.encode())]
+        return bool(found) and not any(each.startswith(b"!") for each in found)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a file of `known_hosts` says. The keys of authorities are not in it: ssh finds them by the file itself."""
+
+    good: list[_Line] = field(default_factory=list)
+    revoked: list[_Line] = field(default_factory=list)
+
+    def keys(self, name: str) -> dict[str, list[str]]:
+        """Kind → the keys by which a host of that name is known, each once, in the order of the file."""
+        found: dict[str, dict[str, None]] = {}
+        for line in self.good:
+            if line.has(name):
+                found.setdefault(line.kind, {})[line.key] = None
+        return {kind: [*keys] for kind, keys in found.items()}
+
+
+def _load(path: Path) -> _Known:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return _Known()
+    except OSError as error:
+        raise TargetError(f"the known host keys {path} can't be read: {error.strerror}") from error
+    known = _Known()
+    for marker, line in _lines_of(content):
+        if marker in (b"", b"@revoked"):
+            (known.revoked if marker else known.good).append(line)
+    return known
+
+
+def _lines_of(content: bytes) -> Iterator[tuple[bytes, _Line]]:
+    for text in content.split(b"\n"):
+        marker, *words = text.split(None, 4) or [b"#"]
+        if not marker.startswith(b"@"):
+            marker, words = b"", [marker, *words]
+        if len(words) >= 3 and not words[0].startswith(b"#") and is_key(*words[1:3]):
+            yield marker, _Line(tuple(words[0].split(b",")), words[1].decode(), words[2].decode())
+
+
+def _is_hash_of(word: bytes, name: str) -> bool:
+    try:
+        nothing, version, salt, digest = word.split(b"|")
+        found = hmac.digest(base64.b64decode(salt, validate=True), name.encode(), "sha1")
+        return (nothing, version) == (b"", b"1") and hmac.compare_digest(found, base64.b64decode(digest, validate=True))
+    except ValueError:
+        return False
+
+
+def _matches(word: bytes, name: bytes) -> bool:
+    # Of the wildcards ssh knows two. Few words have one, and few of these begin like an address of the plan.
+    begin = re.split(rb"[*?]", word, maxsplit=1)[0].lower()
+    if begin == word.lower() or not name.lower().startswith(begin):
+        return begin == name.lower() == word.lower()
+    pattern = translate(word.decode("latin-1").replace("[", "[[]")).encode("latin-1")
+    return re.compile(pattern, re.IGNORECASE).fullmatch(name) is not None
+
+
+def _lines(known: _Known, host: Host, names: list[str]) -> str:
     keys = sorted(_known_keys(known, host).items())
-    return "".join(HostKeyEntry([",".join(names)], key).to_line() or "" for _, key in keys)
+    return "".join(f"{','.join(names)} {kind} {key}\n" for kind, of_kind in keys for key in of_kind)
 
 
-def _known_keys(known: HostKeys, host: Host) -> dict[str, PKey]:
+def _known_keys(known: _Known, host: Host) -> dict[str, list[str]]:
     # The first address is the host's own for longest: a published one may have been another host's before.
-    names = reversed(_addresses(host))
-    return {kind: key for name in names for kind, key in (known.lookup(name) or {}).items()}
+    addresses = _addresses(host)
+    revoked = {line.key for line in known.revoked if any(line.has(name) for name in addresses)}
+    found = {kind: keys for name in reversed(addresses) for kind, keys in known.keys(name).items()}
+    return {kind: left for kind, keys in found.items() if (left := [key for key in keys if key not in revoked])}
 
 
 def _addresses(host: Host) -> list[str]:

@@ -11,8 +11,12 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, Literal, NotRequired, TypeVar
 
+from typing_extensions import TypedDict  # as pydantic wants it before Python 3.12
+
+from underlay.access import answers
+from underlay.access.answers import FloodError, ShapeError
 from underlay.access.ssh_config import CONNECT_SECONDS
 from underlay.access.target import Target
 from underlay.errors import OperatorError
@@ -30,6 +34,12 @@ ROOT_IF_POSSIBLE = (
 """Before a command: a workstation's user may have no sudo without a password."""
 LOGIN_SECONDS = 15
 """Seconds that a host has to let us in. One that does not even greet has CONNECT_SECONDS, by the ssh config."""
+TIMED_OUT = 124
+"""The exit code of timeout(1)."""
+FEW = 64_000
+"""Bytes that a login may say."""
+
+T = TypeVar("T")
 
 
 class UnreachableError(OperatorError):
@@ -105,12 +115,14 @@ class Links:
         """The error of a short command, empty if there is none."""
         argv = ["ssh", "-n", "-F", str(self.target.ssh_config), *options, name, *command]
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=seconds, check=False)
+            done = answers.run(argv, seconds=seconds, most=FEW)
         except subprocess.TimeoutExpired:
             return f"no answer within {seconds:.0f} s"
+        except FloodError as error:
+            return str(error)
         except OSError as error:
             return f"can't run ssh: {error.strerror}"
-        return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["ssh failed"])[-1]
+        return "" if done.returncode == 0 else last_words(done.stderr, "ssh failed")
 
     def log_in_anew(self, name: str) -> str:
         """Why a new connection to a host fails, whatever connection there is already; empty if it does not."""
@@ -134,23 +146,50 @@ class Links:
             return root
         return ["ssh", "-F", str(self.target.ssh_config), *options, name, shlex.join(root)]
 
-    def run(self, name: str, command: str, *, seconds: float, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self, name: str, command: str, *, seconds: float, stdin: bytes = b"", most: int = answers.MOST
+    ) -> subprocess.CompletedProcess[bytes]:
         """Run a shell command on a host, as root; after so many seconds it is ended there.
 
-        Its exit code is then 124. Raises UnreachableError, also if the connection breaks meanwhile.
+        Its exit code is then 124. Raises UnreachableError, also if the connection breaks meanwhile, or it says more
+        than `most` bytes.
         """
         self.check(name)
         argv = self.argv(name, f"exec timeout --kill-after=2 {seconds} sh -c {shlex.quote(command)}")
         try:
-            done = subprocess.run(
-                argv, input=stdin, capture_output=True, timeout=seconds + CONNECT_SECONDS, check=False
-            )
+            done = answers.run(argv, stdin=stdin, seconds=seconds + CONNECT_SECONDS, most=most)
         except subprocess.TimeoutExpired:
             raise UnreachableError(f"{name} was reached, but gave no answer within {seconds:.0f} s") from None
+        except FloodError as error:
+            raise UnreachableError(f"{name} was reached, but not read: {error}") from None
         if done.returncode == 255 and not self.is_local(name):
-            words = done.stderr.decode(errors="replace").strip().splitlines() or ["ssh says nothing"]
-            raise UnreachableError(f"{name} was reached, but the connection broke: {words[-1]}")
+            words = last_words(done.stderr, "ssh says nothing")
+            raise UnreachableError(f"{name} was reached, but the connection broke: {words}")
         return done
+
+    def ask(
+        self,
+        name: str,
+        command: str,
+        shape: Any,
+        *,
+        seconds: float,
+        stdin: bytes = b"",
+        unpack: int = 0,
+    ) -> Any:
+        """What a shell command says in JSON of this shape (see `answers.parsed`), as root. Raises UnreachableError.
+
+        unpack: bytes at most of what it packed with gzip; 0: it did not
+        """
+        done = self.run(name, command, seconds=seconds, stdin=stdin)
+        if done.returncode or not done.stdout:
+            late = done.returncode == TIMED_OUT
+            words = f"no answer within {seconds:.0f} s" if late else last_words(done.stderr, "it gave no answer")
+            raise UnreachableError(f"{name} was reached, but not read: {words}")
+        try:
+            return answers.parsed(shape, answers.unpacked(done.stdout, unpack) if unpack else done.stdout)
+        except (FloodError, ValueError) as error:
+            raise UnreachableError(f"{name} was reached, but not read: {answers.short(error)}") from None
 
     def agent(self, name: str, seconds: int = probe.DEADLINE, *, root: bool = False) -> "Agent":
         """A new agent on a host, which ends when it was not asked for so long. Raises UnreachableError.
@@ -162,7 +201,7 @@ class Links:
             argv = ["sudo", "-n", *argv]  # the connection table is root's
         elif root:
             argv = [*ROOT_IF_POSSIBLE, *argv]
-        return Agent(name, self.command(name, argv))
+        return Agent(name, self.command(name, argv), probe, dict[Literal["port"], int])
 
     def command(self, name: str, argv: list[str]) -> list[str]:
         """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""
@@ -184,73 +223,112 @@ def _many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
 
 
+def last_words(said: bytes, otherwise: str) -> str:
+    """The last line of what a program said on stderr, fit to be shown."""
+    lines = said.decode(errors="replace").strip().splitlines()
+    return answers.short(lines[-1]) if lines else otherwise
+
+
+def _ready(descriptor: int, what: int, deadline: float) -> bool:
+    """Wait for a file until then; whether something can be read or written."""
+    waiting = select.poll()  # with many hosts there are more files than `select` takes
+    waiting.register(descriptor, what)
+    left = deadline - time.monotonic()
+    return left > 0 and bool(waiting.poll(left * 1000))
+
+
+class _Reply(TypedDict, Generic[T]):
+    """See `remote.serve`."""
+
+    answer: NotRequired[T]
+    error: NotRequired[str]
+    errno: NotRequired[int | None]
+
+
 class Agent:
     """A program of ours at work on a host, until it is closed.
 
     argv: the command here that runs it there, see `send.argv`
     program: `probe`, or another that makes use of `remote.serve`
-    hello: what it said first
+    hello: what it said first, of this shape
     """
 
-    def __init__(self, name: str, argv: list[str], program: ModuleType = probe) -> None:
+    def __init__(self, name: str, argv: list[str], program: ModuleType = probe, hello: Any = dict[str, Any]) -> None:
         self.name = name
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        self._rest = b""
+        self._rest = bytearray()
         self._given_up = ""
-        self.hello = self._exchange(send.line(program), 10)
+        self.hello = self._exchange(send.line(program), hello, 10)
 
     @property
     def port(self) -> int:
         """The port of the probe's listener."""
         return int(self.hello["port"])
 
-    def ask(self, key: str, value: object, seconds: float = 10) -> Any:
-        """The answer to a request, see `remote.serve`. Raises RefusedError, UnreachableError if none comes in time."""
-        answer = self._exchange(json.dumps({key: value}).encode() + b"\n", seconds)
-        if "error" in answer:
-            raise RefusedError(self.name, answer["error"], answer["errno"])
-        return answer["answer"]
+    def ask(self, key: str, value: object, shape: Any = Any, seconds: float = 10) -> Any:
+        """The answer to a request, see `remote.serve`, of this shape. Raises RefusedError.
 
-    def _exchange(self, request: bytes, seconds: float) -> dict[str, Any]:
+        UnreachableError if none comes in time, or another one: it is not asked again then.
+        """
+        request = json.dumps({key: value}).encode() + b"\n"
+        reply: _Reply[Any] = self._exchange(request, _Reply[shape], seconds)
+        if "error" in reply:
+            raise RefusedError(self.name, answers.short(reply["error"]), reply.get("errno"))
+        if "answer" not in reply:
+            raise self._lost("it gave no answer")
+        return reply["answer"]
+
+    def _lost(self, why: str) -> UnreachableError:
+        self._given_up = f"{self.name}: the probe does not work there: {why}"
+        return UnreachableError(self._given_up)
+
+    def _exchange(self, request: bytes, shape: Any, seconds: float) -> Any:
         if self._given_up:
             raise UnreachableError(self._given_up)
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # then there is no answer either, and stderr says why
-            self._process.stdin.write(request)
-            self._process.stdin.flush()
-        line = self._line(time.monotonic() + seconds)
+        deadline = time.monotonic() + seconds
+        self._send(request, deadline)
+        line = self._line(deadline)
         try:
-            answer: dict[str, Any] = json.loads(line)
-        except ValueError:
-            self._given_up = f"{self.name}: the probe does not work there: {self._last_words(line)}"
-            raise UnreachableError(self._given_up) from None
-        return answer
+            return answers.parsed(shape, line)
+        except ShapeError as error:
+            raise self._lost(self._last_words(line, error)) from None
+
+    def _send(self, request: bytes, deadline: float) -> None:
+        assert self._process.stdin is not None
+        descriptor, left = self._process.stdin.fileno(), memoryview(request)
+        os.set_blocking(descriptor, False)
+        # Who does not read gives no answer either; nor does who is gone, and stderr says why.
+        with suppress(BrokenPipeError):
+            while left and _ready(descriptor, select.POLLOUT, deadline):
+                left = left[os.write(descriptor, left[: answers.PIECE]) :]
 
     def _line(self, deadline: float) -> bytes:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        readable = select.poll()  # with many hosts there are more files than `select` takes
-        readable.register(descriptor, select.POLLIN)
-        while b"\n" not in self._rest:
-            left = deadline - time.monotonic()
-            if left <= 0 or not readable.poll(left * 1000):
+        chunk = bytes(self._rest)
+        while b"\n" not in chunk:
+            if not _ready(descriptor, select.POLLIN, deadline):
                 return b"no answer in time"
-            chunk = os.read(descriptor, 65536)
+            if len(self._rest) > answers.MOST:
+                return b"it said more than %d MB" % (answers.MOST // 1_000_000)
+            chunk = os.read(descriptor, answers.PIECE)
             if not chunk:
                 break
             self._rest += chunk
         line, _, self._rest = self._rest.partition(b"\n")
-        return line
+        return bytes(line)
 
-    def _last_words(self, line: bytes) -> str:
+    def _last_words(self, line: bytes, error: ShapeError) -> str:
+        assert self._process.stderr is not None
         self._process.kill()
-        try:
-            _, words = self._process.communicate(timeout=1)
-        except subprocess.TimeoutExpired as late:
-            # The connection that is shared holds stderr for as long as the program on the host runs.
-            words = late.stderr or b""
-        words = words.strip() or line.strip() or b"it ended without a word"
-        return words.decode(errors="replace").splitlines()[-1]
+        descriptor, words, end = self._process.stderr.fileno(), b"", time.monotonic() + 1
+        # The connection that is shared holds stderr for as long as the program on the host runs.
+        while _ready(descriptor, select.POLLIN, end) and (piece := os.read(descriptor, answers.PIECE)):
+            words = (words + piece)[-answers.LAST_WORDS :]
+        told = line.decode(errors="replace").strip()
+        return last_words(
+            words, str(error) if told.startswith(("{", "[")) else last_words(line, "it ended without a word")
+        )
 
     def close(self) -> None:
         """End the agent: it goes when its stdin does."""

@@ -18,7 +18,7 @@ from underlay import programs
 from underlay.access import hostkeys
 from underlay.access.endpoints import Endpoint, endpoints_from, vantage_of
 from underlay.access.ssh_config import TargetError, private_folder, ssh_config, write
-from underlay.plan import Host, Plan, load
+from underlay.plan import REPO, Host, Plan, load
 
 Name = Literal["lab", "ssh"]
 MACHINE_KEY = Path("/var/lib/underlay/deploy/key")
@@ -83,7 +83,8 @@ def current() -> Target:
 
 def _real(plan: Plan) -> Target:
     vantage = vantage_of(plan)
-    key, known_hosts = Path(plan.operator.key).expanduser(), Path(plan.operator.known_hosts).expanduser()
+    # A relative one is the plan's: the folder that a command is called in has nothing to do with it.
+    key, known_hosts = (REPO / Path(each).expanduser() for each in (plan.operator.key, plan.operator.known_hosts))
     if vantage is not None and vantage.role == "jumphost":
         key, known_hosts = MACHINE_KEY, MACHINE_KNOWN_HOSTS
     if not os.access(key, os.R_OK):

@@ -1,11 +1,17 @@
-"""What invoke lacks with positional arguments: one that can be left out, and `invoke TASK --help`."""
+"""What invoke lacks with arguments: a positional one that can be left out, `invoke TASK --help`, none that is empty."""
 
 from typing import Any
 
+from invoke.exceptions import ParseError
 from invoke.parser.parser import ParseMachine
+from invoke.program import Program
+
+from underlay.text import is_blank
 
 _complete_context = ParseMachine.complete_context
 _see_positional_arg = ParseMachine.see_positional_arg
+_handle = ParseMachine.handle
+_parse_tasks = Program.parse_tasks
 
 
 def _complete_context_with_optional(machine: Any) -> Any:
@@ -24,7 +30,27 @@ def _see_positional_arg_or_help(machine: Any, value: str) -> None:
         _see_positional_arg(machine, value)
 
 
-def allow_optional_positionals() -> None:
-    """From now on a positional argument that is also `optional` may be left out, and asking for help is no argument."""
+def _handle_but_nothing(machine: Any, token: str) -> None:
+    # All that is on the command line comes by here, also a value after a `=`. Left out would mean "all of them".
+    if is_blank(token):
+        where = f"the argument after {machine.before!r}" if hasattr(machine, "before") else "the first argument"
+        raise ParseError(f"error: {where} is empty: leave it out, or say what is meant (is a variable not set?)")
+    machine.before = token
+    _handle(machine, token)
+
+
+def _parse_tasks_and_no_more(program: Any) -> None:
+    if "--" in program.argv:
+        raise ParseError("error: no command takes anything after `--`: leave it out")
+    _parse_tasks(program)
+
+
+def strict_arguments() -> None:
+    """From now on an empty argument is an error, a positional one that is also `optional` may be left out.
+
+    Asking for help is no argument.
+    """
     ParseMachine.complete_context = _complete_context_with_optional  # type: ignore[method-assign, assignment]
     ParseMachine.see_positional_arg = _see_positional_arg_or_help  # type: ignore[method-assign, assignment]
+    ParseMachine.handle = _handle_but_nothing  # type: ignore[method-assign, assignment]
+    Program.parse_tasks = _parse_tasks_and_no_more  # type: ignore[method-assign, assignment]

@@ -8,6 +8,7 @@ follows from it, and what follows from an earlier cause is none.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from underlay.access.answers import UnreadableError, reading
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import neighbours, paths
@@ -16,7 +17,6 @@ from underlay.doctor.causes.unreached import unreached
 from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
 from underlay.doctor.survey import Survey
-from underlay.observe.state import UnreadableError
 
 Say = Callable[[str], None]
 
@@ -31,8 +31,9 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         for findings in parts:
             try:
                 # One by one: what comes later depends on what was found before.
-                for finding in findings:
-                    case.found.append(_pasteable(finding))
+                with reading(name):
+                    for finding in findings:
+                        case.found.append(_pasteable(finding))
             except UnreadableError as error:
                 unread.append(str(error))
         causes = [each.cause for each in case.found[before:]]

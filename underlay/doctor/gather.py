@@ -11,18 +11,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from underlay.access import answers
+from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import nginx, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor.policy import Packet
-from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Way, Workstation
+from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Taken, Way, Workstation
 from underlay.doctor.ways import Say, Ways, patient
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
-from underlay.observe.state import DRIFT, HostState, UnreadableError
+from underlay.observe.state import DRIFT, HostState
 from underlay.plan import Host
 from underlay.remote import arp, send, survey
 from underlay.trace import run as trace
@@ -92,7 +94,7 @@ class _Surveyor:
     def _result(self, name: str, future: Future[T]) -> T | None:
         try:
             return future.result()
-        except UnreachableError as error:
+        except (UnreachableError, UnreadableError) as error:
             if any(host.name == name for host in self.deployed):
                 self.unread.append(str(error))
             return None
@@ -105,36 +107,33 @@ class _Surveyor:
         nics = {nic.nic: nic for nic in gateway.interfaces}
         return {
             address
-            for nic, answers in seen.arp.items()
-            for address, macs in answers.items()
-            if macs and address in nics[nic].cidr
+            for nic, heard in seen.arp.items()
+            for address, macs in heard.items()
+            if macs and nic in nics and address in nics[nic].cidr
         }
 
-    def _taken(self, links: Links, failing: list[Flow]) -> dict[str, list[tuple[Packet, dict[str, Any]]]]:
+    def _taken(self, links: Links, failing: list[Flow]) -> dict[str, list[tuple[Packet, Taken]]]:
         """Ask the hosts that were reached what their kernels do with the packets of connections that fail."""
         asked: dict[str, tuple[list[Packet], Future[HostSurvey]]] = {}
         for host in map(self.plan.host, self.states):
             if found := policy.packets(host, failing):
                 request: dict[str, object] = {"policy": [each.request() for each in found]}
                 asked[host.name] = found, self.pool.submit(self._ask, links, host, request)
-        answers = {name: self._result(name, future) for name, (_, future) in asked.items()}
-        return {
-            name: list(zip(asked[name][0], answer.policy, strict=False)) for name, answer in answers.items() if answer
-        }
+        looks = {name: self._result(name, future) for name, (_, future) in asked.items()}
+        return {name: list(zip(asked[name][0], look.policy, strict=False)) for name, look in looks.items() if look}
 
     def _look(self, links: Links, host: Host) -> HostSurvey:
         return self._ask(links, host, self._request(host))
 
     def _ask(self, links: Links, host: Host, wanted: dict[str, object]) -> HostSurvey:
         request = json.dumps(wanted).encode()
-        command = shlex.join(send.argv())
-        done = links.run(host.name, command, seconds=SURVEY_SECONDS, stdin=send.line(survey) + request)
-        try:
+        command, stdin = shlex.join(send.argv()), send.line(survey) + request
+        told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)
+        with reading(f"what {host.name} sees"):
             # What took too long is null.
-            return HostSurvey(**{key: value for key, value in json.loads(done.stdout).items() if value is not None})
-        except (ValueError, TypeError):
-            words = done.stderr.decode(errors="replace").strip().splitlines() or ["no answer"]
-            raise UnreachableError(f"{host.name} can't look around: {words[-1]}") from None
+            kept = json.dumps({key: value for key, value in told.items() if value is not None})
+            found: HostSurvey = answers.parsed(HostSurvey, kept)
+        return found
 
     def _request(self, host: Host) -> dict[str, object]:
         """What to ask a host to look at; see `remote.survey`."""
@@ -242,7 +241,7 @@ class _Surveyor:
             if "IdentityFile" in line
         )
         beside = Path(f"{key}.pub")
-        return beside.read_text().strip() if os.access(beside, os.R_OK) else ""
+        return beside.read_text(errors="replace").strip() if os.access(beside, os.R_OK) else ""
 
 
 def _neighbours(asked: dict[str, str]) -> dict[str, str]:

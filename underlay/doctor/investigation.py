@@ -7,6 +7,7 @@ from typing import NamedTuple
 from netaddr import IPAddress, IPNetwork
 
 from underlay.access import via
+from underlay.access.answers import UnreadableError
 from underlay.compare import network
 from underlay.compare.difference import Difference, Nic
 from underlay.desired import routing
@@ -15,7 +16,7 @@ from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause
 from underlay.doctor.survey import HostSurvey, Survey
 from underlay.observe import drift, exchange
-from underlay.observe.state import HostState, UnreadableError
+from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, Host, Interface, Plan
 from underlay.text import argument, command
 

@@ -1,8 +1,12 @@
 """All that the doctor looks at before it says anything: what was seen, as values."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from annotated_types import Len
+from typing_extensions import TypedDict
+
+from underlay.access.answers import Finite, IPv4
 from underlay.access.target import Target
 from underlay.desired.traffic import Flow
 from underlay.doctor.policy import Packet
@@ -53,20 +57,28 @@ class Workstation:
     public_key: str = ""
 
 
+class Taken(TypedDict):
+    """What a kernel does with a packet, see `remote.trace.policy.taken`."""
+
+    route: dict[str, Any] | None
+    rule: dict[str, Any] | None
+    arguments: str | None
+
+
 @dataclass(frozen=True)
 class HostSurvey:
     """What a host sees around it; see `remote.survey`, whose keys these are."""
 
-    arp: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    echo: dict[str, list[int]] = field(default_factory=dict)
+    arp: dict[str, dict[IPv4, list[str]]] = field(default_factory=dict)
+    echo: dict[str, Annotated[list[int], Len(2, 2)]] = field(default_factory=dict)
     connect: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     services: list[str] = field(default_factory=list)
     owners: dict[str, str] = field(default_factory=dict)
-    full: dict[str, list[list[Any]]] = field(default_factory=dict)
-    talkers: list[list[Any]] = field(default_factory=list)
-    policy: list[dict[str, Any]] = field(default_factory=list)
+    full: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
+    policy: list[Taken] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ class Survey:
     outcomes: dict[Flow, Outcome] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     drops: tuple[Drop, ...] = ()
-    taken: dict[str, list[tuple[Packet, dict[str, Any]]]] = field(default_factory=dict)
+    taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:

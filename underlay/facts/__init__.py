@@ -4,7 +4,12 @@ A fact that can't be read fails; unknown is never "empty".
 """
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from pyinfra.api.exceptions import FactProcessError
+
+from underlay.access.answers import UnreadableError, reading
 
 MARK = "@@ "
 END = f"{MARK}= "
@@ -45,3 +50,13 @@ def good(lines: Iterable[str]) -> dict[str, list[str]]:
         if code != 0:
             raise ValueError(f"{name}: {(content or [f'exit code {code}'])[-1]}")
     return {name: content for name, (_, content) in found.items()}
+
+
+@contextmanager
+def fact(what: str) -> Iterator[None]:
+    """Around what reads a fact of pyinfra: whatever the host said, only this host fails, in one line."""
+    try:
+        with reading(f"{what} of this host"):
+            yield
+    except UnreadableError as error:
+        raise FactProcessError(str(error)) from error

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
 
 from underlay.access.target import MACHINE_KEY
-from underlay.facts import good, script
+from underlay.facts import fact, good, script
 from underlay.text import command
 
 ON_CALL = "underlay-oncall"
@@ -44,9 +43,8 @@ class AuthorizedKeys(FactBase[LoginKeys]):
         quoted = shlex.quote(path)
         return f'f=$(readlink -m {quoted}) && echo "$f" && if [ -e "$f" ]; then echo there && base64 -w0 "$f"; fi'
 
+    @fact("the operator's keys")
     def process(self, output: list[str]) -> LoginKeys:
-        if not output:
-            raise FactProcessError("can't read who may log in to this host")
         path, *rest = output
         content = base64.b64decode("".join(rest[1:])).decode(errors="surrogateescape") if rest else None
         return LoginKeys(path, content)
@@ -75,6 +73,7 @@ class AccountKeys(FactBase[str]):
         """An empty file."""
         return ""
 
+    @fact("the keys of an account")
     def process(self, output: list[str]) -> str:
         return base64.b64decode("".join(output)).decode(errors="surrogateescape")
 
@@ -134,21 +133,19 @@ class OnCallAccounts(FactBase[Accounts]):
             }
         )
 
+    @fact("the accounts")
     def process(self, output: list[str]) -> Accounts:
-        try:
-            found = good(output)
-            rows = [line.split(":") for line in found["accounts"]]
-            groups = {row[0]: row for row in (line.split(":") for line in found["groups"])}
-            _, _, gid, listed = groups.get(ON_CALL, ["", "", "", ""])
-            primary = {row[0] for row in rows if gid and row[3] == gid}
-            return Accounts(
-                uids={row[0]: int(row[2]) for row in rows},
-                groups=frozenset(groups),
-                members=frozenset(primary | set(listed.split(",")) - {""}),
-                recorded={name: int(uid) for name, uid in map(str.split, found["recorded"])},
-            )
-        except (ValueError, KeyError, IndexError) as error:
-            raise FactProcessError(f"can't read the accounts of this host: {error!r}") from error
+        found = good(output)
+        rows = [line.split(":") for line in found["accounts"]]
+        groups = {row[0]: row for row in (line.split(":") for line in found["groups"])}
+        _, _, gid, listed = groups.get(ON_CALL, ["", "", "", ""])
+        primary = {row[0] for row in rows if gid and row[3] == gid}
+        return Accounts(
+            uids={row[0]: int(row[2]) for row in rows},
+            groups=frozenset(groups),
+            members=frozenset(primary | set(listed.split(",")) - {""}),
+            recorded={name: int(uid) for name, uid in map(str.split, found["recorded"])},
+        )
 
 
 def machine_public(output: str) -> str | None:

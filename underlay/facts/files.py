@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from pyinfra.api import FactBase
 
+from underlay.facts import fact
+
 
 def command(patterns: Iterable[str]) -> str:
     """A shell command that prints each file that matches one of the patterns, as its path and its content in base64.
@@ -40,5 +42,6 @@ class FileContents(FactBase[dict[str, str]]):
         """No file is there."""
         return {}
 
+    @fact("files")
     def process(self, output: list[str]) -> dict[str, str]:
         return parse(output)

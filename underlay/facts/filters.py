@@ -1,16 +1,27 @@
 """What filters packets on a host beside its iptables: firewalld, native nftables, the other kind of iptables."""
 
-import json
 from collections.abc import Iterable
 
 from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
+from typing_extensions import TypedDict
 
+from underlay.access import answers
 from underlay.compare.difference import NativeChain, UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.tables import Ruleset, Table
+from underlay.facts import fact
 from underlay.remote import send
 from underlay.remote.trace import filters
+
+
+class _Found(TypedDict):
+    """See `remote.trace.filters`."""
+
+    tables: list[tuple[str, str, str | dict[str, tuple[str, list[str]]]]]
+    chains: list[NativeChain]
+    policies: list[tuple[str, str]]
+    units: dict[str, tuple[str, str]]
+    nft: bool
 
 
 def command() -> str:
@@ -19,8 +30,8 @@ def command() -> str:
 
 
 def parse(lines: Iterable[str]) -> Filters:
-    """Read the output of `command`. Raises ValueError, KeyError or TypeError for anything else."""
-    found = json.loads("".join(lines))
+    """Read the output of `command`. Raises ValueError for anything else."""
+    found: _Found = answers.parsed(_Found, "".join(lines))
     tables: dict[str, Ruleset] = {}
     unread = []
     for program, name, content in found["tables"]:
@@ -33,8 +44,8 @@ def parse(lines: Iterable[str]) -> Filters:
     return Filters(
         tables=tables,
         unread=tuple(unread),
-        chains=tuple(NativeChain(**each | {"does": tuple(each["does"])}) for each in found["chains"]),
-        policies=tuple((table, chain) for table, chain in found["policies"]),
+        chains=tuple(found["chains"]),
+        policies=tuple(found["policies"]),
         units={name: UnitState(*state) for name, state in found["units"].items()},
         nft=found["nft"],
     )
@@ -46,8 +57,6 @@ class OtherFilters(FactBase[Filters]):
     def command(self) -> str:
         return command()
 
+    @fact("the packet filters")
     def process(self, output: list[str]) -> Filters:
-        try:
-            return parse(output)
-        except (ValueError, KeyError, TypeError) as error:
-            raise FactProcessError(f"can't read the packet filters of this host: {error!r}") from error
+        return parse(output)

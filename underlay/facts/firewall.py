@@ -3,18 +3,19 @@
 import base64
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
+from typing_extensions import TypedDict
 
+from underlay.access import answers
 from underlay.compare import tables
 from underlay.compare.firewall import own
 from underlay.compare.tables import TABLES, Ruleset, RulesetError, Table
 from underlay.desired import files
 from underlay.desired.ruleset import Rule
+from underlay.facts import fact
 from underlay.remote import rules, send
 from underlay.remote.guard.paths import COPY
 
@@ -42,6 +43,22 @@ class Firewall:
     failed: tuple[tuple[str, str, str], ...] = ()
 
 
+_Chains = dict[str, tuple[str, list[str]]]
+
+
+class _Found(TypedDict, total=False):
+    """See `remote.rules`."""
+
+    missing: bool
+    error: str
+    live: dict[str, _Chains | None]
+    wanted: dict[str, _Chains | None]
+    boot: dict[str, _Chains | None]
+    others: dict[str, _Chains | None]
+    own: str | None
+    failed: list[tuple[str, str, str]]
+
+
 def command(wanted: Iterable[Rule]) -> str:
     """The shell command whose output `process` reads; needs root."""
     request = {
@@ -56,7 +73,7 @@ def command(wanted: Iterable[Rule]) -> str:
 
 def process(output: Iterable[str]) -> Firewall:
     """Read the output of `command`. Raises RulesetError, ValueError or KeyError for anything else."""
-    found = json.loads("".join(output))
+    found: _Found = answers.parsed(_Found, "".join(output))
     if "missing" in found:
         return Firewall(installed=False)
     if "error" in found:
@@ -69,11 +86,11 @@ def process(output: Iterable[str]) -> Firewall:
         others=_tables(found["others"]),
         recorded=tables.alone(recorded),
         record=found["own"],
-        failed=tuple((unit, file, why) for unit, file, why in found["failed"]),
+        failed=tuple(found["failed"]),
     )
 
 
-def _tables(found: Mapping[str, Any]) -> Ruleset:
+def _tables(found: Mapping[str, _Chains | None]) -> Ruleset:
     """Tables as values. Raises RulesetError for one of ours that could not be read: unknown is never empty."""
     unread = [name for name, table in found.items() if table is None and name in TABLES]
     if unread:
@@ -84,7 +101,7 @@ def _tables(found: Mapping[str, Any]) -> Ruleset:
     return {name: _table(table) for name, table in found.items() if table is not None}
 
 
-def _table(chains: Mapping[str, tuple[str, Sequence[str]]]) -> Table:
+def _table(chains: _Chains) -> Table:
     return Table(
         {chain: policy for chain, (policy, _) in chains.items()},
         {chain: [*specs] for chain, (_, specs) in chains.items()},
@@ -105,8 +122,6 @@ class Rules(FactBase[Firewall]):
         """+ wanted: the rules of the plan"""
         return command(wanted)
 
+    @fact("the firewall")
     def process(self, output: list[str]) -> Firewall:
-        try:
-            return process(output)
-        except (RulesetError, ValueError, KeyError) as error:
-            raise FactProcessError(f"can't read the firewall of this host: {error}") from error
+        return process(output)

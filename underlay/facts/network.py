@@ -1,18 +1,21 @@
 """The live network of a host."""
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
+from netaddr import INET_PTON, valid_ipv4
+from pydantic import AfterValidator
 from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
+from typing_extensions import TypedDict
 
+from underlay.access import answers
+from underlay.access.answers import IPv4
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd, sysctl
 from underlay.compare.systemd.networkd import Device, System
 from underlay.desired.routing import ALL_RP_FILTER, Address, PolicyRule, Route
-from underlay.facts import files, good, script
+from underlay.facts import fact, files, good, script
 
 LOCAL_TABLE = 255
 # One program for all NICs: a node has hundreds. Of those without udev (a container's), the driver is in /sys.
@@ -26,6 +29,57 @@ TYPES = {"[1]": "ether", "[772]": "loopback"}
 SYSTEM = """\
 for each in "$(uname -n)" "$(cat /etc/machine-id)" "$(systemd-detect-virt)" "$(uname -m)" "$(cat /proc/cmdline)"
 do echo "- $each"; done"""
+
+
+def _prefix(text: str) -> str:
+    address, slash, length = text.partition("/")
+    if text not in ("default", "all") and not valid_ipv4(address, INET_PTON):
+        raise ValueError("not an IPv4 address")
+    if slash and not (length.isdecimal() and len(length) < 3 and int(length) <= 32):
+        raise ValueError("not a prefix")
+    return text
+
+
+_Prefix = Annotated[str, AfterValidator(_prefix)]
+
+
+class _Info(TypedDict):
+    family: str
+    local: NotRequired[str]
+    prefixlen: NotRequired[int]
+
+
+class _Link(TypedDict):
+    """A NIC, of `ip -j -d address`, as far as it matters here; so are these."""
+
+    ifindex: int
+    ifname: str
+    flags: list[str]
+    addr_info: list[_Info]
+    linkinfo: NotRequired[dict[str, Any]]
+    link_type: NotRequired[str]
+    address: NotRequired[str]
+    permaddr: NotRequired[str]
+    altnames: NotRequired[list[str]]
+
+
+class _Route(TypedDict):
+    dst: _Prefix
+    table: NotRequired[str | int]
+    gateway: NotRequired[IPv4]
+    dev: NotRequired[str]
+    prefsrc: NotRequired[IPv4]
+    metric: NotRequired[int]
+
+
+class _Rule(TypedDict):
+    priority: int
+    src: NotRequired[_Prefix]
+    srclen: NotRequired[int]
+    dst: NotRequired[_Prefix]
+    dstlen: NotRequired[int]
+    table: NotRequired[str | int]
+    suppress_prefixlen: NotRequired[int]
 
 
 def command(sysctls: Iterable[str]) -> str:
@@ -52,15 +106,15 @@ def _with_all(sysctls: Iterable[str]) -> Iterable[str]:
 
 
 def parse(lines: Iterable[str]) -> LiveNetwork:
-    """Read the output of `command`. Raises ValueError or KeyError for anything else."""
+    """Read the output of `command`. Raises ValueError or KeyError for anything else, or what else comes of it."""
     found = good(lines)
-    links = json.loads("".join(found["address"]))
-    routes = json.loads("".join(found["route"]) or "[]")
-    rules = json.loads("".join(found["rule"]))
+    links: list[_Link] = answers.parsed(list[_Link], "".join(found["address"]))
+    routes: list[_Route] = answers.parsed(list[_Route], "".join(found["route"]) or "[]")
+    rules: list[_Rule] = answers.parsed(list[_Rule], "".join(found["rule"]))
     return LiveNetwork(
         links={link["ifname"]: "UP" in link["flags"] for link in links},
         addresses=tuple(
-            Address(link["ifname"], f"{info['local']}/{info['prefixlen']}")
+            Address(link["ifname"], _prefix(f"{info['local']}/{info['prefixlen']}"))
             for link in links
             for info in link["addr_info"]
             if info["family"] == "inet"
@@ -94,7 +148,7 @@ def parse(lines: Iterable[str]) -> LiveNetwork:
     )
 
 
-def _devices(links: list[dict[str, Any]], lines: list[str]) -> Iterator[Device]:
+def _devices(links: list[_Link], lines: list[str]) -> Iterator[Device]:
     said: dict[str, dict[str, str]] = {}
     for line in lines:
         path, _, rest = line.partition(":")
@@ -106,7 +160,7 @@ def _devices(links: list[dict[str, Any]], lines: list[str]) -> Iterator[Device]:
     for link in links:
         number, name = str(link["ifindex"]), link["ifname"]
         known = said.get(name, {}) | said.get(number, {})
-        kind = link.get("linkinfo", {}).get("info_kind", "")
+        kind = str(link.get("linkinfo", {}).get("info_kind", ""))
         type_ = known.get("DEVTYPE") or TYPES.get(link.get("link_type", ""), link.get("link_type", ""))
         yield Device(
             names=(name, *link.get("altnames", ())),
@@ -130,9 +184,9 @@ def _cidr(destination: str) -> str:
     return destination if destination == "default" or "/" in destination else f"{destination}/32"
 
 
-def _selector(rule: dict[str, object], end: str) -> str:
+def _selector(rule: _Rule, end: Literal["src", "dst"]) -> str:
     address = str(rule.get(end, "all"))
-    length = rule.get(f"{end}len")
+    length = rule.get("srclen") if end == "src" else rule.get("dstlen")
     return "" if address == "all" else f"{address}/{length}" if length is not None else address
 
 
@@ -148,8 +202,6 @@ class Network(FactBase[LiveNetwork]):
         """+ sysctls: keys to read"""
         return command(sysctls)
 
+    @fact("the network")
     def process(self, output: list[str]) -> LiveNetwork:
-        try:
-            return parse(output)
-        except (ValueError, KeyError) as error:
-            raise FactProcessError(f"can't read the network of this host: {error!r}") from error
+        return parse(output)

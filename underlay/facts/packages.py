@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pyinfra.api import FactBase
-from pyinfra.api.exceptions import FactProcessError
 
-from underlay.facts import script, sections
+from underlay.facts import fact, script, sections
 
 SOURCES_SECONDS = 120
 """For package lists and for packages; a source that is silent is given up after SILENCE."""
@@ -126,11 +125,9 @@ class Packages(FactBase[Needed]):
     def command(self, names: Sequence[str]) -> str:
         return command(names)
 
+    @fact("the packages")
     def process(self, output: list[str]) -> Needed:
-        try:
-            return parse(output)
-        except KeyError as error:
-            raise FactProcessError(f"can't read the packages of this host: {error!r}") from error
+        return parse(output)
 
 
 class AptBusy(FactBase[str]):

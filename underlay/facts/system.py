@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pyinfra.api import FactBase
 
 from underlay.desired.routing import NETWORKD_CONF
+from underlay.facts import fact
 
 OURS = NETWORKD_CONF
 
@@ -33,6 +34,7 @@ class System(FactBase[SystemInfo]):
             "|| systemctl -q is-enabled systemd-networkd 2>/dev/null; then echo networkd; fi"
         )
 
+    @fact("the system")
     def process(self, output: list[str]) -> SystemInfo:
         name, family, *networkd = output
         return SystemInfo(name, tuple(family.split()), bool(networkd))

@@ -4,6 +4,8 @@ import shlex
 
 from pyinfra.api import FactBase
 
+from underlay.facts import fact
+
 
 class TreeDigests(FactBase[dict[str, str]]):
     """Relative path → SHA-256 of each file below a folder; empty if there is no such folder."""
@@ -23,5 +25,6 @@ class TreeDigests(FactBase[dict[str, str]]):
         """No files."""
         return {}
 
+    @fact("a folder")
     def process(self, output: list[str]) -> dict[str, str]:
         return {path.removeprefix("./"): digest for digest, _, path in (line.partition("  ") for line in output)}

@@ -21,7 +21,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from underlay.access.sessions import Links, UnreachableError
+from typing_extensions import TypedDict
+
+from underlay.access import answers
+from underlay.access.answers import FloodError, ShapeError
+from underlay.access.sessions import Links, UnreachableError, last_words
 from underlay.access.target import Target, configured
 from underlay.desired import traffic
 from underlay.desired.traffic import Flow
@@ -48,6 +52,20 @@ SETTLE = 60
 
 class LostError(Exception):
     """A host did not answer in time."""
+
+
+class _Undone(TypedDict, total=False):
+    token: str
+    number: int
+    problems: list[str] | None
+
+
+class _Answer(_Undone, total=False):
+    """What `remote.guard` answers: of a change, or how it is."""
+
+    error: str
+    last: _Undone | None
+    last_rollback: _Undone | None
 
 
 def seconds() -> float:
@@ -190,17 +208,17 @@ class Guarded:
                 return self._lost(begun, str(error), asked=True)
             if "error" in answer:
                 return self._failed(f"ROLLED BACK: {answer['error']}")
-            self.say(f"confirmed: change {answer['number']}, {len(passed)} probes passed before and after it")
+            self.say(f"confirmed: change {answer.get('number')}, {len(passed)} probes passed before and after it")
             if self.change.settle:
                 self._settle(fresh)
         return True
 
-    def _begin(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _begin(self, request: dict[str, Any]) -> _Answer:
         command = shlex.join(["sudo", "-n", *send.argv("begin")])
         stdin = f"{send.line(guard).decode()}{json.dumps(request)}"
         return _answer(self._ssh(self.target, command, stdin, self.seconds + LATE))
 
-    def _ask(self, target: Target, arguments: list[str], begun: float) -> dict[str, Any]:
+    def _ask(self, target: Target, arguments: list[str], begun: float) -> _Answer:
         command = shlex.join(["sudo", "-n", "python3", "-IS", str(COPY), *arguments])
         return _answer(self._ssh(target, command, "", max(begun + self.seconds + LATE - time.monotonic(), 3)))
 
@@ -220,12 +238,14 @@ class Guarded:
         else:
             argv = ["ssh", "-F", str(target.ssh_config), self.host, command]
         try:
-            done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+            done = answers.run(argv, stdin=stdin.encode(errors="surrogateescape"), seconds=timeout)
         except subprocess.TimeoutExpired:
             raise LostError(f"{self.host} did not answer within {timeout:.0f} s") from None
+        except FloodError as error:
+            raise LostError(f"{self.host}: {error}") from None
         if done.returncode not in (0, 1) or not done.stdout:
-            raise LostError((done.stderr.strip().splitlines() or [f"{self.host} gave no answer"])[-1])
-        return done.stdout
+            raise LostError(last_words(done.stderr, f"{self.host} gave no answer"))
+        return done.stdout.decode(errors="replace")
 
     def _look(self, fresh: Target, exchange: Shared, passed: list[Flow], begun: float) -> str:
         """What is wrong from outside, in connections made anew; empty if nothing is."""
@@ -283,11 +303,11 @@ class Guarded:
                     status = _answer(self._ssh(fresh, f"sudo -n python3 {COPY} status", "", 6))
                 except LostError:
                     status = {}
-            last = status.get("last_rollback") or {}
+            undone, last = status.get("last_rollback") or {}, status.get("last") or {}
+            if undone.get("token") == self.token:
+                return self._failed(_rolled_back(f"by the host itself: {why}", undone))
             if last.get("token") == self.token:
-                return self._failed(_rolled_back(f"by the host itself: {why}", last))
-            if (status.get("last") or {}).get("token") == self.token:
-                self.say(f"confirmed: change {status['last']['number']}")
+                self.say(f"confirmed: change {last.get('number')}")
                 return True
             time.sleep(0.5)
         became = (
@@ -302,16 +322,16 @@ class Guarded:
         return False
 
 
-def _rolled_back(why: str, answer: dict[str, Any]) -> str:
+def _rolled_back(why: str, answer: _Undone) -> str:
     """What is said of a rollback; what could not be brought back is not kept quiet."""
     return "\n".join([f"ROLLED BACK: {why}", *(f"NOT AS BEFORE: {each}" for each in answer.get("problems") or ())])
 
 
-def _answer(text: str) -> dict[str, Any]:
+def _answer(text: str) -> _Answer:
     try:
-        answer: dict[str, Any] = json.loads(text)
-    except ValueError:
-        raise LostError(f"an answer that makes no sense: {text[:200]!r}") from None
+        answer: _Answer = answers.parsed(_Answer, text)
+    except ShapeError as error:
+        raise LostError(f"an answer that makes no sense ({error}): {text[:200]!r}") from None
     return answer
 
 

@@ -1,10 +1,13 @@
 """The confirmed changes that each host keeps: read them, show them, go back."""
 
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from underlay.access import answers
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.errors import OperatorError
@@ -17,6 +20,27 @@ SECONDS = 15
 
 class HistoryError(OperatorError):
     """What was asked for is not in the history; `str()` is for a person."""
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Entry(TypedDict):
+    number: int
+    time: str
+    who: str
+    commit: str
+    what: list[str]
+
+
+class _Shown(_Entry):
+    diff: str
+
+
+class _All(TypedDict):
+    history: list[_Entry]
+
+
+class _Refused(TypedDict):
+    error: str
 
 
 Entries = list[dict[str, Any]]
@@ -35,7 +59,7 @@ def read(target: Target, hosts: Iterable[Host], links: Links | None = None) -> d
 
     def one(host: Host) -> Entries | UnreachableError:
         try:
-            found: Entries = _ask(links, host.name, "history")["history"]
+            found: Entries = _ask(links, host.name, "history", _All)["history"]
         except UnreachableError as error:
             return error
         return found
@@ -48,20 +72,16 @@ def change(target: Target, host: str, number: int) -> dict[str, Any]:
     """One confirmed change of a host, with its `diff`. Raises UnreachableError, HistoryError."""
     links = Links(target)
     links.open([host])
-    return _ask(links, host, f"history {number}")
+    return _ask(links, host, f"history {number}", _Shown)
 
 
-def _ask(links: Links, host: str, command: str) -> dict[str, Any]:
+def _ask(links: Links, host: str, command: str, shape: Any) -> dict[str, Any]:
     nothing = '{"history": []}'
-    line = f"if [ -e {COPY} ]; then python3 {COPY} {command}; else echo '{nothing}'; fi"
-    done = links.run(host, line, seconds=SECONDS)
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        words = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise UnreachableError(f"{host}: {words or 'no answer'}") from None
+    # What it refuses it says in its answer.
+    line = f"if [ -e {COPY} ]; then python3 {COPY} {command} || [ $? = 1 ]; else echo '{nothing}'; fi"
+    answer: dict[str, Any] = links.ask(host, line, _Refused | shape, seconds=SECONDS)
     if "error" in answer:
-        raise HistoryError(f"{host}: {answer['error']}")
+        raise HistoryError(f"{host}: {answers.short(answer['error'])}")
     return answer
 
 

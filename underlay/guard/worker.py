@@ -15,6 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from underlay.access import answers
+from underlay.access.answers import FloodError
 from underlay.access.sessions import Links
 from underlay.access.target import Target
 from underlay.guard import apply
@@ -47,18 +49,14 @@ class Worker:
 
     def shell(self, tell: Tell, host: str, command: str, stdin: bytes, seconds: float) -> None:
         """Exit code, output and errors of a command; None if it took longer."""
-        process = subprocess.Popen(
-            self.links.shell(host, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
         try:
-            output, errors = process.communicate(stdin, seconds)
+            done = answers.run(self.links.shell(host, command), stdin=stdin, seconds=seconds)
         except subprocess.TimeoutExpired:
-            # Its end is not waited for: the connection that is shared holds the pipes while the command runs.
-            process.kill()
             tell("done", None)
-            process.wait()
+        except FloodError as error:
+            tell("failed", f"{host} was reached, but not read: {error}")
         else:
-            tell("done", (process.returncode, output, errors))
+            tell("done", (done.returncode, done.stdout, done.stderr))
 
     def guard(self, tell: Tell, host: str, change: Change) -> None:
         """Each line for people, then whether the change was confirmed."""

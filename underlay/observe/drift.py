@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
 from underlay.compare import boot, filters, firewall, network
@@ -12,7 +13,7 @@ from underlay.compare.files import boot_differences, file_difference
 from underlay.desired import nat, nginx, routing, units
 from underlay.desired.files import RULES, SSHD, firewall_unit, sshd_settings
 from underlay.observe.evidence import Evidence
-from underlay.observe.state import DRIFT, HostState, UnreadableError
+from underlay.observe.state import DRIFT, HostState
 from underlay.plan import Host, Plan
 from underlay.remote.guard.paths import COPY
 from underlay.text import one_line
@@ -46,8 +47,9 @@ def read(target: Target, hosts: Iterable[Host]) -> dict[str, list[Line] | str]:
     found: dict[str, list[Line] | str] = {}
     for host in hosts:
         try:
-            differences = list(of_host(target.plan, host, evidence.state(host.name)))
-            found[host.name] = [line(target.plan, host, each) for each in differences]
+            with reading(f"what {host.name} says"):
+                differences = list(of_host(target.plan, host, evidence.state(host.name)))
+                found[host.name] = [line(target.plan, host, each) for each in differences]
         except (UnreachableError, UnreadableError) as error:
             found[host.name] = str(error)
     return found

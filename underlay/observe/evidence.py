@@ -5,13 +5,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property
 
+from underlay.access.answers import UnreadableError
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import traffic
 from underlay.desired.traffic import Flow
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
-from underlay.observe.state import HostState, UnreadableError
+from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
 
 SECONDS = 60
@@ -66,7 +67,10 @@ class Evidence:
 
     def state(self, name: str) -> HostState:
         """The state of a host. Raises UnreachableError."""
-        return self._states[name].result(self.seconds)
+        try:
+            return self._states[name].result(self.seconds)
+        except TimeoutError:
+            raise UnreachableError(f"{name} did not say in time how it is") from None
 
     def outcome(self, flow: Flow) -> Outcome:
         """What became of a flow."""

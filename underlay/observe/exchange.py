@@ -1,6 +1,6 @@
 """Makes the flows of a plan happen, all at once, and says what became of each."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -102,6 +102,18 @@ def _each(
     return dict(zip(work, pool.map(call, work), strict=True))
 
 
+_Told = tuple[int, tuple[str, str] | str | None, str | None]
+"""See `remote.probe.converse`: the local port, who answered and as what he saw us, the error."""
+
+
+def _as_many(agent: Agent, answers: list[T], asked: Sized) -> list[T]:
+    if len(answers) != len(asked):
+        raise UnreachableError(
+            f"{agent.name} was reached, but not read: {len(answers)} answers to {len(asked)} requests"
+        )
+    return answers
+
+
 class Exchange:
     """Agents on the hosts of some flows, which make these flows as often as they are asked, until they are closed."""
 
@@ -144,7 +156,7 @@ class Exchange:
             else:
                 calls.setdefault(flow.source, []).append((flow, call))
         ports: dict[Flow, int] = {}
-        results = self._ask(calls, lambda agent, work: agent.ask("connect", [call for _, call in work], self.patience))
+        results = self._ask(calls, self._connect)
         for name, work in calls.items():
             answer = results[name]
             for index, (flow, _) in enumerate(work):
@@ -155,13 +167,17 @@ class Exchange:
                 if error:
                     # Without a port it was not even bound to its source address.
                     outcomes[flow] = Outcome(error=error, unasked=not ports[flow])
-                elif isinstance(told, list):
+                elif isinstance(told, tuple):
                     outcomes[flow] = Outcome(receiver=told[0], seen_as=told[1])
                 else:
                     outcomes[flow] = Outcome()
         outcomes |= self._peers([flow for flow in ports if _is_service(flow) and not outcomes[flow].error], ports)
         good = [flow for flow in ports if flow.tracked is not None and not outcomes[flow].error]
         return outcomes | self._tracked({flow: outcomes[flow] for flow in good}, ports)
+
+    def _connect(self, agent: Agent, work: list[tuple[Flow, list[Any]]]) -> list[_Told]:
+        found: list[_Told] = agent.ask("connect", [call for _, call in work], list[_Told], self.patience)
+        return _as_many(agent, found, work)
 
     def _ask(self, work: Mapping[str, Any], request: Callable[[Agent, Any], T]) -> dict[str, T | UnreachableError]:
         def ask(name: str, value: Any) -> T:
@@ -188,7 +204,8 @@ class Exchange:
 
         def ask(agent: Agent, mine: list[tuple[Flow, list[Any]]]) -> list[bool]:
             control = [mine[0][1][0], str(mine[0][0].router), SSH_PORT, str(mine[0][0].router)]
-            answer: list[bool] = agent.ask("knock", [control, *(call for _, call in mine)], self.patience)
+            calls = [control, *(call for _, call in mine)]
+            answer: list[bool] = _as_many(agent, agent.ask("knock", calls, list[bool], self.patience), calls)
             if not answer[0]:
                 raise UnreachableError(f"{agent.name}: {control[1]} does not answer its packets, to port {SSH_PORT}")
             return answer[1:]
@@ -210,9 +227,9 @@ class Exchange:
         Never where only some of them have none: behind the load balancer it would be taken for the real one.
         """
         there = {name: nginx.API_PORT for name in masters if isinstance(self.agents[name], Agent)}
-        if not all(self._ask(there, lambda agent, port: agent.ask("free", port)).values()):
+        if not all(self._ask(there, lambda agent, port: agent.ask("free", port, bool)).values()):
             return "tls"
-        self._ask(there, lambda agent, port: agent.ask("serve", port))
+        self._ask(there, lambda agent, port: agent.ask("serve", port, bool))
         return "read"
 
     def _call(self, flow: Flow) -> list[Any] | UnreachableError:
@@ -231,7 +248,7 @@ class Exchange:
         wanted = {
             flow.receivers[0]: [other.port for other in flows if other.receivers == flow.receivers] for flow in flows
         }
-        peers = self._ask(wanted, lambda agent, value: agent.ask("peers", value))
+        peers = self._ask(wanted, lambda agent, value: agent.ask("peers", value, list[tuple[int, str, int]]))
         outcomes = {}
         for flow in flows:
             [receiver] = flow.receivers
@@ -256,7 +273,11 @@ class Exchange:
             [str(flow.source_address), ports[flow], str(flow.destination), flow.port or self.ports[flow.receivers[0]]]
             for flow in outcomes
         ]
-        answer = self._ask({self.gateway: entries}, lambda agent, value: agent.ask("tracked", value))[self.gateway]
+
+        def tracked(agent: Agent, value: list[Any]) -> list[bool]:
+            return _as_many(agent, agent.ask("tracked", value, list[bool]), value)
+
+        answer = self._ask({self.gateway: entries}, tracked)[self.gateway]
         if isinstance(answer, UnreachableError):
             return {
                 flow: replace(

@@ -9,8 +9,13 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired
 
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from underlay.access import answers
+from underlay.access.answers import Finite
 from underlay.desired import nginx
 from underlay.plan import Host, Plan, roles
 from underlay.remote import connect, conntrack, send
@@ -25,6 +30,8 @@ HEALTH = frozenset(
 """The sections of health; the last four are of some roles only."""
 UPSTREAM_SECONDS = 1
 TALLY_SECONDS = 8
+LONGEST = 1e10
+"""Seconds that a host can be up."""
 NOTHING_KEPT = '{"pending": null, "last": null}'
 
 
@@ -127,6 +134,41 @@ class Upstream:
     seconds: float | None
 
 
+class _Nic(TypedDict):
+    ifname: str
+    flags: list[str]
+    mtu: int
+    address: NotRequired[str]
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Last(TypedDict):
+    number: int
+    time: str
+    who: str
+    commit: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Pending(TypedDict):
+    token: str
+    who: str
+    what: list[str]
+    since: str
+    deadline: str
+    left: Finite
+
+
+class _Guard(TypedDict):
+    """See `remote.guard.commands.status`."""
+
+    pending: _Pending | None
+    last: _Last | None
+
+
+_Timed = list[tuple[str, str, Finite | None, str]]
+
+
 def commands(plan: Plan, host: Host) -> dict[str, str]:
     """Section → the shell command that reads it, as root."""
     found = {
@@ -174,7 +216,10 @@ def clock(sent: float, first: float, last: float, received: float) -> Clock:
 
 def uptime(lines: Sequence[str]) -> float:
     """Read the section of that name: seconds since boot."""
-    return float(lines[0].split()[0])
+    found = float(lines[0].split()[0])
+    if not 0 <= found < LONGEST:
+        raise ValueError(lines[0])
+    return found
 
 
 def disks(lines: Sequence[str]) -> dict[str, Disk]:
@@ -199,15 +244,15 @@ def nics(lines: Iterable[str]) -> dict[str, Link]:
             mtu=link["mtu"],
             mac=link.get("address", ""),
         )
-        for link in json.loads("".join(lines))
+        for link in answers.parsed(list[_Nic], "".join(lines))
         if "LOOPBACK" not in link["flags"]
     }
 
 
 def guard(lines: Iterable[str]) -> GuardStatus:
     """Read the section of that name."""
-    found = json.loads("".join(lines))
-    return GuardStatus(found["pending"], found["last"])
+    found: _Guard = answers.parsed(_Guard, "".join(lines))
+    return GuardStatus(found["pending"], found["last"])  # type: ignore[arg-type]
 
 
 def connections(lines: Sequence[str]) -> Conntrack:
@@ -221,7 +266,8 @@ def connections(lines: Sequence[str]) -> Conntrack:
 
 def tally(lines: Iterable[str]) -> Tally:
     """Read the section of that name."""
-    return Tally(**json.loads("".join(lines)))
+    found: Tally = answers.parsed(Tally, "".join(lines))
+    return found
 
 
 _COUNTED_CHAIN = re.compile(r":(\S+) (?!-)\S+ \[(\d+):(\d+)\]")
@@ -245,4 +291,5 @@ def counters(lines: Iterable[str]) -> tuple[RuleCounter, ...]:
 
 def upstreams(lines: Iterable[str]) -> tuple[Upstream, ...]:
     """Read the section of that name."""
-    return tuple(Upstream(name, end, error, seconds) for name, end, seconds, error in json.loads("".join(lines)))
+    rows: list[tuple[str, str, Finite | None, str]] = answers.parsed(_Timed, "".join(lines))
+    return tuple(Upstream(name, end, error, seconds) for name, end, seconds, error in rows)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from underlay.access.sessions import Links
+from underlay.access import answers
+from underlay.access.answers import UnreadableError, reading
+from underlay.access.sessions import Links, UnreachableError
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
-from underlay.compare.tables import RulesetError
 from underlay.desired import checkout, nat, nginx, routing, units
 from underlay.desired.files import SSHD, authorized_keys
-from underlay.errors import OperatorError
 from underlay.facts import files, filters, firewall, network, script, sections
 from underlay.facts.access import MACHINE_PUBLIC, ON_CALL, RotationDue, machine_public
 from underlay.facts.firewall import Firewall
@@ -55,11 +55,10 @@ CHECKS = DRIFT | {
 """The sections that the checks of all roles look at; a role has only some of them."""
 ALL = CHECKS | HEALTH
 
+LAST_TIME = 2.0**40
+"""Seconds since 1970 that a clock can tell."""
+
 T = TypeVar("T")
-
-
-class UnreadableError(OperatorError):
-    """A part of a host's state that could not be read; `str()` says which and why."""
 
 
 @dataclass(frozen=True)
@@ -80,31 +79,23 @@ class HostState:
         code, lines = self.sections.get(section, (1, ["it was not read"]))
         if code != 0:
             why = "it took too long" if code == TIMED_OUT else (lines or ["no output"])[-1]
-            raise UnreadableError(f"{section} of {self.name} can't be read: {why}")
+            raise UnreadableError(f"{section} of {self.name} can't be read: {answers.short(why)}")
         return lines
 
     def _read(self, section: str, parse: Callable[[list[str]], T]) -> T:
         lines = self.lines(section)
-        try:
+        with reading(f"{section} of {self.name}"):
             return parse(lines)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise UnreadableError(f"{section} of {self.name} can't be read: {error!r}") from error
 
     @cached_property
     def network(self) -> LiveNetwork:
         """Addresses, routes, policy rules, sysctls, and the files that make them."""
-        try:
-            return network.parse(self.lines("network"))
-        except (ValueError, KeyError) as error:
-            raise UnreadableError(f"the network of {self.name} can't be read: {error!r}") from error
+        return self._read("network", network.parse)
 
     @cached_property
     def firewall(self) -> Firewall:
         """The iptables rules: live, at the next boot, recorded, and the wanted ones in the host's own form."""
-        try:
-            found = firewall.process(self.lines("firewall"))
-        except (RulesetError, ValueError, KeyError) as error:
-            raise UnreadableError(f"the firewall of {self.name} can't be read: {error!r}") from error
+        found = self._read("firewall", firewall.process)
         if not found.installed:
             raise UnreadableError(f"{self.name} has no iptables")
         return found
@@ -117,26 +108,17 @@ class HostState:
     @cached_property
     def units(self) -> dict[str, UnitState]:
         """The systemd units of `units.ALL`."""
-        found, values = {}, dict[str, str]()
-        for line in [*self.lines("units"), ""]:
-            key, _, value = line.partition("=")
-            values[key] = value
-            if not line and "Id" in values:
-                found[values["Id"]] = UnitState(values["ActiveState"], values["UnitFileState"])
-                values = {}
-        return found
+        return self._read("units", _units)
 
     @cached_property
     def listening(self) -> set[int]:
         """The TCP ports on which something listens that other hosts can reach."""
-        ends = [line.split()[3].rpartition(":") for line in self.lines("listening")]
-        return {int(port) for address, _, port in ends if not address.startswith(("127.", "[::1]"))}
+        return self._read("listening", _listening)
 
     @cached_property
     def packages(self) -> set[str]:
         """The installed Debian packages."""
-        rows = (line.split() for line in self.lines("packages"))
-        return {row[0] for row in rows if row[-1] == "installed"}
+        return self._read("packages", _packages)
 
     @cached_property
     def sshd(self) -> dict[str, str]:
@@ -146,12 +128,12 @@ class HostState:
     @cached_property
     def files(self) -> dict[str, str]:
         """Path → content of the files of the role's checks, those that are there."""
-        return files.parse(self.lines("files"))
+        return self._read("files", files.parse)
 
     @cached_property
     def on_call(self) -> dict[str, str]:
         """Account → its authorized_keys, of the members of the group of the people on call."""
-        return files.parse(self.lines("on call"))
+        return self._read("on call", files.parse)
 
     @cached_property
     def machine_public(self) -> str | None:
@@ -178,7 +160,7 @@ class HostState:
     @cached_property
     def clock(self) -> Clock:
         """How far the host's clock is from the operator's, and how long a command is on its way."""
-        first, last = (self._read(section, lambda lines: float(lines[0])) for section in ("begin", "end"))
+        first, last = (self._read(section, _time) for section in ("begin", "end"))
         return health.clock(self.asked[0], first, last, self.asked[1])
 
     @cached_property
@@ -227,6 +209,34 @@ class HostState:
         return self._read("upstreams", health.upstreams)
 
 
+def _time(lines: list[str]) -> float:
+    found = float(lines[0])
+    if not 0 <= found < LAST_TIME:
+        raise ValueError(lines[0])
+    return found
+
+
+def _units(lines: list[str]) -> dict[str, UnitState]:
+    found, values = {}, dict[str, str]()
+    for line in [*lines, ""]:
+        key, _, value = line.partition("=")
+        values[key] = value
+        if not line and "Id" in values:
+            found[values["Id"]] = UnitState(values["ActiveState"], values["UnitFileState"])
+            values = {}
+    return found
+
+
+def _listening(lines: list[str]) -> set[int]:
+    ends = [line.split()[3].rpartition(":") for line in lines]
+    return {int(port) for address, _, port in ends if not address.startswith(("127.", "[::1]"))}
+
+
+def _packages(lines: list[str]) -> set[str]:
+    rows = (line.split() for line in lines)
+    return {row[0] for row in rows if row[-1] == "installed"}
+
+
 def normalised(name: str) -> str:
     """The name of a Python package as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -242,8 +252,12 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
     sent = time.time()
     done = links.run(host.name, _script(commands), seconds=SECONDS)
     asked = (sent, time.time())
-    answers = _answers(links, plan, host) if ANSWERS in wanted else {}
-    return HostState(host.name, sections(done.stdout.decode(errors="replace").split("\n")), answers, asked)
+    got = _answers(links, plan, host) if ANSWERS in wanted else {}
+    try:
+        read = sections(done.stdout.decode(errors="replace").split("\n"))
+    except ValueError as error:
+        raise UnreachableError(f"{host.name} was reached, but not read: {answers.short(error)}") from None
+    return HostState(host.name, read, got, asked)
 
 
 def _commands(plan: Plan, host: Host) -> dict[str, str]:
@@ -294,7 +308,10 @@ def _answers(links: Links, plan: Plan, host: Host) -> dict[str, tuple[int, str]]
     urls += [f"{name}{path}" for name in roles.lb_nginx(plan).web_services for path in ("/", "/healthz")]
     agent = links.agent(host.name)
     try:
-        found = agent.ask("get", [[str(host.primary.address), nginx.HTTP_PORT, url] for url in urls])
+        wanted = [[str(host.primary.address), nginx.HTTP_PORT, url] for url in urls]
+        found = agent.ask("get", wanted, list[tuple[int, str]])
     finally:
         agent.close()
-    return {url: (status, body) for url, (status, body) in zip(urls, found, strict=True)}
+    if len(found) != len(urls):
+        raise UnreachableError(f"{host.name} was reached, but not read: {len(found)} answers to {len(urls)} requests")
+    return dict(zip(urls, found, strict=True))

@@ -6,6 +6,7 @@ homes of the jump host's people, and not a change that waits for its confirmatio
 
 import io
 import json
+import os
 import shlex
 import tarfile
 import tempfile
@@ -17,11 +18,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import TypedDict
 
-from underlay.access.sessions import Links, UnreachableError
+from underlay.access import answers
+from underlay.access.answers import FloodError, UnreadableError, reading
+from underlay.access.sessions import Links, UnreachableError, last_words
 from underlay.access.target import Target
 from underlay.desired.files import RULES, authorized_keys
 from underlay.errors import OperatorError
@@ -33,8 +38,19 @@ from underlay.remote.files import restore as replacing
 from underlay.remote.guard.paths import COPY, HISTORY
 
 SECONDS = 60
+MOST = 64_000_000
+"""Bytes of a host's part, packed."""
+UNPACKED = 512_000_000
 MANIFEST = "manifest.json"
 STATE = "/var/lib/underlay"
+
+
+Verdict = Literal["new", "differs", "same", "kept"]
+
+
+class _Manifest(TypedDict):
+    site: str
+    hosts: dict[str, int | str]
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,7 @@ def write(target: Target, path: Path) -> Backup:
         with ThreadPoolExecutor(len(hosts)) as pool:
             parts = pool.map(lambda host: _read(links, target.plan, host), hosts)
             found = dict(zip((host.name for host in hosts), parts, strict=True))
-        counts = {name: _count(each) if isinstance(each, bytes) else each for name, each in found.items()}
+        counts = {name: check(each, target.plan) if isinstance(each, bytes) else each for name, each in found.items()}
         manifest = {"site": target.plan.site, "time": datetime.now(UTC).isoformat(timespec="seconds"), "hosts": counts}
         _add(archive, MANIFEST, json.dumps(manifest, indent=2).encode())
         for name, each in found.items():
@@ -97,18 +113,35 @@ def _read(links: Links, plan: Plan, host: Host) -> bytes | str:
     # Patterns that match nothing are no files; tar reads the names from its stdin, so there may be many.
     command = f"for f in {kept}; do if [ -e $f ]; then echo $f; fi; done | tar -C / -czPf - --files-from=-"
     try:
-        done = links.run(host.name, command, seconds=SECONDS)
+        done = links.run(host.name, command, seconds=SECONDS, most=MOST)
     except UnreachableError as error:
         return str(error)
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines() or [f"no answer within {SECONDS} s"]
-        return f"{host.name} was reached, but can't be read: {words[-1]}"
+        return f"{host.name} was reached, but can't be read: {last_words(done.stderr, f'no answer within {SECONDS} s')}"
+    try:
+        with reading(f"the files of {host.name}"):
+            check(done.stdout, plan)
+    except UnreadableError as error:
+        return str(error)
     return done.stdout
 
 
-def _count(content: bytes) -> int:
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-        return sum(member.isfile() for member in archive)
+def check(content: bytes, plan: Plan) -> int:
+    """How many files are in a host's part of a backup. Raises ValueError or FloodError if one does not belong there.
+
+    A bad host could put any file there, for the day on which somebody brings it back as root.
+    """
+    count = 0
+    with tarfile.open(fileobj=io.BytesIO(answers.unpacked(content, UNPACKED)), mode="r:") as archive:
+        for member in archive:
+            path = f"/{member.name.lstrip('/')}"
+            if os.path.normpath(path) != path or not f"{path}/".startswith(tuple(prefixes(plan))):
+                raise ValueError(f"{path} does not belong there")
+            plain = (member.isreg() and not member.issparse()) or member.isdir()
+            if not plain or member.mode & ~0o777:
+                raise ValueError(f"{path} is no file")
+            count += member.isreg()
+    return count
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -121,25 +154,30 @@ def load(path: Path, plan: Plan, host: Host) -> bytes:
     """A host's part of an archive. Raises OperatorError if there is none, or it is of another site."""
     try:
         with tarfile.open(path, mode="r:") as archive:
-            manifest = json.loads(_member(archive, MANIFEST))
+            manifest: _Manifest = answers.parsed(_Manifest, _member(archive, MANIFEST))
             if manifest["site"] != plan.site:
                 raise OperatorError(f"{path} is of the site {manifest['site']!r}, and the plan's is {plan.site!r}")
             counts = manifest["hosts"]
             if not isinstance(counts.get(host.name), int):
                 why = counts.get(host.name, f"it has {', '.join(counts)}")
                 raise OperatorError(f"{path} has nothing of {host.name}: {why}")
-            return _member(archive, f"{host.name}.tar.gz")
+            content = _member(archive, f"{host.name}.tar.gz")
+        check(content, plan)
+        return content
     except OSError as error:
         raise OperatorError(f"{path} can't be read: {error.strerror or error}") from error
-    except (tarfile.TarError, KeyError, ValueError) as error:
-        raise OperatorError(f"{path} is no backup of `./inv backup`: {error}") from error
+    except (tarfile.TarError, KeyError, ValueError, FloodError) as error:
+        raise OperatorError(f"{path} is no backup of `./inv backup`: {answers.short(error)}") from error
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
     file = archive.extractfile(name)
     if file is None:
         raise KeyError(name)
-    return file.read()
+    content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise ValueError(f"{name} is too large")
+    return content
 
 
 def connected(target: Target, host: Host) -> Links:
@@ -175,9 +213,10 @@ def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) 
     command = shlex.join(send.argv(json.dumps(wanted))) + ("" if dry else " && systemctl reload ssh")
     done = links.run(host.name, command, seconds=SECONDS, stdin=send.line(replacing) + content)
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip().splitlines() or ["it gave no reason"]
-        raise OperatorError(f"{host.name}: not restored: {words[-1]}")
-    return dict(json.loads(done.stdout))
+        raise OperatorError(f"{host.name}: not restored: {last_words(done.stderr, 'it gave no reason')}")
+    with reading(f"what {host.name} says"):
+        rows: list[tuple[str, Verdict]] = answers.parsed(list[tuple[str, Verdict]], done.stdout)
+        return dict(rows)
 
 
 def show(found: Mapping[str, str], console: Console) -> None:

@@ -1,6 +1,5 @@
 """One archive with everything that a colleague needs to help, and without secrets."""
 
-import gzip
 import io
 import json
 import os
@@ -15,11 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rich.console import Console
 
+from underlay.access import answers
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import checkout, nginx, units
@@ -42,6 +42,8 @@ SECONDS = 60
 COMMAND_SECONDS = 15
 MOST = 2_000_000
 """Bytes of one text that are kept."""
+UNPACKED = 64_000_000
+"""Bytes of all that one host may tell."""
 UNITS = " ".join(f"-u {name}" for name in (*(unit.name for unit in units.ALL), "'underlay-guard-*'"))
 FILES = (
     *("/etc/os-release", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/apt/sources.list"),
@@ -195,13 +197,18 @@ def _collect(links: Links, host: Host, target: Target) -> dict[str, str]:
             files += [nginx.PATH, "/var/log/nginx/error.log"]
     wanted = {"commands": commands, "files": files, "seconds": COMMAND_SECONDS, "most": MOST}
     command = shlex.join(send.argv(json.dumps(wanted)))
-    done = links.run(host.name, command, seconds=SECONDS, stdin=send.line(collect))
-    try:
-        texts: dict[str, str] = json.loads(gzip.decompress(done.stdout))
-    except (OSError, EOFError, ValueError):
-        words = done.stderr.decode(errors="replace").strip().splitlines() or [f"no answer within {SECONDS} s"]
-        raise UnreachableError(f"{host.name} was reached, but can't be asked: {words[-1]}") from None
-    return {(f"files{name}" if name.startswith("/") else f"{name}.txt"): text for name, text in texts.items()}
+    texts: dict[str, str] = links.ask(
+        host.name, command, dict[str, str], seconds=SECONDS, stdin=send.line(collect), unpack=UNPACKED
+    )
+    if strange := [name for name in texts if name not in commands and not _is_one_of(name, files)]:
+        raise UnreachableError(f"{host.name} was reached, but not read: nobody asked for {answers.short(strange[0])}")
+    return {(f"files{name}" if name.startswith("/") else f"{name}.txt"): text[:MOST] for name, text in texts.items()}
+
+
+def _is_one_of(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a file was asked for: its name becomes one in the archive, and a place where that is unpacked."""
+    plain = path.isprintable() and os.path.normpath(path) == path
+    return plain and any(PurePosixPath(path).match(pattern) for pattern in patterns)
 
 
 def _status(target: Target) -> str:

@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from underlay.access import answers
 from underlay.access.sessions import Links
 from underlay.access.ssh_config import CONNECT_SECONDS
 from underlay.access.target import Target
@@ -185,11 +186,10 @@ def _end(process: subprocess.Popen[bytes]) -> list[str]:
     with suppress(OSError):
         process.stdin.close()
     process.stdin = None
-    try:
-        _, words = process.communicate(timeout=CONNECT_SECONDS)
-    except subprocess.TimeoutExpired:
+    words, late = answers.rest(process, CONNECT_SECONDS)
+    if late:
         process.kill()
-        _, words = process.communicate()
+        process.wait()
     return [line.strip() for line in words.decode(errors="replace").splitlines() if line.strip()]
 
 

@@ -4,20 +4,43 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import TypedDict
 
-from underlay.access.sessions import Links
+from underlay.access import answers
+from underlay.access.answers import UnreadableError, reading
+from underlay.access.sessions import Links, last_words
 from underlay.access.target import Target
-from underlay.observe.state import UnreadableError
 from underlay.plan import Host
 from underlay.remote import conntrack, send
 from underlay.remote.conntrack import Connection
 
 SECONDS = 30
 """What a pass over a table of millions may take."""
+LARGEST = 1000
+"""Bytes that one of its entries takes on the way here, and some more."""
+
+
+def _named(connection: Connection) -> Connection:
+    if len(connection.name.split()) != 3:
+        raise ValueError("it has no protocol and two ends")
+    return connection
+
+
+class _Part(TypedDict):
+    entries: int
+    matching: int
+    found: list[Annotated[Connection, AfterValidator(_named)]]
+
+
+class _Renewed(TypedDict):
+    looked: int
+    ended: int
+    left: int
 
 
 @dataclass(frozen=True)
@@ -71,26 +94,26 @@ class Gateway:
             "id": identifier,
             "limit": limit,
         }
-        answer = self._ask("find", wanted)
-        connections = (Connection(**{**each, "icmp": each["icmp"] and tuple(each["icmp"])}) for each in answer["found"])
-        return Found(answer["entries"], answer["matching"], tuple(connections))
+        answer: _Part = self._ask("find", wanted, _Part, answers.MOST + limit * LARGEST)
+        return Found(answer["entries"], answer["matching"], tuple(answer["found"]))
 
     def delete(self, connection: Connection) -> bool:
         """Take a connection out of the table; False if it was gone already."""
-        return bool(self._ask("delete", asdict(connection))["deleted"])
+        return bool(self._ask("delete", asdict(connection), dict[str, int])["deleted"])
 
     def renew(self, outdated: dict[str, Any]) -> dict[str, int]:
         """End the connections with an outdated translation; see `remote.conntrack.renew`."""
-        return self._ask("renew", outdated)
+        renewed: _Renewed = self._ask("renew", outdated, _Renewed)
+        return {"looked": renewed["looked"], "ended": renewed["ended"], "left": renewed["left"]}
 
-    def _ask(self, command: str, argument: object) -> dict[str, Any]:
+    def _ask(self, command: str, argument: object, shape: Any, most: int = answers.MOST) -> Any:
         argv = shlex.join(send.argv(command, json.dumps(argument)))
-        done = self._links.run(self.name, argv, seconds=SECONDS, stdin=send.line(conntrack))
+        done = self._links.run(self.name, argv, seconds=SECONDS, stdin=send.line(conntrack), most=most)
+        what = f"the connection table of {self.name}"
         if done.returncode:
-            words = done.stderr.decode(errors="replace").strip().splitlines() or [f"no answer within {SECONDS} s"]
-            raise UnreadableError(f"the connection table of {self.name} can't be read: {words[-1]}")
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+            raise UnreadableError(f"{what} can't be read: {last_words(done.stderr, f'no answer within {SECONDS} s')}")
+        with reading(what):
+            return answers.parsed(shape, done.stdout)
 
 
 def show(connections: Sequence[Connection], console: Console) -> None:

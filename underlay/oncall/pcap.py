@@ -21,6 +21,8 @@ _WITH_PORTS = (6, 17, 132)
 _FRAGMENT = 44
 _EXTENSIONS = (0, 43, _FRAGMENT, 60)
 """Headers that stand between that of IPv6 and what it carries."""
+LARGEST = 262_144
+"""Bytes that are kept of a packet at most: tcpdump's own limit."""
 MOST = 50_000
 """Conversations that are kept apart; what comes after so many is counted as one."""
 
@@ -62,6 +64,8 @@ class Stream:
             at = HEADER
         while len(data) >= at + RECORD:
             kept, length = struct.unpack_from(f"{self._order}II", data, at + 8)
+            if kept > LARGEST:
+                raise NotPcapError(f"not a capture: a packet of {kept} bytes")
             if len(data) < at + RECORD + kept:
                 break
             yield decode(self._link, data[at + RECORD : at + RECORD + kept], length)

@@ -4,7 +4,6 @@ The plan is never edited here: people do that.
 """
 
 import difflib
-import json
 import re
 import shlex
 import subprocess
@@ -17,6 +16,8 @@ from pathlib import Path
 
 from netaddr import IPAddress
 
+from underlay.access import answers
+from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target, announce
 from underlay.desired import nat, traffic
@@ -26,7 +27,6 @@ from underlay.guard import history as histories
 from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.observe import exchange
-from underlay.observe.state import UnreadableError
 from underlay.oncall.flows import Gateway as Table
 from underlay.plan import REPO, Host, Interface, Plan, PlanError, load
 from underlay.plan.edit import published_in, unpublished_in
@@ -112,11 +112,13 @@ class _Gateway:
         if done.returncode:
             said = (done.stderr or done.stdout).decode(errors="replace").strip()
             raise UnreachableError(f"{self.name}: {said or f'exit code {done.returncode}'}")
-        return done.stdout.decode()
+        return done.stdout.decode(errors="replace")
 
     def others(self, addresses: Iterable[IPAddress]) -> dict[str, str]:
         """Address → MAC of those that another machine of the enterprise network has."""
-        found: dict[str, str] = json.loads(self._arp("probe", self.plan.gateway.primary, addresses))
+        told = self._arp("probe", self.plan.gateway.primary, addresses)
+        with reading(f"what answers {self.name}"):
+            found: dict[str, str] = answers.parsed(dict[str, str], told)
         return found
 
     def announce(self, nic: Interface, addresses: Iterable[IPAddress]) -> None:
@@ -337,7 +339,7 @@ def _answers(target: Target, links: Links, host: Host) -> list[str]:
     outside = host.admits("icmp", None)
     if outside and subprocess.run(ping, capture_output=True, timeout=SECONDS, check=False).returncode:
         wrong.append(f"{address} does not answer a ping from here")
-    if links.host(inside).run(" ".join(ping)).rc:
+    if links.run(inside, " ".join(ping), seconds=SECONDS).returncode:
         wrong.append(f"{address} does not answer a ping from {inside}")
     pings = _Gateway(target).connections(address, protocol="icmp")
     if not any(

@@ -20,6 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from underlay.access import answers, hostkeys
+from underlay.access.answers import FloodError
+from underlay.access.sessions import last_words
 from underlay.access.ssh_config import CONNECT_SECONDS, TargetError, write
 from underlay.access.target import MACHINE_KEY, Target
 from underlay.errors import COULD_NOT, GOOD, WRONG
@@ -154,7 +157,7 @@ class _Waiting:
         while b"\n" not in said and (left := end - time.monotonic()) > 0:
             if select.select([process.stdout], [], [], left)[0]:
                 piece = os.read(process.stdout.fileno(), 100)
-                if not piece:
+                if not piece or len(said) > 1000:
                     break
                 said += piece
         return "" if said == b"replaced\n" else self.end() or f"no answer within {SECONDS} s"
@@ -171,11 +174,13 @@ class _Waiting:
         process = self._process
         if process is None or process.returncode is not None:
             return ""
-        try:
-            _, said = process.communicate(word, SECONDS)
-        except subprocess.TimeoutExpired:
+        assert process.stdin is not None
+        with suppress(OSError):  # then it is gone, and says why
+            process.stdin.write(word)
+            process.stdin.close()
+        said, late = answers.rest(process, SECONDS)
+        if late:
             process.kill()
-            _, said = process.communicate()
         return _why(process.wait(), said)
 
 
@@ -188,15 +193,16 @@ def at_once(names: Iterable[str], run: Callable[[str], str]) -> dict[str, str]:
 
 def _run(argv: list[str], stdin: bytes) -> str:
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=SECONDS, check=False)
+        done = answers.run(argv, stdin=stdin, seconds=SECONDS)
     except subprocess.TimeoutExpired:
         return f"no answer within {SECONDS} s"
+    except FloodError as error:
+        return str(error)
     return _why(done.returncode, done.stderr)
 
 
 def _why(code: int, said: bytes) -> str:
-    last = (said.decode(errors="replace").strip().splitlines() or [f"exit code {code}"])[-1]
-    return last if code else ""
+    return last_words(said, f"exit code {code}") if code else ""
 
 
 def _undo(keys: Keys, names: list[str], old: Path, new: Path, lines: list[str], made: bool) -> None:
@@ -232,11 +238,14 @@ def _make(path: Path) -> None:
 def _public(key: Path) -> str:
     """The line of a key's public file; the comment says which one it is to people."""
     path = key.with_name(f"{key.name}.pub")
+    how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
     try:
-        return " ".join(path.read_text().split())
+        words = path.read_bytes().split()
     except OSError as error:
-        how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
         raise TargetError(f"{path} can't be read ({error.strerror}): `{how}` makes it") from error
+    if not hostkeys.is_key(*words[:2]):
+        raise TargetError(f"{path} is not one public key: `{how}` makes it")
+    return b" ".join(words).decode(errors="replace")
 
 
 def _swap(old: Path, new: Path) -> Path:

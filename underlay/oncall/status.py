@@ -10,6 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
 from underlay.console import console
@@ -19,7 +20,7 @@ from underlay.errors import GOOD, exit_code
 from underlay.observe import drift
 from underlay.observe.evidence import Evidence
 from underlay.observe.health import HEALTH, Conntrack, Tally, Upstream, outer_addresses
-from underlay.observe.state import DRIFT, HostState, UnreadableError
+from underlay.observe.state import DRIFT, HostState
 from underlay.plan import Host, Plan
 from underlay.text import argument, command, one_line
 
@@ -132,9 +133,11 @@ def read(target: Target) -> Status:
     for host in hosts:
         status = HostStatus(host.name, host.role)
         try:
-            states[host.name] = evidence.state(host.name)
-            _fill(status, plan, host, states[host.name])
-        except UnreachableError as error:
+            with reading(f"what {host.name} says"):
+                state = evidence.state(host.name)
+                _fill(status, plan, host, state)
+                states[host.name] = state
+        except (UnreachableError, UnreadableError) as error:
             status.error = str(error)
         found.append(status)
     dead = {status.name for status in found if status.error}

@@ -1,10 +1,13 @@
 """What `inventory.py` gives to pyinfra: the hosts of each role, and only of the roles that a command names."""
 
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
 from underlay.access.target import Target
+from underlay.errors import OperatorError
 from underlay.plan import ROLES
+from underlay.text import is_blank
 
 Group = list[tuple[str, dict[str, Any]]]
 
@@ -12,6 +15,14 @@ Group = list[tuple[str, dict[str, Any]]]
 def _named_roles(argv: list[str]) -> tuple[str, ...]:
     named = [Path(word).stem for word in argv if word.endswith(".py") and Path(word).parent.name == "deploys"]
     return tuple(role for role in ROLES if role in named)
+
+
+def check(argv: list[str]) -> None:
+    """Raises OperatorError where a word is empty: pyinfra would take no limit for no host, and end well."""
+    own = list(takewhile(lambda word: word != "--", argv))  # behind it is a command for the hosts
+    for before, word in pairwise(own):
+        if is_blank(word) or (word.startswith("--limit=") and is_blank(word.partition("=")[2])):
+            raise OperatorError(f"the argument after {before!r} is empty: leave it out, or say what is meant")
 
 
 def wanted_roles(argv: list[str]) -> tuple[str, ...]:

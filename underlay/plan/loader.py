@@ -10,7 +10,12 @@ from underlay.plan.model import REPO, Plan
 
 def plan_file() -> Path:
     """The plan file in force: what UNDERLAY_PLAN names, or the repo's own."""
-    return Path(os.environ.get("UNDERLAY_PLAN") or REPO / "group_data" / "all.py").absolute()
+    name = os.environ.get("UNDERLAY_PLAN")
+    if name is None:
+        return REPO / "group_data" / "all.py"
+    # What a command starts runs in the repo's folder, and reads the same variable.
+    path = os.environ["UNDERLAY_PLAN"] = os.path.abspath(name)
+    return Path(path)
 
 
 def load(path: Path | None = None) -> Plan:

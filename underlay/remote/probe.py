@@ -28,6 +28,7 @@ import resource
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -38,6 +39,8 @@ DEADLINE = 30
 PATIENCE = 3
 """Seconds that one connection has, from its first packet to its answer."""
 ESTABLISHED = "01"
+TOLD = 512
+"""Bytes at most in which a check says who it is."""
 SOON = 1
 """Seconds that one has of which no answer is expected: those that do answer need a few thousandths."""
 
@@ -110,16 +113,18 @@ def converse(source: str, destination: str, port: int, how: str) -> tuple[int, A
         if how == "tls":
             HELD.append(connect.tls(client))
             return local, "tls", None
-        told = b""
-        while chunk := client.recv(4096):
+        told, end = b"", time.monotonic() + patience
+        # Whoever it is may say anything, and for ever.
+        while len(told) <= TOLD and time.monotonic() < end and (chunk := client.recv(4096)):
             told += chunk
         client.close()
         if not told:
             return local, None, "connected, and closed by the other end without a word"
-        return local, json.loads(told), None
+        name, seen_as = json.loads(told[: TOLD + 1])
+        return local, [str(name), str(seen_as)], None
     except OSError as failure:
         return local, None, connect.words(failure, patience)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         return local, None, "connected, but something else than this check answered"
 
 

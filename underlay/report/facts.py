@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
@@ -16,7 +17,7 @@ from underlay.guard.history import Entries
 from underlay.observe.drift import Line, line, of_host
 from underlay.observe.evidence import Evidence
 from underlay.observe.exchange import expectation, judge, observation
-from underlay.observe.state import DRIFT, HostState, UnreadableError
+from underlay.observe.state import DRIFT, HostState
 from underlay.plan import Host, Plan
 from underlay.plan.model import shown_path
 from underlay.report.diagram import State
@@ -174,11 +175,12 @@ def shown(plan: Plan) -> Plan:
 
 def _state(evidence: Evidence, host: Host) -> HostState | UnreachableError:
     try:
-        return evidence.state(host.name)
+        with reading(f"what {host.name} says"):
+            return evidence.state(host.name)
     except UnreachableError as error:
         return error
-    except TimeoutError:
-        return UnreachableError(f"{host.name} did not say in time how it is")
+    except UnreadableError as error:
+        return UnreachableError(str(error))
 
 
 def _deployed(
@@ -192,8 +194,9 @@ def _deployed(
     else:
         try:
             # One by one: what was read before a part that can't be is known.
-            for each in of_host(plan, host, state):
-                differences.append(line(plan, host, each))
+            with reading(f"what {host.name} says"):
+                for each in of_host(plan, host, state):
+                    differences.append(line(plan, host, each))
         except UnreadableError as error:
             reason, verdict, word = str(error), "attention", "can't be read"
         if count := sum(each.kind != "unmanaged" for each in differences):

@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typing_extensions import TypedDict
 
+from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import ROOT_IF_POSSIBLE, Agent, Links, RefusedError, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
-from underlay.compare.tables import RulesetError
 from underlay.console import console
 from underlay.desired import nat
 from underlay.desired.ruleset import Rule
@@ -24,7 +25,7 @@ from underlay.plan import Plan
 from underlay.remote import send
 from underlay.remote import trace as trace_agent
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
-from underlay.trace.seen import UNREACHABLE, Chain, Comparison, Observation, Row, Verdict, observe
+from underlay.trace.seen import RAN, UNREACHABLE, Chain, Comparison, Observation, Row, Verdict, observe
 
 NO_LISTENER = 33434
 """The port that is tried where the receiver can't be asked to listen: that of traceroute, where nobody listens."""
@@ -109,9 +110,13 @@ def _agent(links: Links, name: str) -> Agent | UnreachableError:
     try:
         # Without root it can send all the same.
         argv = links.command(name, [*ROOT_IF_POSSIBLE, *send.argv()])
-        return Agent(name, argv, trace_agent)
+        return Agent(name, argv, trace_agent, _Hello)
     except UnreachableError as error:
         return error
+
+
+class _Hello(TypedDict):
+    root: bool
 
 
 class _Run:
@@ -139,16 +144,19 @@ class _Run:
         if self.error and not self.no_address:
             raise UnreachableError(f"{self.path.source} can't send from {error}")
         if self.source_port:
-            self._each(lambda agent: agent.ask("watch", [self.path.protocol, [self.source_port, self.asked]]))
-            error = self.agents[self.path.source].ask("send", [str(self.path.packet.destination), self.asked])
+            self._each(lambda agent: agent.ask("watch", [self.path.protocol, [self.source_port, self.asked]], bool))
+            error = self.agents[self.path.source].ask(
+                "send", [str(self.path.packet.destination), self.asked], str | None
+            )
             observations = self._each(lambda agent: observe(agent, self._steps(agent.name)))
-        comparison = Comparison(self.path, observations, self.forms, self.asked, error, own=self.own)
-        rows = comparison.rows()
+        with reading(f"what {', '.join(observations)} noted"):
+            comparison = Comparison(self.path, observations, self.forms, self.asked, error, own=self.own)
+            rows, drops = comparison.rows(), tuple(comparison.drops())
+            said = self._said(observations)
         if not self.source_port:
             rows[0] = Row(self.path.steps[0], f"{NOTHING} was sent from {error}", "differs")
         port = None if self.path.protocol == "icmp" else self.asked
-        said, blind = self._said(observations), tuple(self.agents.keys() - self.sees - self.unasked.keys())
-        drops = tuple(comparison.drops())
+        blind = tuple(self.agents.keys() - self.sees - self.unasked.keys())
         return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind, drops)
 
     def _prepare(self, name: str) -> None:
@@ -156,7 +164,7 @@ class _Run:
         agent = self.agents[name]
         if name == self.path.source:
             try:
-                self.source_port = agent.ask("reserve", [self.path.protocol, str(self.path.packet.source)])
+                self.source_port = agent.ask("reserve", [self.path.protocol, str(self.path.packet.source)], int)
             except RefusedError as problem:
                 self.error, self.no_address = problem.said, problem.errno == errno.EADDRNOTAVAIL
         if name == self.path.receiver and self.port is None and self.path.protocol != "icmp":
@@ -168,9 +176,9 @@ class _Run:
         """A listener of ours, where the request will arrive."""
         assert self.path.arrival is not None  # a receiver has one
         try:
-            port = receiver.ask("listen", [self.path.protocol, str(self.path.arrival.destination)])
+            port = receiver.ask("listen", [self.path.protocol, str(self.path.arrival.destination)], int)
         except UnreachableError:  # it lacks the address, which is found out soon
-            port = receiver.ask("listen", [self.path.protocol, "0.0.0.0"])  # noqa: S104 (it lacks the address that was asked)
+            port = receiver.ask("listen", [self.path.protocol, "0.0.0.0"], int)  # noqa: S104 (it lacks the address that was asked)
         self.asked, self.own = int(port), True
 
     def _steps(self, name: str) -> list[Step]:
@@ -181,9 +189,12 @@ class _Run:
 
         def one(name: str) -> Any:
             try:
-                return ask(self.agents[name])
+                with reading(f"what {name} noted"):
+                    return ask(self.agents[name])
             except UnreachableError as error:
                 return error
+            except UnreadableError as error:
+                return UnreachableError(str(error))
 
         found = dict(zip(self.sees, self.pool.map(one, self.sees), strict=True))
         for name, answer in found.items():
@@ -195,11 +206,12 @@ class _Run:
     def _canonical(self, gateway: Agent) -> dict[Rule, str]:
         """The plan's rules → as the gateway's iptables writes them; empty if it can't."""
         rules = nat.gateway_rules(self.plan)
-        [(_, output, _)] = gateway.ask("run", [[["sh", "-c", firewall.command(rules)], ""]])
         try:
-            found = firewall.process(output.splitlines())
-            return {rule: form.spec for rule, form in zip(rules, canonical(rules, found.wanted), strict=True)}
-        except (RulesetError, ValueError, KeyError, StopIteration):
+            with reading("the firewall"):
+                [(_, output, _)] = gateway.ask("run", [[["sh", "-c", firewall.command(rules)], ""]], RAN)
+                found = firewall.process(output.splitlines())
+                return {rule: form.spec for rule, form in zip(rules, canonical(rules, found.wanted), strict=True)}
+        except (UnreadableError, UnreachableError):
             return {}
 
     def _said(self, observations: dict[str, Observation]) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
 """What the hosts noted of a packet, beside what the plan has for it."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from netaddr import IPAddress
+from typing_extensions import TypedDict
 
+from underlay.access import answers
+from underlay.access.answers import IPv4, ShapeError, UnreadableError, reading
 from underlay.access.sessions import Agent
 from underlay.compare.network import LiveNetwork
 from underlay.desired.routing import MAIN
@@ -122,7 +125,35 @@ class Observation:
         return next((each for each in chains if each.decision[0] == "drop"), None)
 
 
-def _chain(each: dict[str, Any]) -> Chain:
+class _Noted(TypedDict):
+    """A chain, see `remote.trace.watch`."""
+
+    way: Way
+    family: str
+    table: str
+    chain: str
+    source: IPv4
+    destination: IPv4
+    out: str
+    rules: list[tuple[str, str | int, str]]
+    policy: NotRequired[str]
+
+
+class _Seen(TypedDict):
+    packets: list[tuple[str, str, str, IPv4, IPv4, str]]
+    chains: list[_Noted]
+
+
+class _Neighbour(TypedDict):
+    dst: str
+    state: list[str]
+
+
+RAN = list[tuple[int, str, str]]
+"""Of commands: exit code, output, errors."""
+
+
+def _chain(each: _Noted) -> Chain:
     return Chain(
         each["way"],
         each["table"],
@@ -137,21 +168,20 @@ def _chain(each: dict[str, Any]) -> Chain:
 
 def observe(agent: Agent, steps: Sequence[Step]) -> Observation:
     """Ask a host what it noted, and what its routing says about these packets. Raises UnreachableError."""
-    seen = agent.ask("seen", None)
-    found = Observation(tuple(map(tuple, seen["packets"])), tuple(map(_chain, seen["chains"])), None, frozenset(), {})
+    seen: _Seen = agent.ask("seen", None, _Seen)
+    found = Observation(tuple(seen["packets"]), tuple(map(_chain, seen["chains"])), None, frozenset(), {})
     queries = dict(_queries(found, steps))
     nics = dict.fromkeys(each[1] for each in found.packets)
     keys = [_sysctl(nic, name) for nic in ("all", *nics) for name in ("forwarding", "rp_filter")]
     reads = [(["sh", "-c", network.command([IP_FORWARD, *keys])], ""), (["ip", "-j", "-4", "neigh", "show"], "")]
-    answers = agent.ask("run", [*reads, *((argv, "") for argv in queries.values())])
-    routes = {key: _route(*answer) for key, answer in zip(queries, answers[2:], strict=True)}
-    try:
-        live = network.parse(answers[0][1].splitlines())
-        silent = {
-            each["dst"] for each in json.loads(answers[1][1] or "[]") if {"FAILED", "INCOMPLETE"} & {*each["state"]}
-        }
-    except (ValueError, KeyError):
-        live, silent = None, set()
+    told = agent.ask("run", [*reads, *((argv, "") for argv in queries.values())], RAN)
+    routes = {key: _route(*each) for key, each in zip(queries, told[2:], strict=True)}
+    live: LiveNetwork | None = None
+    silent = set()
+    with suppress(UnreadableError), reading("the network"):
+        live = network.parse(told[0][1].splitlines())
+        neighbours: list[_Neighbour] = answers.parsed(list[_Neighbour], told[1][1] or "[]")
+        silent = {each["dst"] for each in neighbours if {"FAILED", "INCOMPLETE"} & {*each["state"]}}
     return replace(found, live=live, neighbours=frozenset(silent), routes=routes)
 
 
@@ -193,10 +223,9 @@ def _destination(found: Observation, way: Way, packet: Packet) -> IPAddress:
 
 
 def _route(code: int, output: str, error: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(output)[0] if code == 0 else {}
-    except (ValueError, IndexError):
-        found = {}
+    found: dict[str, Any] = {}
+    with suppress(ShapeError, IndexError):
+        found = answers.parsed(list[dict[str, Any]], output)[0] if code == 0 else {}
     if not found:
         return {"error": (error.strip().splitlines() or ["no answer"])[-1].rpartition("answers: ")[2]}
     return found

@@ -11,33 +11,57 @@ import glob
 import gzip
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+PIECE = 1 << 20
+SPARE = 16 << 20
+"""Bytes that are kept beyond those that are wanted, so that they are not moved with each piece."""
 
 
 def run(command: str, seconds: float, most: int) -> str:
     """The output of a shell command, errors included, and its exit code if that is not 0."""
-    try:
-        done = subprocess.run(
-            ["sh", "-c", command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        return f"{end(error.stdout or b'', most)}\n[cut off after {seconds} s]\n"
-    text = end(done.stdout, most)
-    return text if done.returncode == 0 else f"{text}\n[exit code {done.returncode}]\n"
+    last, count, until = b"", 0, time.monotonic() + seconds
+    process = subprocess.Popen(
+        ["sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    late = True
+    while (left := until - time.monotonic()) > 0:
+        if not select.select([process.stdout], [], [], left)[0]:
+            break
+        piece = os.read(process.stdout.fileno(), PIECE)
+        if not piece:
+            late = False
+            break
+        count += len(piece)
+        last += piece
+        if len(last) > most + SPARE:
+            last = last[-most:]
+    if late:
+        # All that it started goes with it.
+        os.killpg(process.pid, signal.SIGKILL)
+    process.stdout.close()
+    code = process.wait()
+    text = end(last, count, most)
+    if late:
+        return f"{text}\n[cut off after {seconds} s]\n"
+    return text if code == 0 else f"{text}\n[exit code {code}]\n"
 
 
-def end(content: bytes, most: int) -> str:
-    """The last `most` bytes as text, and a note if there was more."""
+def end(content: bytes, count: int, most: int) -> str:
+    """The last `most` of so many bytes as text, and a note if there was more."""
     text = content[-most:].decode(errors="replace")
-    return text if len(content) <= most else f"[{len(content) - most} bytes before this were left out]\n{text}"
+    return text if count <= most else f"[{count - most} bytes before this were left out]\n{text}"
 
 
 def read(path: str, most: int) -> str:
