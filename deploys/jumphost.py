@@ -7,7 +7,7 @@ from underlay.access.target import MACHINE_KNOWN_HOSTS
 from underlay.desired import checkout, units
 from underlay.desired.files import sshd_settings
 from underlay.facts.access import ON_CALL
-from underlay.operations import access, config_file, deploying, sshd, tree
+from underlay.operations import access, config_file, deploying, packages, sshd, tree
 from underlay.plan import roles
 
 if deploying.runs_for("jumphost"):
@@ -52,11 +52,11 @@ if deploying.runs_for("jumphost"):
         python="python3",
         _timeout=deploying.INSTALL,
     )
-    pip.packages(
+    packages.pinned(
         name="Deploy machine: the pinned Python packages",
-        packages=checkout.pinned_packages(),
         virtualenv=f"{checkout.FOLDER}/.venv",
-        extra_install_args="--no-compile",  # half of the time; what is used is compiled with its first use
+        requirements=f"{checkout.FOLDER}/requirements.txt",
+        wanted=checkout.pinned_packages(),
         _timeout=deploying.INSTALL,
     )
     config_file.installed(

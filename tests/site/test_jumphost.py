@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from underlay.desired import checkout
 from underlay.desired.units import SSH
-from underlay.observe.state import HostState, normalised
+from underlay.observe.state import HostState
 from underlay.plan import Host, Plan, roles
 from underlay.verify.checks import EveryHost, each, expect, expect_unit, wrong
 
@@ -66,11 +66,9 @@ class TestJumphost(EveryHost):
 
     def test_python_packages(self, state: HostState) -> None:
         """Its Python packages are pinned."""
-        pinned = (line.split("==") for line in checkout.pinned_packages())
-        wanted = {normalised(name): version for name, version in pinned}
         differs = [
             f"{name} {state.python_packages.get(name, 'is missing')}, not {version}"
-            for name, version in wanted.items()
+            for name, version in checkout.pinned_packages().items()
             if state.python_packages.get(name) != version
         ]
         expect(differs, [], f"{checkout.FOLDER}/.venv")

@@ -155,7 +155,7 @@ class HostState:
     def python_packages(self) -> dict[str, str]:
         """Normalised name → version of what the deploy machine's environment has."""
         found = (re.fullmatch(r"(.+)-([^-]+)\.dist-info", line) for line in self.lines("python"))
-        return {normalised(match[1]): match[2] for match in found if match}
+        return {checkout.normalised(match[1]): match[2] for match in found if match}
 
     @cached_property
     def clock(self) -> Clock:
@@ -235,11 +235,6 @@ def _listening(lines: list[str]) -> set[int]:
 def _packages(lines: list[str]) -> set[str]:
     rows = (line.split() for line in lines)
     return {row[0] for row in rows if row[-1] == "installed"}
-
-
-def normalised(name: str) -> str:
-    """The name of a Python package as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS) -> HostState:
