@@ -1,6 +1,7 @@
 """This repo as files: what the deploy machine needs to run it on the site itself."""
 
 import re
+
 from underlay.plan import REPO, Plan
 from underlay.plan.roles import role_file
 
