@@ -85,7 +85,7 @@ def wheel(folder: Path, name: str) -> str:
 
 
 def test_another_file_of_a_package_is_not_installed(tmp_path: Path) -> None:
-    """1. one of two with other hashes; 2. one without any; 3. one that must be built: none of the two is installed."""
+    """1. one of two with other hashes; 2. no hashes; 3. one that must be built: none of the two is installed."""
     good, other = (wheel(tmp_path, name) for name in ("good", "other"))
     (tmp_path / "built-1.0.tar.gz").write_bytes(b"")
     built = f"built==1.0 --hash=sha256:{sha256(b'').hexdigest()}\n"
@@ -93,14 +93,15 @@ def test_another_file_of_a_package_is_not_installed(tmp_path: Path) -> None:
     for path in (REPO / "inv", *REPO.glob("underlay/*.py")):
         shutil.copy(path, tmp_path / path.relative_to(REPO))
     environment = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
-    for bad in (re.sub("[0-9a-f]{64}", "0" * 64, other), "other==1.0\n", built):
-        (tmp_path / "requirements.txt").write_text(good + bad)
+    for bad in (good + re.sub("[0-9a-f]{64}", "0" * 64, other), "good==1.0\nother==1.0\n", good + built):
+        (tmp_path / "requirements.txt").write_text(bad)
         done = subprocess.run(
             [tmp_path / "inv", "--list"], env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 1
         assert done.stderr.endswith("error: nothing of requirements.txt was installed: see above\n")
         assert not list(tmp_path.glob(".venv/lib/*/site-packages/good*"))
+    assert "No matching distribution found for built" in done.stderr  # it was not even looked at
     # The control case: with the right hashes all is there, and only `invoke` is not.
     (tmp_path / "requirements.txt").write_text(good + other)
     subprocess.run([tmp_path / "inv", "--list"], env=environment, capture_output=True, check=False)
