@@ -6,11 +6,15 @@ from targets import current
 from underlay.access.target import announce
 from underlay.errors import report_and_exit
 from underlay.operations import connection
-from underlay.operations.inventory import certain, check, groups
+from underlay.operations.inventory import certain, check, groups, run_no_data_files
+from underlay.plan import roles as _roles
 
+# Here too: pyinfra looks for config.py in the folder where it is started, for data files also beside this one.
+run_no_data_files()
 with report_and_exit():
     check(sys.argv)
     _target = current()
+    _roles.check(_target.plan)
     announce(_target)
     connection.install(_target, certain(_target, sys.argv))
     globals().update(groups(_target, sys.argv))

@@ -27,4 +27,5 @@ if deploying.runs_for("gateway"):
         running=True,
         enabled=True,
     )
+    deploying.keys_only()
     deploying.network_holds_at_boot()

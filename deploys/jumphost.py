@@ -1,13 +1,14 @@
 """The jump host: the way in from the company LAN, and the machine from which the site is deployed."""
 
+from pyinfra import host
+from pyinfra.facts.systemd import SystemdStatus
 from pyinfra.operations import pip, server, systemd
 
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KNOWN_HOSTS
 from underlay.desired import checkout, units
-from underlay.desired.files import sshd_settings
 from underlay.facts.access import ON_CALL
-from underlay.operations import access, config_file, deploying, sshd, tree
+from underlay.operations import access, config_file, deploying, packages, tree
 from underlay.plan import roles
 
 if deploying.runs_for("jumphost"):
@@ -19,11 +20,9 @@ if deploying.runs_for("jumphost"):
     deploying.packages("jumphost")
     deploying.planned_network()
 
-    sshd.configured(
-        name="sshd: keys only, forwarding for ProxyJump",
-        content=sshd_settings(target.plan),
-    )
-    systemd.service(name="sshd: runs, now and at boot", service=units.SSH.name, running=True, enabled=True)
+    # A socket that starts it is stopped by its service.
+    if not host.get_fact(SystemdStatus, services=[units.SSH.instead]).get(units.SSH.instead):
+        systemd.service(name="sshd: runs, now and at boot", service=units.SSH.name, running=True, enabled=True)
 
     server.group(name="People on call: their group", group=ON_CALL)
     config_file.installed(
@@ -52,11 +51,11 @@ if deploying.runs_for("jumphost"):
         python="python3",
         _timeout=deploying.INSTALL,
     )
-    pip.packages(
+    packages.pinned(
         name="Deploy machine: the pinned Python packages",
-        packages=checkout.pinned_packages(),
         virtualenv=f"{checkout.FOLDER}/.venv",
-        extra_install_args="--no-compile",  # half of the time; what is used is compiled with its first use
+        requirements=f"{checkout.FOLDER}/requirements.txt",
+        wanted=checkout.pinned_packages(),
         _timeout=deploying.INSTALL,
     )
     config_file.installed(
@@ -67,5 +66,6 @@ if deploying.runs_for("jumphost"):
     )
     access.machine_key(name="Deploy machine: a key of its own")
     deploying.deploy_machine_access()
+    deploying.keys_only()
     deploying.network_holds_at_boot()
     access.rotated(name="Deploy machine: another key once somebody was removed", removed=leaving)

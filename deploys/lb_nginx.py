@@ -21,4 +21,5 @@ if deploying.runs_for("lb_nginx"):
     )
     systemd.service(name="nginx: runs, now and at boot", service=units.NGINX.name, running=True, enabled=True)
     deploying.deploy_machine_access()
+    deploying.keys_only()
     deploying.network_holds_at_boot()

@@ -7,4 +7,5 @@ if deploying.runs_for("master"):
     deploying.packages("master")
     deploying.planned_network()
     deploying.deploy_machine_access()
+    deploying.keys_only()
     deploying.network_holds_at_boot()

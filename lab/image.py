@@ -146,7 +146,8 @@ def _python(suite: str, new: Path, say: Progress) -> None:
     # pip takes these names as they are: one that is not listed does not fit, however old.
     platforms = [f"manylinux{version}_{platform.machine()}" for version in ("1", "2010", "2014")]
     platforms += [f"manylinux_2_{minor}_{platform.machine()}" for minor in range(5, 37)]
-    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    argv += ["--only-binary=:all:"]
     argv += ["--python-version", PYTHON[suite], *(f"--platform={name}" for name in platforms)]
     argv += ["--requirement", str(REQUIREMENTS), "--dest", str(wheels)]
     run(machine.in_cgroup(".build", argv), timeout=600, inherit=False)

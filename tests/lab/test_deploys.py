@@ -313,12 +313,89 @@ def test_a_bad_sshd_file_is_not_taken(lab: LabState) -> None:
         pyinfra("deploys/jumphost.py", "-y")
 
 
+CONFIG, FOLDER = "/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d"
+WINS = {
+    "a line before the Include": (f"sed -i '1i PasswordAuthentication yes' {CONFIG}", f"set by {CONFIG}:1 (PasswordA"),
+    "no Include": (f"sed -i /^Include/d {CONFIG}", "sshd's AllowAgentForwarding is yes, not no"),
+    "the Include in a Match": (
+        f"sed -i /^Include/d {CONFIG}; printf 'Match User x\nInclude {FOLDER}/*.conf\n' >> {CONFIG}",
+        "sshd's AllowAgentForwarding is yes, not no",
+    ),
+    "a file before ours": (
+        f"echo 'AllowTcpForwarding=yes' > {FOLDER}/00-mine.conf",
+        f"set by {FOLDER}/00-mine.conf:1 (",
+    ),
+    "for an account": (
+        f"printf 'Match Group root\nPasswordAuthentication yes\nPermitRootLogin yes\n' >> {CONFIG}",
+        "sshd's PermitRootLogin for root is set by",
+    ),
+    "from an address": (
+        f"printf 'Match Address 100.64.0.0/21\nKbdInteractiveAuthentication yes\n' >> {CONFIG}",
+        "sshd's KbdInteractiveAuthentication for ops is set by",
+    ),
+}
+SSH_OF_MASTER = f"tar -C /etc -xf /root/ssh.tar; rm -f {FOLDER}/00-mine.conf; systemctl reload ssh"
+
+
+@pytest.fixture
+def ssh_of_master() -> Iterator[None]:
+    """Brings back what sshd of the master has below /etc."""
+    inside("master-1", "tar -C /etc -cf /root/ssh.tar ssh")
+    yield
+    inside("master-1", SSH_OF_MASTER)
+
+
+def test_lines_that_win_over_ours_in_sshd(ssh_of_master: None) -> None:
+    """Drift names each; a deploy says what to do, fails, and leaves all as it was."""
+    for command, told in WINS.values():
+        inside("master-1", command)
+        done = invoke("drift", "master", good=False)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert told in done.stdout
+        inside("master-1", SSH_OF_MASTER)
+    inside("master-1", f"rm -r {FOLDER}; sed -i /^Include/d {CONFIG}; usermod -p '$6$a$b' ops")
+    before = inside("master-1", f"sha256sum {CONFIG}")
+    done = pyinfra("deploys/master.py", "-y", good=False)
+    assert done.returncode == 1
+    output = done.stdout + done.stderr
+    assert "nobody logs in over ssh with a password any more (that have one: ops)" in output
+    assert f'make "Include {FOLDER}/*.conf" the first line of {CONFIG}' in output
+    assert inside("master-1", f"sha256sum {CONFIG}") == before
+    inside("master-1", f"sed -i '1i Include {FOLDER}/*.conf' {CONFIG}; systemctl reload ssh; usermod -p '*' ops")
+    assert changes("master") == []
+
+
+def test_a_way_in_that_needs_no_key(ssh_of_master: None) -> None:
+    """1. the operator gets in by an empty password only: that is closed, found out, and undone; 2. sshd of a socket."""
+    keys, ours = "~ops/.ssh/authorized_keys", f"{FOLDER}/05-underlay.conf"
+    open_way = f"echo 'PermitEmptyPasswords yes' > {ours}; passwd -d ops; mv {keys} /root/keys; systemctl reload ssh"
+    inside("master-1", open_way)
+    before = inside("master-1", f"sha256sum {ours}")
+    log_out("master-1")
+    try:
+        invoke("ssh", "master-1", "true")
+        done = pyinfra("deploys/master.py", "-y", good=False)
+        assert "ROLLED BACK: " in done.stdout + done.stderr
+        assert inside("master-1", f"sha256sum {ours}") == before
+        invoke("ssh", "master-1", "true")
+    finally:
+        inside("master-1", f"cp -a /root/keys {keys}; usermod -p '*' ops; rm {ours}")
+    log_out("master-1")
+    inside("master-1", "systemctl disable -q --now ssh.service; systemctl enable -q --now ssh.socket")
+    try:
+        pyinfra("deploys/master.py", "-y")
+        assert changes("master") == []
+        assert inside("master-1", "systemctl --failed --no-legend; systemctl is-active ssh.socket") == "active\n"
+    finally:
+        inside("master-1", "systemctl disable -q --now ssh.socket; systemctl enable -q ssh; systemctl restart ssh")
+
+
 def test_the_jump_host_deploys_the_others_directly() -> None:
     done = control.run(
         "jumphost", "cd /opt/underlay && .venv/bin/pyinfra inventory.py deploys/lb_nginx.py --dry --json"
     )
     assert done.returncode == 0, done.stderr
-    assert [step["hosts_with_change"] for step in json.loads(done.stdout)["plan"]] == [[]] * 7
+    assert [step["hosts_with_change"] for step in json.loads(done.stdout)["plan"]] == [[]] * 8
     assert "target ssh" in done.stderr
     config = inside("jumphost", "cat /run/underlay-0/*/ssh_config")
     assert "ProxyJump" not in config

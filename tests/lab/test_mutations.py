@@ -60,6 +60,7 @@ LB = {
     "the API on another port": "sed -i 's/listen 6443/listen 6444/' /etc/nginx/nginx.conf && systemctl reload nginx",
 }
 MASTER = {
+    "an agent forwarded": "rm /etc/ssh/sshd_config.d/05-underlay.conf && systemctl reload ssh",
     "a policy rule deleted": "ip rule del from 100.64.64.2 to 100.64.0.0/21",
     "no rule that lets a CNI win": "ip rule del priority 30200",
     "a NIC's default route deleted": "ip route del default table 1004",

@@ -8,9 +8,10 @@ from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.firewall import own
 from underlay.compare.network import LiveNetwork
+from underlay.compare.sshd import CONFIG, INCLUDE, Sshd
 from underlay.compare.tables import Ruleset
 from underlay.desired import nat, nginx, routing, units
-from underlay.desired.files import SSHD, firewall_unit, network_files, sshd_settings
+from underlay.desired.files import SSHD, firewall_unit, network_files, sshd_file, sshd_settings
 from underlay.desired.ruleset import Rule
 from underlay.facts.firewall import Firewall
 from underlay.observe.health import Link, RuleCounter
@@ -32,6 +33,13 @@ def firewall(plan: Plan, **changed: object) -> Firewall:
     return replace(Firewall(record=record), **(planned | changed))  # type: ignore[arg-type]
 
 
+def sshd(plan: Plan, host: Host) -> Sshd:
+    """What sshd says that is as planned."""
+    said = {"prohibit-password": "without-password"}
+    settings = {key.lower(): said.get(value, value) for key, value in sshd_settings(plan, host).items()}
+    return Sshd(settings, files={SSHD: sshd_file(plan, host), CONFIG: f"{INCLUDE}\n"})
+
+
 def state(plan: Plan, host: Host, **changed: object) -> HostState:
     """What a host says that is as planned, but for some of its properties."""
     wanted = routing.host_network(plan, host)
@@ -50,11 +58,12 @@ def state(plan: Plan, host: Host, **changed: object) -> HostState:
         nics={nic: Link(True, True, 1500, "02:00:00:00:00:01") for nic in wanted.nics},
         units=dict.fromkeys((unit.name for unit in units.ALL), UnitState("active", "enabled")),
         files={
-            SSHD: sshd_settings(plan),
+            SSHD: sshd_file(plan, host),
             nginx.PATH: nginx.configuration(plan),
             units.FIREWALL_FILE: firewall_unit(COPY),
         },
         filters=Filters(),
+        sshd=sshd(plan, host),
         firewall=firewall(plan),
         counters=tuple(RuleCounter(rule.table, rule.chain, rule.spec, 7, 700) for rule in rules),
     )

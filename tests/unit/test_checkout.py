@@ -1,6 +1,11 @@
 """The repo as it goes to the deploy machine."""
 
+import os
 import re
+import shutil
+import subprocess
+import zipfile
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -59,6 +64,45 @@ def test_the_data_of_roles_beside_the_plan_goes_along(planned: Planned, tmp_path
 
 
 def test_every_package_is_pinned() -> None:
-    packages = pinned_packages()
-    assert packages
-    assert all(re.fullmatch(r"[A-Za-z0-9_.\[\]-]+==[0-9][0-9A-Za-z.]*", package) for package in packages)
+    """By version and by hashes of its files, here and on the jump host; and no file names a place to download from."""
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        text = re.sub(r"(?m)^#.*\n", "", (REPO / name).read_text())
+        assert re.fullmatch(r"([a-z0-9-]+==[0-9][0-9a-z.]*( \\\n    --hash=sha256:[0-9a-f]{64})+\n)+", text), name
+    assert len(pinned_packages()) == (REPO / "requirements.txt").read_text().count("==")
+    for path in (*REPO.glob("*.t*"), REPO / "inv", REPO / "lab/image.py", *REPO.glob("deploys/*.py")):
+        assert not re.search(r"https?://|--(extra-)?index-url|--find-links|--trusted-host", path.read_text()), path
+
+
+def wheel(folder: Path, name: str) -> str:
+    """A package in a folder; its line of requirements.txt."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}.py", "")
+        file.writestr(f"{name}-1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        file.writestr(f"{name}-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return f"{name}==1.0 --hash=sha256:{sha256(path.read_bytes()).hexdigest()}\n"
+
+
+def test_another_file_of_a_package_is_not_installed(tmp_path: Path) -> None:
+    """1. one of two with other hashes; 2. no hashes; 3. one that must be built: none of the two is installed."""
+    good, other = (wheel(tmp_path, name) for name in ("good", "other"))
+    (tmp_path / "built-1.0.tar.gz").write_bytes(b"")
+    built = f"built==1.0 --hash=sha256:{sha256(b'').hexdigest()}\n"
+    (tmp_path / "underlay").mkdir()
+    for path in (REPO / "inv", *REPO.glob("underlay/*.py")):
+        shutil.copy(path, tmp_path / path.relative_to(REPO))
+    environment = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    for bad in (good + re.sub("[0-9a-f]{64}", "0" * 64, other), "good==1.0\nother==1.0\n", good + built):
+        (tmp_path / "requirements.txt").write_text(bad)
+        done = subprocess.run(
+            [tmp_path / "inv", "--list"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.endswith("error: nothing of requirements.txt was installed: see above\n")
+        assert not list(tmp_path.glob(".venv/lib/*/site-packages/good*"))
+    assert "No matching distribution found for built" in done.stderr  # it was not even looked at
+    # The control case: with the right hashes all is there, and only `invoke` is not.
+    (tmp_path / "requirements.txt").write_text(good + other)
+    subprocess.run([tmp_path / "inv", "--list"], env=environment, capture_output=True, check=False)
+    assert len(list(tmp_path.glob(".venv/lib/*/site-packages/*-1.0.dist-info"))) == 2

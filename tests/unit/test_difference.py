@@ -8,7 +8,7 @@ from tests.unit import site
 from underlay.compare import firewall, network
 from underlay.compare.difference import Difference, File, Nic, Sysctl, UnitState
 from underlay.compare.files import boot_differences, file_difference, lines
-from underlay.compare.units import differences as unit_differences
+from underlay.compare.systemd.units import differences as unit_differences
 from underlay.desired import nat, units
 from underlay.desired.files import SSHD
 from underlay.desired.packages import PACKAGES

@@ -18,12 +18,12 @@ from underlay.access.target import Target
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
+from underlay.compare.sshd import CONFIG
 from underlay.compare.tables import Table
 from underlay.console import screen
 from underlay.desired import nat, nginx, routing, traffic, units
-from underlay.desired.files import SSHD, firewall_unit, network_files
+from underlay.desired.files import SSHD, firewall_unit, network_files, sshd_file
 from underlay.desired.routing import Route
-from underlay.desired.templates import render
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor import run as doctor
@@ -61,8 +61,8 @@ def state(host: Host, **parts: object) -> HostState:
     """A host as planned, but for some of the parts of its state."""
     wanted = routing.host_network(PLAN, host)
     files = {nginx.PATH: nginx.configuration(PLAN)} if host.role == "lb_nginx" else {}
-    if host.role == "jumphost":
-        files[SSHD] = render("jumphost/sshd.conf.j2", operator=PLAN.operator.user)
+    if host in DEPLOYED:
+        files[SSHD] = sshd_file(PLAN, host)
     if host.role == "gateway":
         files[units.FIREWALL_FILE] = firewall_unit(COPY)
     found: dict[str, object] = {
@@ -75,6 +75,7 @@ def state(host: Host, **parts: object) -> HostState:
             files=network_files(wanted, {}),
         ),
         "filters": Filters(),
+        "sshd": site.sshd(PLAN, host),
         "firewall": site.firewall(PLAN),
         "units": {
             f"{unit}.service": UnitState("active", "enabled")
@@ -692,6 +693,20 @@ def test_clock() -> None:
     found = only(diagnose(with_state(healthy(), "lb", clock=Clock(-86400.0, 0.01))))
     assert (found.id, found.latent) == ("clock-off", True)
     assert "86400 s behind" in found.cause
+
+
+def test_lines_that_win_over_ours_in_sshd() -> None:
+    """Told as long as ours is there: else a deploy is the fix."""
+    lb = PLAN.host("lb")
+    there = site.sshd(PLAN, lb)
+    files = {**there.files, CONFIG: "PasswordAuthentication yes\n"}
+    found = replace(there, settings={**there.settings, "passwordauthentication": "yes"}, files=files)
+    cause = only(diagnose(with_state(healthy(), "lb", sshd=found)))
+    assert (cause.id, cause.latent) == ("sshd-open", True)
+    assert "take line 1 out of /etc/ssh/sshd_config" in cause.advice
+    assert CONFIG in cause.fix
+    gone = {path: text for path, text in state(lb).files.items() if path != SSHD}
+    assert only(diagnose(with_state(healthy(), "lb", sshd=found, files=gone))).id == "file-differs"
 
 
 def test_latent_comes_last() -> None:

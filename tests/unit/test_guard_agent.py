@@ -292,6 +292,13 @@ def test_activation(path: str, commands: list[str]) -> None:
     assert words(steps.activation([path], ["ssh.service", "systemd-networkd.service"])) == commands
 
 
+def test_a_socket_that_starts_sshd() -> None:
+    """A reload ends it: it can't listen anew."""
+    services = ["ssh.service", "ssh.socket"]
+    assert words(steps.activation(["/etc/ssh/sshd_config"], services)) == ["systemctl try-restart ssh.service"]
+    assert words(steps.activation(["/etc/ssh/sshd_config"], ["ssh.socket"])) == []
+
+
 def test_a_restart_of_networkd_reads_all_its_files() -> None:
     paths = ["/etc/systemd/network/x.network", "/etc/systemd/networkd.conf"]
     assert words(steps.activation(paths, ["systemd-networkd.service"])) == [

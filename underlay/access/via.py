@@ -6,8 +6,9 @@ from pathlib import Path
 from netaddr import IPAddress
 
 from underlay.access.target import Target, configured
+from underlay.desired.files import FORWARDING
 from underlay.errors import OperatorError
-from underlay.plan import Host
+from underlay.plan import ROLES, Host
 
 
 def addresses(host: Host, via: Host) -> list[IPAddress]:
@@ -17,6 +18,8 @@ def addresses(host: Host, via: Host) -> list[IPAddress]:
 
 def chosen(host: Host, via: Host, address: str) -> str:
     """That address of a host, or the first that is near `via`. Raises OperatorError if it is not near."""
+    if via.role in ROLES and via.role not in FORWARDING:
+        raise OperatorError(f"sshd of {via.name} forwards nothing: go through {' or '.join(FORWARDING)}")
     near = [str(each) for each in addresses(host, via)]
     if not near or (address and address not in near):
         which = f"the address {address}" if address else "an address"

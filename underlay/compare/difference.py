@@ -38,6 +38,15 @@ class File:
 
 
 @dataclass(frozen=True)
+class SshdSetting:
+    """A setting of sshd and its value; `account`: the one that it does not hold for, empty if that is everybody."""
+
+    key: str
+    value: str
+    account: str = ""
+
+
+@dataclass(frozen=True)
 class NotLoaded:
     """A file of rules that its unit can't load at a boot, and why."""
 
@@ -100,7 +109,9 @@ class Place:
         return f"{self.path}:{self.number} ({self.text})"
 
 
-Thing = Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | NotLoaded | Parallel | NativeChain
+Thing = (
+    Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | SshdSetting | NotLoaded | Parallel | NativeChain
+)
 Found = str | UnitState | Place | tuple[Route, ...] | None
 
 
@@ -111,8 +122,8 @@ class Difference:
     kind: "extra" is ours from an earlier plan; "down" is a NIC's, "stopped" and "disabled" are a unit's; "unmanaged" is
         in no plan and never was: it is left alone, and is no drift
     thing: as it must be, or where it must not be, as it is
-    found: what there is instead: the value of a sysctl, the text of a file, the state of a unit, the routes in the
-        place of a route; or the line of an unmanaged file that wins over ours at the next boot
+    found: what there is instead: the value of a sysctl or of a setting, the text of a file, the state of a unit, the
+        routes in the place of a route; or the line of an unmanaged file that wins over ours (at the next boot; in sshd)
     at_boot: it comes up so at the next boot; else it is so now
     shaken: it is there, but an earlier step of the fix may take it away
     """
@@ -136,7 +147,7 @@ class Difference:
                 return "out of order"
             case "disabled":
                 return "stopped"
-            case "differs" if isinstance(self.thing, File) or isinstance(self.found, Place):
+            case "differs" if isinstance(self.thing, File | SshdSetting) or isinstance(self.found, Place):
                 return "differs"
             case "differs" | "down":
                 return "missing"
@@ -165,6 +176,8 @@ class Difference:
                 found = name
             case File():
                 found = "the file"
+            case SshdSetting(key, _, account):
+                found = f"sshd's {key}" + (f" for {account}" if account else "")
             case NotLoaded(name, path):
                 found = f"{name} can't load {path}:"
             case Parallel(program, table, what):
@@ -185,11 +198,11 @@ class Difference:
                 found = f"may come up otherwise: whether it matches {place} can't be told"
             case Nic(), _:
                 found = "is down"
-            case Sysctl(_, value), Place() as place:
+            case ((Sysctl(_, value) | SshdSetting(_, value)), Place() as place):
                 found = f"is set by {place}, not to {value}"
             case File(), Place() as place:
                 found = f"is undone by {place}"
-            case Sysctl(_, value), there:
+            case ((Sysctl(_, value) | SshdSetting(_, value)), there):
                 found = f"is {'not set' if there is None else there}, not {value}"
             case NotLoaded(), _:
                 found = self.thing.why

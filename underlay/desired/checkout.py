@@ -1,7 +1,6 @@
 """This repo as files: what the deploy machine needs to run it on the site itself."""
 
 import re
-from pathlib import Path
 
 from underlay.plan import REPO, Plan
 from underlay.plan.roles import role_file
@@ -45,7 +44,12 @@ def files(plan: Plan) -> dict[str, bytes]:
     return found
 
 
-def pinned_packages() -> list[str]:
-    """The packages of requirements.txt, each as `name==version`."""
-    lines = (Path(REPO) / "requirements.txt").read_text().splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+def pinned_packages() -> dict[str, str]:
+    """The packages of requirements.txt: normalised name → version."""
+    found = re.findall(r"(?m)^(\S+)==(\S+)", (REPO / "requirements.txt").read_text())
+    return {normalised(name): version for name, version in found}
+
+
+def normalised(name: str) -> str:
+    """The name of a Python package as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from underlay.desired import routing
 from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETWORKD, HostNetwork
 from underlay.desired.templates import render
-from underlay.plan import Plan
+from underlay.plan import Host, Plan
 
 RULES = "/var/lib/underlay/rules.v4"
 """The rules of ours, as the last deploy made them: what is loaded at boot, and how a later one knows which are ours."""
@@ -23,6 +23,8 @@ BOOT = (
 )
 """What others load before ours at boot: the unit, its file, the program that loads it."""
 SSHD = "/etc/ssh/sshd_config.d/05-underlay.conf"
+FORWARDING = ("gateway", "jumphost")
+"""The roles through which others are reached: through the jump host as planned, through the gateway if that fails."""
 MARK = "[X-Underlay]"
 """The section that ours begins with: networkd skips it. What a file repeats of others stands before it."""
 
@@ -115,9 +117,37 @@ def firewall_unit(program: object) -> str:
     return render("gateway/firewall.service.j2", record=RULES, program=program, others=" ".join(others))
 
 
-def sshd_settings(plan: Plan) -> str:
-    """The jump host's settings of sshd, the file SSHD."""
-    return render("jumphost/sshd.conf.j2", operator=plan.operator.user)
+def sshd_settings(plan: Plan, host: Host) -> dict[str, str]:
+    """What sshd must do for everybody: keyword → value."""
+    found = {
+        "PasswordAuthentication": "no",
+        "KbdInteractiveAuthentication": "no",
+        "PubkeyAuthentication": "yes",
+        "PermitEmptyPasswords": "no",
+        "PermitRootLogin": "prohibit-password" if plan.operator.user == "root" else "no",
+        "AllowTcpForwarding": "local" if host.role in FORWARDING else "no",
+        "AllowStreamLocalForwarding": "no",
+        "AllowAgentForwarding": "no",
+        "GatewayPorts": "no",
+        "X11Forwarding": "no",
+        "PermitTunnel": "no",
+    }
+    if host.role == "jumphost":
+        found |= {
+            "MaxAuthTries": "4",
+            "LoginGraceTime": "20",
+            # A deploy of a large site jumps through here to many hosts at once.
+            "MaxStartups": "200:30:400",
+            "MaxSessions": "200",
+            "ClientAliveInterval": "30",
+            "ClientAliveCountMax": "4",
+        }
+    return found
+
+
+def sshd_file(plan: Plan, host: Host) -> str:
+    """The file SSHD."""
+    return render("ssh/sshd.conf.j2", settings=sshd_settings(plan, host))
 
 
 def authorized_keys(plan: Plan) -> str:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
-from underlay.compare import boot, filters, firewall, network
-from underlay.compare import units as compared_units
+from underlay.compare import boot, filters, firewall, network, sshd
 from underlay.compare.difference import Difference, NotLoaded, Word
 from underlay.compare.files import boot_differences, file_difference
+from underlay.compare.systemd import units as compared_units
 from underlay.desired import nat, nginx, routing, units
-from underlay.desired.files import RULES, SSHD, firewall_unit, sshd_settings
+from underlay.desired.files import RULES, SSHD, firewall_unit, sshd_file, sshd_settings
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState
 from underlay.plan import Host, Plan
@@ -64,10 +64,10 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
         case "gateway":
             yield from _firewall(plan, state)
             yield from _file(state, units.FIREWALL_FILE, firewall_unit(COPY))
-        case "jumphost":
-            yield from _file(state, SSHD, sshd_settings(plan))
         case "lb_nginx":
             yield from _file(state, nginx.PATH, nginx.configuration(plan))
+    yield from _file(state, SSHD, sshd_file(plan, host))
+    yield from sshd.differences(sshd_settings(plan, host), plan.operator.user, state.sshd)
     yield from compared_units.differences(host.role, state.units)
     yield from filters.unmanaged(state.filters)
 

@@ -14,9 +14,10 @@ from underlay.access.sessions import Links, UnreachableError
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
+from underlay.compare.sshd import Sshd
 from underlay.desired import checkout, nat, nginx, routing, units
 from underlay.desired.files import SSHD, authorized_keys
-from underlay.facts import files, filters, firewall, network, script, sections
+from underlay.facts import files, filters, firewall, network, script, sections, sshd
 from underlay.facts.access import MACHINE_PUBLIC, ON_CALL, RotationDue, machine_public
 from underlay.facts.firewall import Firewall
 from underlay.observe import health
@@ -38,12 +39,11 @@ TIMED_OUT = 124
 """The exit code of timeout(1)."""
 NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS = "answers"
-DRIFT = frozenset({"network", "units", "files", "firewall", "filters"})
+DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
     "listening",
     "packages",
-    "sshd",
     "on call",
     "deploy key",
     "rotation due",
@@ -121,9 +121,9 @@ class HostState:
         return self._read("packages", _packages)
 
     @cached_property
-    def sshd(self) -> dict[str, str]:
-        """The effective settings of sshd, keywords in lower case."""
-        return {key: value for key, _, value in (line.partition(" ") for line in self.lines("sshd"))}
+    def sshd(self) -> Sshd:
+        """What sshd makes of its configuration."""
+        return self._read("sshd", sshd.parse)
 
     @cached_property
     def files(self) -> dict[str, str]:
@@ -155,7 +155,7 @@ class HostState:
     def python_packages(self) -> dict[str, str]:
         """Normalised name → version of what the deploy machine's environment has."""
         found = (re.fullmatch(r"(.+)-([^-]+)\.dist-info", line) for line in self.lines("python"))
-        return {normalised(match[1]): match[2] for match in found if match}
+        return {checkout.normalised(match[1]): match[2] for match in found if match}
 
     @cached_property
     def clock(self) -> Clock:
@@ -237,11 +237,6 @@ def _packages(lines: list[str]) -> set[str]:
     return {row[0] for row in rows if row[-1] == "installed"}
 
 
-def normalised(name: str) -> str:
-    """The name of a Python package as PEP 503 compares it."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS) -> HostState:
     """The state of a host, by one command; a section that it does not have is left out.
 
@@ -265,10 +260,11 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
         "network": network.command(routing.host_network(plan, host).sysctls),
         "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(unit.name for unit in units.ALL)}",
         "filters": filters.command(),
+        "sshd": sshd.command(),
         "listening": "ss -Hltn",
         "packages": "dpkg-query --show --showformat='${Package} ${Status}\\n'",
     }
-    paths = [authorized_keys(plan)]
+    paths = [authorized_keys(plan), SSHD]
     match host.role:
         case "gateway":
             found["firewall"] = firewall.command(nat.gateway_rules(plan))
@@ -276,9 +272,7 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
         case "jumphost":
             packages = f"{checkout.FOLDER}/.venv/lib/python3*/site-packages"
             digests = "find . \\( -name .venv -o -name __pycache__ -o -name .pytest_cache \\) -prune -o -type f"
-            paths.append(SSHD)
             found |= {
-                "sshd": "sshd -T",
                 "on call": f"for u in $(getent group {ON_CALL} | cut -d: -f4 | tr , ' '); do "
                 # As the account: a link there would lead root to any file.
                 'home=$(getent passwd "$u" | cut -d: -f6); echo "$u $(setsid -w runuser -u "$u" -- '

@@ -29,6 +29,7 @@ from underlay.access.answers import FloodError, UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError, last_words
 from underlay.access.target import Target
 from underlay.desired.files import RULES, authorized_keys
+from underlay.desired.units import RELOAD_SSH
 from underlay.errors import OperatorError
 from underlay.oncall.bundle import open_private, stem
 from underlay.oncall.redact import fingerprint
@@ -210,7 +211,7 @@ def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) 
         "state": STATE,
         "own": [str(HISTORY), RULES],
     }
-    command = shlex.join(send.argv(json.dumps(wanted))) + ("" if dry else " && systemctl reload ssh")
+    command = shlex.join(send.argv(json.dumps(wanted))) + ("" if dry else f" && {{ {RELOAD_SSH}; }}")
     done = links.run(host.name, command, seconds=SECONDS, stdin=send.line(replacing) + content)
     if done.returncode:
         raise OperatorError(f"{host.name}: not restored: {last_words(done.stderr, 'it gave no reason')}")

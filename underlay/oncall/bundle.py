@@ -23,7 +23,7 @@ from underlay.access import answers
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import checkout, nginx, units
-from underlay.desired.files import BOOT, RULES, SSHD, authorized_keys
+from underlay.desired.files import BOOT, RULES, authorized_keys
 from underlay.errors import OperatorError
 from underlay.guard import history
 from underlay.observe import drift
@@ -74,6 +74,7 @@ COMMANDS = {
     "packages": "dpkg-query --show",
     "journal": f"journalctl --no-pager --since -1h --lines 5000 {UNITS}",
     "kernel": "journalctl --no-pager -k --since -1h --lines 1000",
+    "sshd": "sshd -T",
     "host-keys": "for f in /etc/ssh/ssh_host_*.pub; do ssh-keygen -lf $f; done",
     "guard": f"if [ -e {COPY} ]; then python3 {COPY} status; fi",
     "history": f"if [ -e {COPY} ]; then "
@@ -188,10 +189,8 @@ def _collect(links: Links, host: Host, target: Target) -> dict[str, str]:
             )
             files += [RULES, *(file for _, file, _ in BOOT)]
         case "jumphost":
-            commands["sshd"] = "sshd -T"
             commands["people"] = "getent group underlay-oncall; last -n 50 2>/dev/null || true"
             commands["checkout"] = f"ls -la {checkout.FOLDER}; ls -d {checkout.FOLDER}/.venv/lib/*/site-packages/*-info"
-            files.append(SSHD)
         case "lb_nginx":
             commands["nginx"] = "nginx -t; nginx -V"
             files += [nginx.PATH, "/var/log/nginx/error.log"]

@@ -9,14 +9,15 @@ from pyinfra.operations import systemd
 
 from underlay.access.target import Target, current
 from underlay.desired import routing, units
-from underlay.desired.files import authorized_keys
+from underlay.desired.files import authorized_keys, sshd_file, sshd_settings
 from underlay.desired.packages import PACKAGES
 from underlay.facts.access import AuthorizedKeys
 from underlay.facts.filters import OtherFilters
 from underlay.facts.network import Network
 from underlay.facts.packages import Packages
+from underlay.facts.sshd import SshdConfiguration
 from underlay.facts.system import System
-from underlay.operations import access, connection, network
+from underlay.operations import access, connection, network, sshd
 from underlay.operations.packages import PATIENCE, SECONDS, installed
 from underlay.plan import Host
 
@@ -69,6 +70,7 @@ def _asked_by_every_role() -> Iterator[connection.Fact]:
     yield Network, {"sysctls": list(routing.host_network(target.plan, planned_host).sysctls)}
     yield AuthorizedKeys, {"path": authorized_keys(target.plan)}
     yield Packages, {"names": PACKAGES[planned_host.role]}
+    yield SshdConfiguration, {}
 
 
 def packages(role: str) -> None:
@@ -95,6 +97,17 @@ def planned_network() -> None:
     network.configured(
         name="Network: addresses, routes, policy rules and sysctls of the plan",
         wanted=routing.host_network(target.plan, planned_host),
+    )
+
+
+def keys_only() -> None:
+    """No password lets anybody in over ssh, and only what the site needs is forwarded."""
+    target, planned_host = planned()
+    sshd.configured(
+        name="sshd: keys only, and no forwarding but what the site needs",
+        settings=sshd_settings(target.plan, planned_host),
+        content=sshd_file(target.plan, planned_host),
+        operator=target.plan.operator.user,
     )
 
 

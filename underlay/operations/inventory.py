@@ -12,6 +12,16 @@ from underlay.text import is_blank
 Group = list[tuple[str, dict[str, Any]]]
 
 
+def run_no_data_files() -> None:
+    """Let pyinfra leave the files of `group_data/` alone: it runs each of them, also those of no plan in force.
+
+    What is in them is read by `underlay.plan`, and nothing asks pyinfra for it.
+    """
+    from pyinfra_cli import inventory  # noqa: PLC0415 (it patches whoever imports it, for gevent)
+
+    inventory._get_group_data = lambda _: {}
+
+
 def _named_roles(argv: list[str]) -> tuple[str, ...]:
     named = [Path(word).stem for word in argv if word.endswith(".py") and Path(word).parent.name == "deploys"]
     return tuple(role for role in ROLES if role in named)

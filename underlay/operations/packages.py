@@ -1,10 +1,12 @@
-"""Debian packages: those that are missing are installed, and nothing else is touched."""
+"""Packages: those of Debian that are missing are installed, and nothing else is touched; those of Python are pinned."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, StringCommand, operation
+from pyinfra.facts.pip import PipPackages
 
+from underlay.desired.checkout import normalised
 from underlay.facts.packages import ALONE, APT, INSTALL, UPDATE, AptBusy, Needed
 from underlay.operations import tell
 
@@ -34,6 +36,28 @@ def installed(needed: Needed) -> Generator[StringCommand | FunctionCommand, None
     options = f"-y --no-remove -o DPkg::Lock::Timeout={PATIENCE}"
     options += " -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold"
     yield StringCommand(f"{ALONE}{UPDATE} || true\n{APT} {options} {INSTALL} {' '.join(needed.names)}")
+
+
+@operation()
+def pinned(virtualenv: str, requirements: str, wanted: Mapping[str, str]) -> Generator[StringCommand, None, None]:
+    """
+    Python packages of exact versions, each with one of its hashes, and nothing that must be built.
+
+    + virtualenv: a folder with an environment
+    + requirements: the file there that has versions and hashes
+    + wanted: what it has: normalised name → version
+
+    pip installs none of them before it has seen that all are as they must be.
+    """
+    pip = f"{virtualenv}/bin/pip"
+    present = {normalised(name): versions for name, versions in host.get_fact(PipPackages, pip=pip).items()}
+    lacking = [f"{name}=={version}" for name, version in wanted.items() if version not in present.get(name, ())]
+    if not lacking:
+        host.noop("the Python packages are as pinned")
+        return
+    tell(f"+ Python package {each}" for each in lacking)
+    # Without bytecode it takes half of the time; what is used is compiled with its first use.
+    yield StringCommand(f"{pip} install --require-hashes --only-binary :all: --no-compile --quiet -r {requirements}")
 
 
 def _tell_who_is_busy(state: State, host: Host) -> None:  # noqa: ARG001 (pyinfra looks for both names)

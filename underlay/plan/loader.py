@@ -1,4 +1,7 @@
-"""Reads the plan in force: `group_data/all.py`, or the file that UNDERLAY_PLAN names. It is read, never run."""
+"""Reads the plan in force: `group_data/all.py`, or the file that UNDERLAY_PLAN names. It is read, never run.
+
+That pyinfra does not run it either is `operations.inventory.run_no_data_files`.
+"""
 
 import os
 from pathlib import Path

@@ -125,6 +125,18 @@ def lb_nginx(plan: Plan) -> LbNginx:
     return _read(LbNginx, plan, "lb_nginx")
 
 
+def check(plan: Plan) -> None:
+    """Read the data of all roles. Raises PlanError with everything that is wrong with it."""
+    reports = []
+    for read in (jumphost, lb_nginx):
+        try:
+            read(plan)
+        except PlanError as error:
+            reports.append(str(error))
+    if reports:
+        raise PlanError("\n".join(reports))
+
+
 def _read(model: type[_Model], plan: Plan, role: str) -> _Model:
     path = role_file(plan, role)
     source = read_literals(path)

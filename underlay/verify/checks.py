@@ -5,10 +5,11 @@ from typing import Any, NoReturn, TypeVar
 
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KEY
-from underlay.compare import boot, network
-from underlay.compare.difference import File, UnitState
+from underlay.compare import boot, network, sshd
+from underlay.compare.difference import File, SshdSetting
+from underlay.compare.systemd.units import state_of
 from underlay.desired import routing, units
-from underlay.desired.files import authorized_keys, link_path
+from underlay.desired.files import authorized_keys, link_path, sshd_settings
 from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Address, HostNetwork, PolicyRule, Route
 from underlay.desired.units import Unit
@@ -73,6 +74,10 @@ def nics(plan: Plan, host: Host) -> Iterable[str]:
 def other_boot_files(plan: Plan, host: Host) -> Iterable[str]:
     sysctls = [routing.SYSCTL_CONF] if routing.host_network(plan, host).sysctls else []
     return [routing.NETWORKD_CONF, *sysctls]
+
+
+def sshd_keywords(plan: Plan, host: Host) -> Iterable[str]:
+    return sshd_settings(plan, host)
 
 
 class EveryHost:
@@ -150,6 +155,16 @@ class EveryHost:
         """The ssh port is open."""
         expect_listening(planned, state, 22)
 
+    @each(sshd_keywords)
+    def test_sshd(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
+        """The settings of sshd are in force."""
+        wanted = sshd_settings(plan, planned)
+        all_found = sshd.differences(wanted, plan.operator.user, state.sshd)
+        found = [each for each in all_found if isinstance(each.thing, SshdSetting) and each.thing.key == item]
+        if found:
+            seen = [each.what for each in found]
+            wrong(f"{item} {wanted[item]}", seen, [f"sshd -T on {planned.name}", *sshd.advice(found)])
+
     def test_deploy_machine_access(self, plan: Plan, planned: Host, state: HostState, evidence: Evidence) -> None:
         """The deploy machine may log in."""
         path = authorized_keys(plan)
@@ -177,7 +192,7 @@ def _expect_file(planned: Host, state: HostState, path: str, network: HostNetwor
 
 def expect_unit(planned: Host, state: HostState, unit: Unit) -> None:
     """Fail unless a unit is active and enabled."""
-    name, found = unit.name, state.units.get(unit.name, UnitState("unknown", "unknown"))
+    name, found = unit.name, state_of(unit, state.units)
     seen = f"{name} is {found.active} and {found.enabled or 'not there'}"
     expect(seen, f"{name} is active and enabled", f"systemctl status {name} on {planned.name}")
 

@@ -11,7 +11,7 @@ from underlay.access.target import current
 from underlay.commands import parameters
 from underlay.errors import GOOD, WRONG, OperatorError, exit_code, report_and_exit
 from underlay.guard.change import SECONDS, SECONDS_VARIABLE
-from underlay.plan import REPO
+from underlay.plan import REPO, roles
 
 
 @task(
@@ -33,18 +33,19 @@ def deploy(
     Exit code: 0 done; 1 a role failed, and later ones were left alone. With --dry: 0 nothing would change; 2 something
     would; 1 a host could not be looked at.
     """
-    roles = parameters.roles(role)
+    wanted = parameters.roles(role)
     if json and not dry:
         raise OperatorError("--json goes with --dry")
-    # Here too, not in pyinfra alone: a bad plan stops before the first role.
+    # Here too, not in pyinfra alone: a bad plan, or bad data of any role, stops before the first role.
     target = current()
+    roles.check(target.plan)
     if rollback_after:
         os.environ[SECONDS_VARIABLE] = str(parameters.whole(rollback_after))
     command = [sys.executable, "-m", *(("underlay.commands.site.dry_run", "--dry") if dry else ("pyinfra", "-y"))]
     command += ["--json"] if json else []
     found: dict[str, object] = {}
     changing = False
-    for each in roles:
+    for each in wanted:
         if not target.plan.hosts_of(each):
             continue
         if not json:

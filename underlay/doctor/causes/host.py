@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from underlay.compare import network
+from underlay.compare import network, sshd
 from underlay.compare.difference import File, Nic, Place, Sysctl
 from underlay.desired import routing
+from underlay.desired.files import SSHD, sshd_file, sshd_settings
 from underlay.desired.routing import IP_FORWARD, Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit
@@ -300,7 +301,7 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
 
 
 def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
-    """`boot-differs`, `boot-undone`, `firewalld`, `clock-off`."""
+    """`boot-differs`, `boot-undone`, `firewalld`, `sshd-open`, `clock-off`."""
     state = case.state(planned)
     if state is None:
         return
@@ -339,6 +340,7 @@ def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
             plan=next(filter(None, (each.origin(case.plan, planned) for each in what)), case.line(planned)),
             latent=True,
         )
+    yield from _sshd(case, planned, state)
     offset = state.clock.offset
     if abs(offset) > CLOCK_SECONDS:
         yield Cause(
@@ -348,6 +350,25 @@ def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
             evidence=("compared with the clock of this machine; certificates and logs depend on it",),
             fix=case.ssh(planned.name, "systemctl restart systemd-timesyncd"),
             advice="or restart whatever keeps the time there (chrony, ntpd)",
+            plan=case.line(planned),
+            latent=True,
+        )
+
+
+def _sshd(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
+    """`sshd-open`: our file is there, and other lines win over it. Without that a deploy is the fix: `file-differs`."""
+    if state.files.get(SSHD) != sshd_file(case.plan, planned):
+        return
+    found = sshd.differences(sshd_settings(case.plan, planned), case.plan.operator.user, state.sshd)
+    if found:
+        paths = dict.fromkeys([*(each.found.path for each in found if isinstance(each.found, Place)), sshd.CONFIG])
+        yield Cause(
+            id="sshd-open",
+            host=planned.name,
+            cause=f"{planned.name}: {found[0].what}",
+            evidence=first([each.what for each in found]),
+            fix=case.ssh(planned.name, command("grep", "-nE", "^", *paths)),
+            advice="; ".join(first(sshd.advice(found))),
             plan=case.line(planned),
             latent=True,
         )

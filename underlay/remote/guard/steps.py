@@ -131,6 +131,8 @@ def activation(changed: Iterable[str], services: Iterable[str]) -> list[Command]
     # networkd reads its own configuration at start only.
     if not add("/etc/systemd/networkd.conf", networkd, "systemctl", "restart", networkd):
         add("/etc/systemd/network/", networkd, "networkctl", "reload")
-    for folder, service in (("/etc/ssh/", "ssh.service"), ("/etc/nginx/", "nginx.service")):
-        add(folder, service, "systemctl", "reload-or-restart", service)
+    # Where a socket starts it, a reload would end sshd: it can't listen anew.
+    reload = "try-restart" if "ssh.socket" in services else "reload-or-restart"
+    add("/etc/ssh/", "ssh.service", "systemctl", reload, "ssh.service")
+    add("/etc/nginx/", "nginx.service", "systemctl", "reload-or-restart", "nginx.service")
     return commands
