@@ -12,6 +12,7 @@ from underlay.commands import parameters
 from underlay.errors import GOOD, WRONG, OperatorError, exit_code, report_and_exit
 from underlay.guard.change import SECONDS, SECONDS_VARIABLE
 from underlay.plan import REPO
+from underlay.plan import roles as role_files
 
 
 @task(
@@ -36,8 +37,9 @@ def deploy(
     roles = parameters.roles(role)
     if json and not dry:
         raise OperatorError("--json goes with --dry")
-    # Here too, not in pyinfra alone: a bad plan stops before the first role.
+    # Here too, not in pyinfra alone: a bad plan, or a bad file of any role, stops before the first role.
     target = current()
+    role_files.check(target.plan)
     if rollback_after:
         os.environ[SECONDS_VARIABLE] = str(parameters.whole(rollback_after))
     command = [sys.executable, "-m", *(("underlay.commands.site.dry_run", "--dry") if dry else ("pyinfra", "-y"))]
