@@ -83,7 +83,7 @@ def current() -> Target:
 
 def _real(plan: Plan) -> Target:
     vantage = vantage_of(plan)
-    key, known_hosts = Path(plan.operator.key).expanduser(), Path(plan.operator.known_hosts).expanduser()
+    key, known_hosts = (Path(os.path.expanduser(each)) for each in (plan.operator.key, plan.operator.known_hosts))
     if vantage is not None and vantage.role == "jumphost":
         key, known_hosts = MACHINE_KEY, MACHINE_KNOWN_HOSTS
     if not os.access(key, os.R_OK):
