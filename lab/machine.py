@@ -135,7 +135,7 @@ def kill_cgroup(name: str = "") -> None:
     pids: set[int] = set()
 
     def ended() -> bool:
-        pids.update(_processes_below(group))
+        pids.update(processes_below(group))
         with suppress(FileNotFoundError):
             (group / "cgroup.kill").write_text("1")
         try:
@@ -152,7 +152,8 @@ def kill_cgroup(name: str = "") -> None:
     wait_for_end(pids)
 
 
-def _processes_below(group: Path) -> set[int]:
+def processes_below(group: Path) -> set[int]:
+    """The processes in a control group, or in one below it."""
     found: set[int] = set()
     for listed in group.rglob("cgroup.procs"):
         with suppress(OSError):  # the group is gone, or has threads only
