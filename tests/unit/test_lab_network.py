@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import machine
+from lab import blueprint, machine
 from lab.process import LabError
+from tests.unit.conftest import Planned
 from underlay.plan import REPO
 
 # In a mount namespace of its own, where /run is empty: nobody's /run/netns is touched.
@@ -68,3 +69,13 @@ def test_a_process_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(machine, "GONE_SECONDS", 0.1)
     with pytest.raises(LabError, match=f"do not end: ps {os.getpid()}"):
         machine.wait_for_end([os.getpid()])
+
+
+def test_the_address_of_the_lab_s_internet_is_not_the_site_s(planned: Planned) -> None:
+    plan = planned(
+        ('"storage": {"cidr": "100.64.64.0/21"}', '"storage": {"cidr": "203.0.113.0/24"}'),
+        ('"storage": "100.64.64.1"', '"storage": "203.0.113.2"'),
+        ('"storage": "100.64.64.2"', '"storage": "203.0.113.3"'),
+    )
+    with pytest.raises(LabError, match=r"networks\.storage\.cidr: 203\.0\.113\.1 is the lab's internet"):
+        blueprint.draw(plan)
