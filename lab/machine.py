@@ -34,10 +34,15 @@ def check() -> None:
 
 def check_root() -> None:
     """LabError for anyone but root: namespaces, mounts and containers are root's. And for a bad name of the lab."""
-    if not re.fullmatch("[a-z0-9]{0,8}", NAME):
-        raise LabError(f"UNDERLAY_LAB={NAME!r} is no name for a lab: give it up to eight small letters and digits")
+    check_name()
     if os.geteuid():
         raise LabError("the lab needs root: run the same command with sudo")
+
+
+def check_name() -> None:
+    """LabError for a name of the lab that can't be part of the names of files and namespaces."""
+    if not re.fullmatch("[a-z0-9]{0,8}", NAME):
+        raise LabError(f"UNDERLAY_LAB={NAME[:60]!r} is no name for a lab: give it up to eight small letters and digits")
 
 
 def install(required: Mapping[str, str]) -> None:

@@ -347,3 +347,10 @@ def test_a_broken_file_of_another_role_stops_pyinfra_itself(site: Path) -> None:
 def test_a_rollback_timer_that_is_none(site: Path, value: str) -> None:
     code, said = shell("$INVOKE deploy gateway", **{SECONDS_VARIABLE: value})
     assert (code, "is no rollback timer: give it 1 to 3600 seconds" in said) == (1, True), said
+
+
+@pytest.mark.parametrize("name", ["x/../y", "../x", "x" * 500, "X", "é", " "])
+def test_a_name_that_no_lab_has(name: str) -> None:
+    code, said = shell("$INVOKE lab.status", UNDERLAY_LAB=name)
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("error: UNDERLAY_LAB")
