@@ -1,7 +1,5 @@
 """The commands of this repo: `./inv --list` shows them, `./inv --help TASK` explains one."""
 
-import sys
-
 from invoke import Collection
 
 import targets  # noqa: F401 (the commands find the lab by it)
@@ -10,11 +8,10 @@ from underlay.commands.keep import backup, bundle, report
 from underlay.commands.oncall import capture, doctor, flows, ssh, status, trace
 from underlay.commands.positionals import strict_arguments
 from underlay.commands.site import deploy, drift, history, plan, rollback, topology, verify
+from underlay.errors import ready
 from underlay.plan import REPO
 
-# Progress of the parts belongs before what follows it, also into a pipe.
-sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-
+ready()
 strict_arguments()
 namespace = Collection()
 for module in (

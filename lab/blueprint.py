@@ -132,6 +132,10 @@ def draw(plan: Plan) -> Blueprint:
     for name in (INTERNET, SWITCH):
         if any(host.name == name for host in plan.hosts):
             raise LabError(f"{plan.line('hosts', name)}: the lab has a {name!r} of its own: give the host another name")
+    for network in plan.networks:
+        if OUTSIDE_ADDRESS in network.cidr:
+            where = plan.line("networks", network.name, "cidr")
+            raise LabError(f"{where}: {OUTSIDE_ADDRESS} is the lab's internet: choose another range")
     images = next(iter(plan.hosts_of("images")), None)
     upstream = plan.enterprise.upstream
     internet = Machine(

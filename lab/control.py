@@ -110,7 +110,8 @@ def reset(plan: Plan, suite: str | None = None, say: Progress | None = None) -> 
 
 
 def status() -> LabStatus:
-    """What of the lab is there, whoever owns it."""
+    """What of the lab is there, whoever owns it. LabError for a name that no lab has."""
+    machine.check_name()
     state = load()
     if state is None or not state.complete or not network.namespaces():
         return LabStatus(state="changing" if _holder() else "broken" if _leftovers() else "down")

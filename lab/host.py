@@ -217,16 +217,19 @@ def end_processes(namespaces: list[Path]) -> None:
     """Kill what runs in these network namespaces, however it got there, but not this process nor its callers."""
     wanted = {machine.namespace(path) for path in namespaces}
     spared = machine.ancestry()
+    killed: set[int] = set()
 
     def end() -> bool:
         pids = machine.processes_in(wanted) - spared
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, 9)
+        killed.update(pids)
         return not pids
 
     if not wait_until(end, seconds=15):
         raise LabError(f"processes in the lab's network namespaces do not end: ip netns pids {namespaces[0].name}")
+    machine.wait_for_end(killed)
 
 
 def wait_ready(host: Machine) -> None:

@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from underlay.programs import LAB, missing, packages, search_path
 ROOT = RUNTIME.name
 RAISED = RUNTIME / "neighbours.json"
 NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default")
+GONE_SECONDS = 5.0
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 
@@ -33,10 +34,15 @@ def check() -> None:
 
 def check_root() -> None:
     """LabError for anyone but root: namespaces, mounts and containers are root's. And for a bad name of the lab."""
-    if not re.fullmatch("[a-z0-9]{0,8}", NAME):
-        raise LabError(f"UNDERLAY_LAB={NAME!r} is no name for a lab: give it up to eight small letters and digits")
+    check_name()
     if os.geteuid():
         raise LabError("the lab needs root: run the same command with sudo")
+
+
+def check_name() -> None:
+    """LabError for a name of the lab that can't be part of the names of files and namespaces."""
+    if not re.fullmatch("[a-z0-9]{0,8}", NAME):
+        raise LabError(f"UNDERLAY_LAB={NAME[:60]!r} is no name for a lab: give it up to eight small letters and digits")
 
 
 def install(required: Mapping[str, str]) -> None:
@@ -131,8 +137,10 @@ def kill_cgroup(name: str = "") -> None:
     group = cgroup_root() / name
     # systemd-nspawn makes the same folders where systemd's cgroup v1 is mounted, too.
     hierarchies = [group, *(where / ROOT / name for where in _mounted("cgroup"))]
+    pids: set[int] = set()
 
     def ended() -> bool:
+        pids.update(processes_below(group))
         with suppress(FileNotFoundError):
             (group / "cgroup.kill").write_text("1")
         try:
@@ -146,6 +154,16 @@ def kill_cgroup(name: str = "") -> None:
     # Again and again: a process that was just started moves into its group itself.
     if not wait_until(ended, seconds=15):
         raise LabError(f"processes of the lab do not end: systemd-cgls {group}")
+    wait_for_end(pids)
+
+
+def processes_below(group: Path) -> set[int]:
+    """The processes in a control group, or in one below it."""
+    found: set[int] = set()
+    for listed in group.rglob("cgroup.procs"):
+        with suppress(OSError):  # the group is gone, or has threads only
+            found.update(map(int, listed.read_text().split()))
+    return found - {0}  # one that is not of this machine's process namespace
 
 
 def _mounted(kind: str) -> list[Path]:
@@ -173,6 +191,23 @@ def processes_in(namespaces: set[Namespace | None]) -> set[int]:
     wanted = namespaces - {None}
     pids = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return {int(pid.name) for pid in pids if namespace(pid / "ns/net") in wanted}
+
+
+def wait_for_end(pids: Iterable[int]) -> None:
+    """Wait until processes that were killed are gone: they leave their group and their namespaces a while before.
+
+    LabError if one does not end. A dead one whose parent does not ask for its end can't be waited for.
+    """
+    if wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), seconds=GONE_SECONDS):
+        return
+    if left := [pid for pid in pids if _state(pid) not in ("Z", "X", "")]:
+        raise LabError(f"processes of the lab do not end: ps {' '.join(map(str, left))}")
+
+
+def _state(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""
 
 
 def ancestry() -> set[int]:

@@ -55,10 +55,15 @@ def create(name: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take a namespace away; it dies with its last process."""
-    with suppress(CommandError):  # not mounted: whoever made it was killed in between
-        run(["umount", "--lazy", str(path)])
-    path.unlink(missing_ok=True)
+    """Take a namespace away; it dies with its last process.
+
+    `ip netns add` by anybody makes /run/netns a mount of its own, a bind of itself with all that is mounted in it. Each
+    namespace that was there is then mounted twice, and no path leads to the lower one, which keeps the file busy. So
+    the file is deleted in a mount namespace that is thrown away, where all that is in the way can be unmounted without
+    anybody else losing it. What is mounted on it elsewhere, the kernel then unmounts by itself.
+    """
+    script = 'until rm -f "$0" 2>/dev/null; do umount --lazy "$0" 2>/dev/null || umount --lazy "$1" || exit; done'
+    run(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, str(path), str(NETNS_DIR)])
 
 
 def create_switch(networks: Iterable[str]) -> None:

@@ -57,6 +57,7 @@ IN_LABS = (
     _in_lab("many hosts, the lab itself", "trixie", "many lab_lifecycle"),
 )
 LONG = (
+    Stage("any plan, any command line", ("pytest", "-q", "tests/unit/test_fuzz.py", "--hypothesis-profile=long")),
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends"),
     _in_lab("Debian 13, faults", "trixie", "faults"),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),

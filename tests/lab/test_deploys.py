@@ -326,8 +326,8 @@ WINS = {
         f"set by {FOLDER}/00-mine.conf:1 (",
     ),
     "for an account": (
-        f"printf 'Match Group root\nPasswordAuthentication yes\nPermitRootLogin yes\n' >> {CONFIG}",
-        "sshd's PermitRootLogin for root is set by",
+        f"printf 'Match Group root\nPasswordAuthentication yes\n' >> {CONFIG}",
+        "sshd's PasswordAuthentication for root is set by",
     ),
     "from an address": (
         f"printf 'Match Address 100.64.0.0/21\nKbdInteractiveAuthentication yes\n' >> {CONFIG}",

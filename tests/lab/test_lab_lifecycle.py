@@ -53,7 +53,10 @@ def start(program: str, checkout: Path = REPO) -> subprocess.Popen[str]:
 
 def test_down_leaves_nothing(plan: Plan, machine_before: Snapshot, snapshot: Callable[[], Snapshot]) -> None:
     control.up(plan)
+    there = [Path(f"/proc/{pid}") for pid in machine.processes_below(machine.cgroup_root())]
+    assert len(there) > len(plan.hosts)
     control.down()
+    assert [process for process in there if process.exists()] == []
     assert leftovers() == []
     assert snapshot() == machine_before
 

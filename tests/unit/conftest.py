@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from underlay.plan import REPO, Plan, load
 
 Planned = Callable[..., Plan]
+settings.register_profile("long")  # for `invoke test --long`
 
 
 @pytest.fixture

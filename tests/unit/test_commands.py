@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from tests.unit.conftest import Planned
 from tests.unit.test_inventory import target
 from underlay.access.sessions import UnreachableError
 from underlay.commands import parameters
-from underlay.commands.site import deploy, drift
+from underlay.commands.site import deploy, drift, plan
 from underlay.errors import OperatorError, exit_code, report_and_exit
 from underlay.observe.drift import Line
 from underlay.oncall import publish
@@ -94,6 +95,28 @@ def test_deploy_that_fails(planned: Planned, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Exit) as end:
         deploy.deploy.body(None)
     assert (end.value.code, "the deploy of gateway failed" in str(end.value)) == (1, True)
+
+
+def test_a_broken_file_of_a_later_role_stops_before_the_first(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "jumphost.py").write_text("people_on_call = 1")
+    _run_with(monkeypatch, planned, lambda: pytest.fail("pyinfra was started"))
+    with pytest.raises(SystemExit) as end:
+        deploy.deploy.body(None)
+    assert end.value.code == 1
+    assert "jumphost.py: 1 error; nothing was changed" in capsys.readouterr().err
+
+
+def test_a_bad_file_of_a_role_is_a_bad_plan(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lb_nginx.py").write_text('web_services = {"a": {"upstreams": ["lb:80"]}}')
+    monkeypatch.setenv("UNDERLAY_PLAN", str(planned().source))
+    with pytest.raises(SystemExit) as end:
+        plan.plan.body(None)
+    assert end.value.code == 1
+    assert "the proxy itself" in capsys.readouterr().err
 
 
 def _run_with(monkeypatch: pytest.MonkeyPatch, planned: Planned, code: Callable[[], int]) -> None:

@@ -122,7 +122,7 @@ def test_no_published_host(planned: Planned) -> None:
     plan = planned(
         (
             '"addresses": {"mgmt": "100.64.0.52"}, "published": "192.168.0.52"',
-            '"addresses": {"enterprise": "192.168.0.52"}',
+            '"addresses": {"enterprise": "192.168.0.52", "mgmt": "100.64.0.52"}',
         ),
         (', "published": "192.168.0.53"', ""),
     )

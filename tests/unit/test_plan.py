@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from netaddr import IPAddress, IPNetwork
 from pydantic import ValidationError
 
-from underlay.plan import REPO, ROLES, Network, Plan, PlanError, Zone, load, plan_file
+from underlay.desired.routing import TABLES, host_network
+from underlay.plan import MOST_NETWORKS, REPO, ROLES, Network, Plan, PlanError, Zone, load, plan_file
 from underlay.plan.datafile import read_literals, validate
 from underlay.plan.model import ForwardingException, Frozen, HostSpec, Operator, PlanFile, Published
 
@@ -123,6 +124,16 @@ def test_a_fleet_of_a_hundred_nodes(tmp_path: Path, data: Data) -> None:
         addresses = {"mgmt": f"100.64.1.{number}", "traffic": f"100.64.33.{number}", "storage": f"100.64.65.{number}"}
         data["hosts"][f"master-{number}"] = {"role": "master", "addresses": addresses, "default_route": "traffic"}
     assert len(load(write(tmp_path, data)).hosts_of("master")) == 100
+
+
+def test_as_many_networks_as_there_are_routing_tables(tmp_path: Path, data: Data) -> None:
+    for number in range(MOST_NETWORKS - len(data["networks"])):
+        data["networks"][f"n{number}"] = {"cidr": f"10.{number}.0.0/24"}
+        data["hosts"]["gateway"]["addresses"][f"n{number}"] = f"10.{number}.0.1"
+        data["hosts"]["master-1"]["addresses"][f"n{number}"] = f"10.{number}.0.2"
+    plan = load(write(tmp_path, data))
+    tables = {route.table for route in host_network(plan, plan.host("master-1")).routes}
+    assert (len(tables), max(tables)) == (MOST_NETWORKS, TABLES[-1])
 
 
 def test_parts_of_a_wrong_host_that_are_right_are_checked_too(tmp_path: Path, data: Data) -> None:

@@ -73,6 +73,47 @@ def test_bad_upstream(planned: Planned, tmp_path: Path, upstream: object, what: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("upstream", "what"),
+    [
+        *(
+            (loop, f"{loop!r} is the proxy itself, which would ask itself for ever")
+            for loop in ("lb:80", "lb:6443", "lb:080", "100.64.0.53:80", "192.168.0.53:6443", "127.0.0.1:80")
+        ),
+        *(
+            (f"{nobody}:80", f"no host can have the address {nobody}")
+            for nobody in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "169.254.1.1", "100.64.0.0", "192.168.0.255")
+        ),
+    ],
+)
+def test_upstream_that_cant_answer(planned: Planned, tmp_path: Path, upstream: str, what: str) -> None:
+    text = f'web_services = {{"a": {{"upstreams": ["lb:8080", "127.0.0.1:9090", {upstream!r}]}}}}'
+    assert errors(planned, tmp_path, "lb_nginx", text)[0] == f"line 1: web_services.a.upstreams.2: {what}"
+
+
+@pytest.mark.parametrize("name", ["a..example", "a.-b", f"{'a' * 64}.example", f"{'a.' * 127}aa"])
+def test_names_that_dns_does_not_have(planned: Planned, tmp_path: Path, name: str) -> None:
+    text = f'web_services = {{{name!r}: {{"upstreams": ["lb:1"]}}}}'
+    assert "is not the name of a web system" in " ".join(errors(planned, tmp_path, "lb_nginx", text))
+
+
+def test_all_files_of_roles_at_once(planned: Planned, tmp_path: Path) -> None:
+    """Of the roles that the plan has."""
+    for role in ("jumphost", "lb_nginx"):
+        (tmp_path / f"{role}.py").write_text("nonsense = 1")
+    with pytest.raises(PlanError) as caught:
+        roles.check(planned())
+    assert [
+        line.split(": ")[1] for line in str(caught.value).splitlines() if "errors" in line or "1 error" in line
+    ] == [
+        "1 error; nothing was changed",
+        "1 error; nothing was changed",
+    ]
+    with pytest.raises(PlanError) as caught:
+        roles.check(planned(('"lb_nginx"', '"server"')))
+    assert "lb_nginx" not in str(caught.value)
+
+
 def test_everything_wrong_with_web_services_at_once(planned: Planned, tmp_path: Path) -> None:
     text = """web_services = {
     "Grafana": {"upstreams": ["lb:1"]},

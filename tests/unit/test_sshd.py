@@ -22,8 +22,9 @@ from underlay.plan import REPO, ROLES, load
 
 PLAN = load(REPO / "group_data/all.py")
 MASTER, JUMPHOST = PLAN.host("master-1"), PLAN.host("jumphost")
-WANTED = sshd_settings(PLAN, MASTER)
-PLANNED = site.sshd(PLAN, MASTER)
+# Of root the jump host's is the stricter one.
+WANTED = {**sshd_settings(PLAN, MASTER), "PermitRootLogin": "no"}
+PLANNED = replace(site.sshd(PLAN, MASTER), settings={**site.sshd(PLAN, MASTER).settings, "permitrootlogin": "no"})
 
 
 def told(found: Sshd, wanted: Mapping[str, str] = WANTED) -> list[str]:
@@ -36,11 +37,11 @@ def with_account(user: str, **changed: str) -> Sshd:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_password_lets_in(role: str, planned: Planned) -> None:
-    """On no host; root has a key only where it is the operator, and only where hosts are jumped through TCP goes on."""
+    """On no host; root only if it is the operator, on the jump host; TCP goes on where hosts are jumped through."""
     for user, root in (("ops", "no"), ("root", "prohibit-password")):
         plan = planned(('"user": "ops"', f'"user": "{user}"'))
         found = sshd_settings(plan, plan.hosts_of(role)[0])
-        assert found["PermitRootLogin"] == root
+        assert found.get("PermitRootLogin") == (root if role == "jumphost" else None)
         for key in ("PasswordAuthentication", "KbdInteractiveAuthentication", "PermitEmptyPasswords", "X11Forwarding"):
             assert found[key] == "no"
         for key in ("AllowAgentForwarding", "AllowStreamLocalForwarding", "PermitTunnel", "GatewayPorts"):

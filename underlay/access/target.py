@@ -84,7 +84,7 @@ def current() -> Target:
 def _real(plan: Plan) -> Target:
     vantage = vantage_of(plan)
     # A relative one is the plan's: the folder that a command is called in has nothing to do with it.
-    key, known_hosts = (REPO / Path(each).expanduser() for each in (plan.operator.key, plan.operator.known_hosts))
+    key, known_hosts = (REPO / os.path.expanduser(each) for each in (plan.operator.key, plan.operator.known_hosts))
     if vantage is not None and vantage.role == "jumphost":
         key, known_hosts = MACHINE_KEY, MACHINE_KNOWN_HOSTS
     if not os.access(key, os.R_OK):

@@ -1,6 +1,7 @@
 """The arguments of tasks, checked: a wrong one is one line that says how to fix it (OperatorError)."""
 
 import difflib
+import re
 import sys
 from collections.abc import Collection
 
@@ -8,6 +9,8 @@ from netaddr import IPAddress
 
 from underlay.errors import OperatorError
 from underlay.plan import ROLES, Host, MistakeError, Plan, ipv4
+from underlay.plan.literals import shown
+from underlay.plan.values import is_unicast
 
 ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
 
@@ -29,19 +32,25 @@ def outer_address(plan: Plan, text: str) -> str:
     return known.get(text) or one_of("address", text, list(known.values()))
 
 
-def whole(text: str) -> int:
-    """A whole number."""
-    if not text.isdecimal():
-        raise OperatorError(f"{text!r} is not a number")
+def whole(text: str, least: int, most: int) -> int:
+    """A whole number of that range."""
+    if not re.fullmatch(r"-?\d+", text, re.ASCII):
+        raise OperatorError(f"{shown(text)} is not a number")
+    # Python reads no number of thousands of digits.
+    if len(text) > len(str(most)) + 1 or not least <= int(text) <= most:
+        raise OperatorError(f"{shown(text)} is out of range: give a number from {least} to {most}")
     return int(text)
 
 
 def address(text: str) -> IPAddress:
-    """An IPv4 address."""
+    """An IPv4 address that a host can have."""
     try:
-        return ipv4(text)
+        found = ipv4(text)
     except MistakeError as error:
         raise OperatorError(f"{error}: {error.fix}") from None
+    if not is_unicast(found):
+        raise OperatorError(f"no host can have the address {found}: give that of one")
+    return found
 
 
 def one_of(what: str, name: str, names: Collection[str]) -> str:
@@ -50,7 +59,7 @@ def one_of(what: str, name: str, names: Collection[str]) -> str:
         plural = f"{what}es" if what.endswith("s") else f"{what}s"
         close = difflib.get_close_matches(name, names, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"the {plural} are {', '.join(names)}"
-        raise OperatorError(f"unknown {what} {name!r}: {hint}")
+        raise OperatorError(f"unknown {what} {shown(name)}: {hint}")
     return name
 
 

@@ -124,7 +124,6 @@ def sshd_settings(plan: Plan, host: Host) -> dict[str, str]:
         "KbdInteractiveAuthentication": "no",
         "PubkeyAuthentication": "yes",
         "PermitEmptyPasswords": "no",
-        "PermitRootLogin": "prohibit-password" if plan.operator.user == "root" else "no",
         "AllowTcpForwarding": "local" if host.role in FORWARDING else "no",
         "AllowStreamLocalForwarding": "no",
         "AllowAgentForwarding": "no",
@@ -134,6 +133,8 @@ def sshd_settings(plan: Plan, host: Host) -> dict[str, str]:
     }
     if host.role == "jumphost":
         found |= {
+            # Elsewhere other tools may log in as root, by key.
+            "PermitRootLogin": "prohibit-password" if plan.operator.user == "root" else "no",
             "MaxAuthTries": "4",
             "LoginGraceTime": "20",
             # A deploy of a large site jumps through here to many hosts at once.

@@ -4,8 +4,8 @@ from underlay.desired.templates import render
 from underlay.plan import Plan, roles
 
 PATH = "/etc/nginx/nginx.conf"
-API_PORT = 6443
-HTTP_PORT = 80
+API_PORT = roles.API_PORT
+HTTP_PORT = roles.HTTP_PORT
 
 
 def configuration(plan: Plan) -> str:

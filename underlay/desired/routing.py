@@ -14,12 +14,12 @@ table, in this order; the second and the last group are on every host:
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from underlay.plan import Host, Interface, Plan
+from underlay.plan import MOST_NETWORKS, Host, Interface, Plan
 
 TO_NETWORK, MAIN_WITHOUT_DEFAULT, FROM_ADDRESS, TO_DEFAULT = 30100, 30200, 30300, 30400
 PRIORITIES = range(TO_NETWORK, TO_DEFAULT + 1)
 """Every policy rule with one of these priorities is ours; all others are unmanaged."""
-TABLES = range(1000, 1100)
+TABLES = range(1000, 1001 + MOST_NETWORKS)
 """Every route in one of these tables is ours: the first is for the default route, then each network has one."""
 DEFAULT, *NETWORK_TABLES = TABLES
 MAIN = 254

@@ -30,7 +30,7 @@ from underlay.access.target import Target, configured
 from underlay.desired import traffic
 from underlay.desired.traffic import Flow
 from underlay.errors import OperatorError
-from underlay.guard.change import SECONDS, SECONDS_VARIABLE, Change
+from underlay.guard.change import Change, seconds
 from underlay.observe.exchange import Exchange, Outcome, judge
 from underlay.plan import REPO, SSH_PORT
 from underlay.remote import guard, probe, send
@@ -66,11 +66,6 @@ class _Answer(_Undone, total=False):
     error: str
     last: _Undone | None
     last_rollback: _Undone | None
-
-
-def seconds() -> float:
-    """The rollback timer in force."""
-    return float(os.environ.get(SECONDS_VARIABLE) or SECONDS)
 
 
 def who() -> str:

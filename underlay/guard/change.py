@@ -1,13 +1,27 @@
 """A change of a host that could cut the way to it, as a value: what the guard applies, keeps or undoes as one. Pure."""
 
 import base64
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from underlay.errors import OperatorError
+from underlay.plan.literals import shown
+from underlay.remote.guard.commands import LONGEST
+
 SECONDS = 30
 """After so long without a confirmation a host rolls back by itself."""
 SECONDS_VARIABLE = "UNDERLAY_ROLLBACK_SECONDS"
+
+
+def seconds() -> float:
+    """The rollback timer in force. Raises OperatorError for a variable that is no such number."""
+    said = os.environ.get(SECONDS_VARIABLE) or str(SECONDS)
+    if not re.fullmatch("[0-9]{1,6}", said) or not 0 < int(said) <= LONGEST:
+        raise OperatorError(f"{SECONDS_VARIABLE}={shown(said)} is no rollback timer: give it 1 to {LONGEST} seconds")
+    return int(said)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ it, and either raises one `PlanError` with the whole report or returns a frozen 
 
 from underlay.plan.datafile import PlanError
 from underlay.plan.loader import load, plan_file
-from underlay.plan.model import OUTSIDE, REPO, ROLES, SSH_PORT, Host, Interface, Network, Plan, Zone
+from underlay.plan.model import MOST_NETWORKS, OUTSIDE, REPO, ROLES, SSH_PORT, Host, Interface, Network, Plan, Zone
 from underlay.plan.values import MistakeError, ipv4
 
 __all__ = [
+    "MOST_NETWORKS",
     "OUTSIDE",
     "REPO",
     "ROLES",

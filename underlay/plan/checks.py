@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from underlay.plan.datafile import Model, unknown, validate
 from underlay.plan.literals import Keys, Literals, Problem, dotted
 from underlay.plan.model import (
+    MOST_NETWORKS,
     OUTSIDE,
     SSH_PORT,
     ForwardingException,
@@ -54,6 +55,7 @@ class Checker:
         self.hosts = self._parts("hosts", HostSpec)
         self.exceptions = self._parts("exceptions", ForwardingException)
         self._check_enterprise()
+        self._check_internal()
         self._check_ranges()
         self._check_network_names()
         self._check_roles()
@@ -62,6 +64,9 @@ class Checker:
         self._check_addresses()
         self._check_forwarding()
         self._check_exceptions()
+        # Who reaches whom is asked of a plan that is right in itself.
+        if not self.problems:
+            self._check_ways()
         if self.problems or head is None:
             return None
         plan = Plan(
@@ -116,6 +121,20 @@ class Checker:
                 ("networks", name, "upstream"),
                 f"network {self.enterprise_names[0]!r} has an upstream router already",
                 "keep 'upstream' in the enterprise network alone",
+            )
+
+    def _check_internal(self) -> None:
+        """That there are internal networks, and not more than there are routing tables."""
+        if self.source.is_broken("networks"):
+            return
+        if self.enterprise_names and len(self.network_names) == len(self.enterprise_names) == 1:
+            self._add(("networks",), "there is no internal network", "add one, without 'upstream'")
+        for name in self.network_names[MOST_NETWORKS : MOST_NETWORKS + 1]:
+            self._add(
+                ("networks", name),
+                f"is network {MOST_NETWORKS + 1} of {len(self.network_names)}: hosts have routing tables for "
+                f"{MOST_NETWORKS}",
+                f"use {MOST_NETWORKS} networks or less",
             )
 
     def _check_ranges(self) -> None:
@@ -175,6 +194,13 @@ class Checker:
         for role in ("gateway", "jumphost"):
             if role not in roles:
                 self._add(("hosts",), f"no host has the role {role!r}", f"add a host with the role {role!r}")
+        jumphosts = [name for name in self.host_names if self._written("hosts", name).get("role") == "jumphost"]
+        for name in jumphosts[1:]:
+            self._add(
+                ("hosts", name),
+                f"is a second jump host, after {jumphosts[0]!r}",
+                "a site has one jump host: keep one of the two",
+            )
 
     def _networks_of(self, host: str) -> list[str] | None:
         """The networks in which the file gives a host an address, or None if that can't be known."""
@@ -221,6 +247,8 @@ class Checker:
             keys = ("hosts", host.name)
             if host.name == OUTSIDE:
                 self._add(keys, f"{OUTSIDE!r} is what the lab calls the world outside", "choose another name")
+            if host.name == "localhost":
+                self._add(keys, "'localhost' is what every host calls itself", "choose another name")
             networks = self._networks_of(host.name)
             if networks is None:
                 continue
@@ -256,6 +284,44 @@ class Checker:
         nics = list(_nics(networks, host.nics).values())
         for nic in sorted({nic for nic in nics if nics.count(nic) > 1}):
             self._add((*keys, "nics"), f"NIC {nic!r} is used for two networks", "give each network a NIC of its own")
+
+    def _check_ways(self) -> None:
+        """That the jump host and the load balancers reach those that they are there for."""
+        enterprise = self.enterprise_names[0]
+        for host in self.hosts.values():
+            match host.role:
+                case "jumphost":
+                    what = "the jump host"
+                    ends = [
+                        other
+                        for other in self.hosts.values()
+                        if not other.published and enterprise not in other.addresses
+                    ]
+                case "lb_nginx":
+                    what = "the load balancer"
+                    ends = [other for other in self.hosts.values() if other.role == "master"]
+                case _:
+                    continue
+            # Behind the upstream router nobody knows the internal networks.
+            if (host.default_route or next(iter(host.addresses))) != enterprise:
+                continue
+            hidden = [other for other in ends if next(iter(other.addresses)) not in host.addresses]
+            # An internal address is what a jump host can't do without, whomever there is to reach today.
+            if host.role == "jumphost" and list(host.addresses) == [enterprise]:
+                internal = next(name for name in self.network_names if name != enterprise)
+                self._add(
+                    ("hosts", host.name, "addresses"),
+                    "the jump host has an enterprise address only, and reaches no internal network",
+                    f"give it an address in an internal network, like {internal!r}",
+                )
+            elif hidden:
+                network = next(iter(hidden[0].addresses))
+                self._add(
+                    ("hosts", host.name),
+                    f"{what} can't reach {hidden[0].name!r} in network {network!r}: "
+                    "it has no address there, and its default route is the upstream router",
+                    f"give it an address in {network!r}, or a 'default_route' by an internal network",
+                )
 
     def _check_addresses(self) -> None:
         uses = list(self._uses())

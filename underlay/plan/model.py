@@ -8,12 +8,26 @@ from netaddr import IPAddress
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 
 from underlay.plan.literals import Literals, dotted
-from underlay.plan.values import Address, Cidr, FilePath, HostsCidr, Label, NicName, Ports, SiteName, Text, UserName
+from underlay.plan.values import (
+    Address,
+    Cidr,
+    FilePath,
+    HostsCidr,
+    Label,
+    NicName,
+    Ports,
+    SiteName,
+    Text,
+    UnicastCidr,
+    UserName,
+)
 
 REPO = Path(__file__).resolve().parent.parent.parent
 ROLES = ("gateway", "jumphost", "lb_nginx", "master")
 """The roles that have a deploy, in the order in which each opens the way to the next."""
 
+MOST_NETWORKS = 99
+"""Each has a routing table of its own on the hosts, in a range that is ours (see `desired.routing`)."""
 Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "images", "server"]
 Target = Literal["lab", "ssh"]
 Forwarding = Literal["open", "planned"]
@@ -42,7 +56,7 @@ class Zone(Frozen):
 
     name: Label
     network: Text
-    cidr: Cidr
+    cidr: UnicastCidr
 
 
 class Operator(Frozen):

@@ -4,14 +4,20 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar, cast
 
+from netaddr import IPAddress, IPNetwork
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo
 
 from underlay.plan.datafile import PlanError, read_literals, report, unknown, validate
 from underlay.plan.literals import shown
 from underlay.plan.model import REPO, Frozen, Plan
-from underlay.plan.values import MistakeError, ipv4, text
+from underlay.plan.values import MistakeError, ipv4, is_unicast, text
 
 _Model = TypeVar("_Model", bound=Frozen)
+
+API_PORT = 6443
+HTTP_PORT = 80
+"""What the proxy listens on, at each of its addresses."""
+_LOOPBACK = IPNetwork("127.0.0.0/8")
 
 
 def _upstream(value: object, info: ValidationInfo) -> str:
@@ -20,13 +26,31 @@ def _upstream(value: object, info: ValidationInfo) -> str:
     if not name or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         fix = "write it like master-1:3000, with a port of up to 65535"
         raise MistakeError(f"{shown(value)} is not HOST:PORT", fix)
-    if "." in name:  # no name of a host has one
-        return f"{ipv4(name)}:{port}"
     plan = cast(Plan, info.context)
-    for host in plan.hosts:
-        if host.name == name:
-            return f"{host.primary.address}:{port}"
-    raise MistakeError(*unknown("host", name, [host.name for host in plan.hosts]))
+    if "." in name:  # no name of a host has one
+        address = ipv4(name)
+        if address not in _LOOPBACK and (not is_unicast(address) or _names_a_network(plan, address)):
+            raise MistakeError(f"no host can have the address {address}", "write the address of a web system")
+    else:
+        named = next((host for host in plan.hosts if host.name == name), None)
+        if named is None:
+            raise MistakeError(*unknown("host", name, [host.name for host in plan.hosts]))
+        address = named.primary.address
+    if int(port) in (API_PORT, HTTP_PORT) and (address in _LOOPBACK or address in _proxy(plan)):
+        raise MistakeError(
+            f"{shown(value)} is the proxy itself, which would ask itself for ever", "name another system"
+        )
+    return f"{address}:{int(port)}"
+
+
+def _names_a_network(plan: Plan, address: IPAddress) -> bool:
+    return any(address in (network.cidr.network, network.cidr.broadcast) for network in plan.networks)
+
+
+def _proxy(plan: Plan) -> set[IPAddress | None]:
+    """All addresses of the load balancers: each has all web systems."""
+    proxies = plan.hosts_of("lb_nginx")
+    return {nic.address for host in proxies for nic in host.interfaces} | {host.published for host in proxies}
 
 
 def _not_empty(upstreams: tuple[str, ...]) -> tuple[str, ...]:
@@ -60,10 +84,16 @@ def _not_in_use(account: str, info: ValidationInfo) -> str:
 
 ServerName = Annotated[
     str,
-    text("[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "the name of a web system", "write it like grafana.lab.example"),
+    text(
+        r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+        "the name of a web system",
+        "write it like grafana.lab.example",
+    ),
 ]
 Upstream = Annotated[str, BeforeValidator(_upstream)]
-BodySize = Annotated[str, text("[0-9]+[kmgKMG]?", "a size", 'write it as nginx does, like "10g", or "0" for no limit')]
+BodySize = Annotated[
+    str, text("[0-9]{1,18}|[0-9]{1,9}[kmgKMG]", "a size", 'write it as nginx does, like "10g", or "0" for no limit')
+]
 Directive = Annotated[
     str, text(r".*[^;\s]", "one nginx directive", "write each as a text of its own, without the semicolon at its end")
 ]
@@ -126,15 +156,19 @@ def lb_nginx(plan: Plan) -> LbNginx:
 
 
 def check(plan: Plan) -> None:
-    """Read the data of all roles. Raises PlanError with everything that is wrong with it."""
-    reports = []
-    for read in (jumphost, lb_nginx):
+    """Read the files of all roles that the plan has hosts of. Raises PlanError with everything that is wrong with them.
+
+    Before the first host is touched: a file that is read when its role's turn comes stops a deploy half-way.
+    """
+    wrong = []
+    for role, read in (("jumphost", jumphost), ("lb_nginx", lb_nginx)):
         try:
-            read(plan)
+            if plan.hosts_of(role):
+                read(plan)
         except PlanError as error:
-            reports.append(str(error))
-    if reports:
-        raise PlanError("\n".join(reports))
+            wrong.append(str(error))
+    if wrong:
+        raise PlanError("\n".join(wrong))
 
 
 def _read(model: type[_Model], plan: Plan, role: str) -> _Model:

@@ -31,7 +31,9 @@ def text(pattern: str, what: str, fix: str) -> BeforeValidator:
 # Stricter than netaddr, which also takes IPv6, integers, netmasks and fewer than four numbers.
 _QUAD = re.compile(r"\d{1,3}(\.\d{1,3}){3}", re.ASCII)
 _QUAD_AND_LENGTH = re.compile(rf"{_QUAD.pattern}/\d{{1,2}}", re.ASCII)
-_NO_HOSTS = tuple(map(IPNetwork, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
+_NO_HOSTS = tuple(map(IPNetwork, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
+_SHORTEST, _LONGEST = 8, 30
+"""Lengths of a network: 10.0.0.0/8 is the largest private one, a /30 has two hosts."""
 
 
 def ipv4(value: object) -> IPAddress:
@@ -62,8 +64,14 @@ def _cidr(value: object) -> IPNetwork:
 
 
 def _for_hosts(network: IPNetwork) -> IPNetwork:
-    if network.prefixlen > 30:
-        raise MistakeError(f"{network} has no room for hosts", "use a length of 30 or less")
+    if network.prefixlen > _LONGEST:
+        raise MistakeError(f"{network} has no room for hosts", f"use a length of {_LONGEST} or less")
+    if network.prefixlen < _SHORTEST:
+        raise MistakeError(f"{network} is a large part of the internet", f"use a length of {_SHORTEST} or more")
+    return network
+
+
+def _unicast(network: IPNetwork) -> IPNetwork:
     if any(overlap(network, other) for other in _NO_HOSTS):
         raise MistakeError(f"{network} has addresses that no host can have", "choose a range of unicast addresses")
     return network
@@ -96,6 +104,11 @@ def _ports(ports: tuple[str, ...]) -> tuple[str, ...]:
     return ports
 
 
+def is_unicast(address: IPAddress) -> bool:
+    """Whether another host can have that address."""
+    return not any(address in network for network in _NO_HOSTS)
+
+
 def overlap(one: IPNetwork, other: IPNetwork) -> bool:
     """Whether two networks have an address in common."""
     return one in other or other in one
@@ -103,9 +116,10 @@ def overlap(one: IPNetwork, other: IPNetwork) -> bool:
 
 Address = Annotated[IPAddress, BeforeValidator(ipv4)]
 Cidr = Annotated[IPNetwork, BeforeValidator(_cidr)]
-HostsCidr = Annotated[Cidr, AfterValidator(_for_hosts)]
 Ports = Annotated[tuple[Annotated[str, BeforeValidator(_port)], ...], AfterValidator(_ports)]
 """`tcp/443`, `udp/5000-5010` or `icmp` each."""
+UnicastCidr = Annotated[Cidr, AfterValidator(_unicast)]
+HostsCidr = Annotated[Cidr, AfterValidator(_for_hosts), AfterValidator(_unicast)]
 Text = Annotated[str, Strict()]
 Label = Annotated[
     str,

@@ -17,6 +17,7 @@ from underlay.desired.ruleset import Rule
 from underlay.desired.traffic import Forwarded, matches
 from underlay.errors import OperatorError
 from underlay.plan import OUTSIDE, ROLES, Host, Interface, MistakeError, Network, Plan, ipv4
+from underlay.plan.values import is_unicast
 
 Protocol = Literal["tcp", "udp", "icmp"]
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "icmp")
@@ -462,6 +463,8 @@ def _named(plan: Plan, text: str, outside: IPAddress | None) -> _Named:
         close = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"the hosts are {', '.join(known)}"
         raise TraceError(f"{text!r} is neither HOST, HOST:NETWORK nor an IPv4 address: {hint}") from None
+    if not is_unicast(address):
+        raise TraceError(f"no host can have the address {address}: give that of one")
     return _Named(_owner(plan, address, outside), address)
 
 

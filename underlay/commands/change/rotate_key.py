@@ -1,5 +1,6 @@
 """`./inv rotate-key`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,4 +37,4 @@ def rotate_key(_: Context, new: str = "", without: Sequence[str] = (), deploy_ma
     announce(target)
     if deploy_machine:
         raise Exit(code=machine_key.rotate(target, without))
-    raise Exit(code=rotate.rotate(target, Path(new).expanduser() if new else None, without))
+    raise Exit(code=rotate.rotate(target, Path(os.path.expanduser(new)) if new else None, without))

@@ -10,6 +10,7 @@ from underlay.commands import parameters
 from underlay.errors import OperatorError, exit_code, report_and_exit
 
 SECONDS = 10
+DAY = 86400
 
 
 @task(
@@ -45,7 +46,7 @@ def capture(
         raise OperatorError("--json and --output - both need stdout: name a file")
     target = current()
     name = parameters.host(target.plan, host).name
-    length = parameters.whole(seconds)
+    length = parameters.whole(seconds, 1, DAY)
     announce(target)
     file = None if output == "-" else Path(output) if output else captures.default_file(name)
     progress = screen(stderr=True)

@@ -7,9 +7,12 @@ from invoke import Context, task
 from underlay.access.target import Target, announce, current
 from underlay.commands import parameters
 from underlay.errors import OperatorError, report_and_exit
+from underlay.plan.literals import shown
 
 NAME = ("PROTOCOL", "SOURCE", "DESTINATION")
 """What names a connection, as the list shows it."""
+MOST = 2**32 - 1
+"""Of connections, and of their ids: the kernel counts both in 32 bits."""
 
 
 @task(
@@ -42,7 +45,7 @@ def flows(
 
     if sum(map(bool, (host, published, kill))) > 1:
         raise OperatorError("--host, --published and --kill exclude each other: give one of them")
-    number = parameters.whole(limit)
+    number = parameters.whole(limit, 0, MOST)
     target = current()
     one = parameters.host(target.plan, host) if host else None
     address = parameters.outer_address(target.plan, published) if published else ""
@@ -68,8 +71,9 @@ def _kill(target: Target, which: str, yes: bool, json: bool) -> None:
     words = which.replace("->", " ").split()
     name = " ".join(words)
     if not name.isdecimal() and len(words) != len(NAME):
-        raise OperatorError(f"{which!r} is neither an id nor '{' '.join(NAME)}': see `./inv flows`")
-    found = gateway.find(identifier=int(name), limit=1) if name.isdecimal() else gateway.find(name=name, limit=1)
+        raise OperatorError(f"{shown(which)} is neither an id nor '{' '.join(NAME)}': see `./inv flows`")
+    identifier = parameters.whole(name, 0, MOST) if name.isdecimal() else None
+    found = gateway.find(identifier=identifier, name="" if name.isdecimal() else name, limit=1)
     if not found.connections:
         raise OperatorError(f"no connection {name!r} in the table of {gateway.name}: `./inv flows` lists them")
     tables.show(found.connections, screen(stderr=True) if json else console())

@@ -29,5 +29,5 @@ def trace(_: Context, source: str, destination: str, port: str = "", proto: str 
 
     target = current()
     announce(target)
-    number = parameters.whole(port) if port else None
+    number = parameters.whole(port, 1, 65535) if port else None
     raise Exit(code=traces.run(target, source, destination, proto, number, json))

@@ -10,8 +10,9 @@ from invoke import Context, Exit, task
 from underlay.access.target import current
 from underlay.commands import parameters
 from underlay.errors import GOOD, WRONG, OperatorError, exit_code, report_and_exit
-from underlay.guard.change import SECONDS, SECONDS_VARIABLE
+from underlay.guard.change import SECONDS, SECONDS_VARIABLE, seconds
 from underlay.plan import REPO, roles
+from underlay.remote.guard.commands import LONGEST
 
 
 @task(
@@ -40,7 +41,8 @@ def deploy(
     target = current()
     roles.check(target.plan)
     if rollback_after:
-        os.environ[SECONDS_VARIABLE] = str(parameters.whole(rollback_after))
+        os.environ[SECONDS_VARIABLE] = str(parameters.whole(rollback_after, 1, LONGEST))
+    seconds()  # a bad one of the environment stops here, too
     command = [sys.executable, "-m", *(("underlay.commands.site.dry_run", "--dry") if dry else ("pyinfra", "-y"))]
     command += ["--json"] if json else []
     found: dict[str, object] = {}

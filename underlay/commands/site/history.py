@@ -9,6 +9,9 @@ from underlay.access.target import current
 from underlay.commands import parameters
 from underlay.errors import exit_code, report_and_exit
 
+LATEST = 10**9
+"""More changes than any host will see."""
+
 
 @task(
     positional=["host", "number"],
@@ -31,7 +34,7 @@ def history(_: Context, host: str | None = None, number: str | None = None, json
     target = current()
     hosts = [parameters.host(target.plan, host)] if host else target.plan.deployed
     if number:
-        change = histories.change(target, hosts[0].name, parameters.whole(number))
+        change = histories.change(target, hosts[0].name, parameters.whole(number, 1, LATEST))
         print(dumps(change, indent=2) if json else change["diff"])
         return
     found = histories.read(target, hosts)

@@ -6,6 +6,7 @@ from underlay.access.target import announce, current
 from underlay.commands import parameters
 from underlay.errors import COULD_NOT, report_and_exit
 from underlay.guard.change import Change
+from underlay.remote.guard.pending import KEPT
 
 
 @task(
@@ -29,7 +30,7 @@ def rollback(_: Context, host: str, steps: str | None = None) -> None:
     [entries] = histories.read(target, [planned]).values()
     if isinstance(entries, Exception):
         raise entries
-    number = histories.before(entries, planned.name, parameters.whole(steps or "1"))
+    number = histories.before(entries, planned.name, parameters.whole(steps or "1", 1, KEPT))
     change = Change(what=(f"back to the state before change {number}",), restore=number)
     if not runner.run(target, planned.name, change, print):
         raise Exit(code=COULD_NOT)
