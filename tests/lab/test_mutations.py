@@ -52,7 +52,8 @@ GATEWAY = {
 JUMPHOST = {
     "passwords accepted": "sed -i 's/^PasswordAuthentication no/PasswordAuthentication yes/' "
     "/etc/ssh/sshd_config.d/05-underlay.conf && systemctl reload ssh",
-    "an account that is not on the list": "useradd --create-home --groups underlay-oncall mallory",
+    "a person who is on the list no more": "useradd --create-home --groups underlay-oncall mallory && "
+    'echo "mallory $(id -u mallory)" >> /var/lib/underlay/on-call',
     "this repo changed": "echo >> /opt/underlay/underlay/plan/model.py",
 }
 LB = {
