@@ -1,6 +1,9 @@
 """The commands of this repo: `./inv --list` shows them, `./inv --help TASK` explains one."""
 
+import sys
+
 from invoke import Collection
+from invoke.main import program
 
 import targets  # noqa: F401 (the commands find the lab by it)
 from underlay.commands.change import announce, change, publish, rotate_key
@@ -32,3 +35,6 @@ if (REPO / "tests/tasks.py").is_file():
     from tests import tasks as tests
 
     namespace.add_task(tests.test)
+
+if __name__ == "__main__":
+    program.run([sys.argv[0], "--search-root", str(REPO), *sys.argv[1:]])

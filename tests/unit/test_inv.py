@@ -12,7 +12,7 @@ from underlay.plan import REPO
 
 SAYS = """\
 #!/bin/sh
-case $1 in */invoke) pwd; printf '<%s>' "$@";; esac
+case $1 in */tasks.py) pwd; printf '<%s>' "$@";; esac
 """
 
 
@@ -43,7 +43,7 @@ def test_it_is_called_from_anywhere(called: Path, way: str) -> None:
         done = subprocess.run(argv, cwd=here, env=environment, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr
         repo = called / "the repo"
-        said = f"{here}\n<{repo}/.venv/bin/invoke><--search-root><{repo}><bundle><--output><a b><>"
+        said = f"{here}\n<{repo}/tasks.py><bundle><--output><a b><>"
         assert done.stdout.decode() == said
 
 

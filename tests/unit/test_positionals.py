@@ -36,6 +36,19 @@ def test_a_positional_argument_that_is_missing() -> None:
     assert "'ssh' did not receive required positional arguments: 'host'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("-T", "abc"), ("-D", "x", "plan"), ("-l", "-F", "x"), ("--config", "/nosuch", "plan"), ("-f", "inv", "plan")],
+)
+def test_what_is_wrong_with_an_option_of_invoke(words: tuple[str, ...]) -> None:
+    """It is one line, as `inv` calls it."""
+    done = subprocess.run(
+        [sys.executable, "tasks.py", *words], cwd=REPO, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith("error: ")
+
+
 def test_plan_as_json() -> None:
     """Networks, hosts and rules, each with its line of the plan."""
     found = json.loads(invoke("plan", "--json").stdout)

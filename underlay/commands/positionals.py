@@ -1,4 +1,7 @@
-"""What invoke lacks with arguments: a positional one that can be left out, `invoke TASK --help`, none that is empty."""
+"""What invoke lacks with arguments: a positional one that can be left out, `invoke TASK --help`, none that is empty.
+
+And its own options (`-T abc`, `--config nosuch`) end in one line, too.
+"""
 
 from typing import Any
 
@@ -11,7 +14,12 @@ from underlay.text import is_blank
 _complete_context = ParseMachine.complete_context
 _see_positional_arg = ParseMachine.see_positional_arg
 _handle = ParseMachine.handle
+_parse_core = Program.parse_core
 _parse_tasks = Program.parse_tasks
+_update_config = Program.update_config
+_list_tasks = Program.list_tasks
+FORMATS = ("flat", "nested", "json")
+"""How invoke can list tasks."""
 
 
 def _complete_context_with_optional(machine: Any) -> Any:
@@ -45,11 +53,34 @@ def _parse_tasks_and_no_more(program: Any) -> None:
     _parse_tasks(program)
 
 
+def _parse_core_or_say(program: Any, argv: Any) -> None:
+    try:
+        _parse_core(program, argv)
+    except ValueError as error:
+        raise ParseError(f"error: an option of invoke's takes a whole number: {error}") from None
+
+
+def _update_config_or_say(program: Any, merge: bool = True) -> None:
+    try:
+        _update_config(program, merge)
+    except Exception as error:  # noqa: BLE001 (a file of any form)
+        raise ParseError(f"error: {program.args.config.value}: {error}") from None
+
+
+def _list_tasks_or_say(program: Any) -> None:
+    if program.list_format not in FORMATS:
+        raise ParseError(f"error: --list-format is one of {', '.join(FORMATS)}, not {program.list_format!r}")
+    _list_tasks(program)
+
+
 def strict_arguments() -> None:
     """From now on an empty argument is an error, a positional one that is also `optional` may be left out.
 
-    Asking for help is no argument.
+    Asking for help is no argument. What is wrong with an option of invoke's own is told in one line.
     """
+    Program.parse_core = _parse_core_or_say  # type: ignore[method-assign, assignment]
+    Program.update_config = _update_config_or_say  # type: ignore[method-assign, assignment]
+    Program.list_tasks = _list_tasks_or_say  # type: ignore[method-assign, assignment]
     ParseMachine.complete_context = _complete_context_with_optional  # type: ignore[method-assign, assignment]
     ParseMachine.see_positional_arg = _see_positional_arg_or_help  # type: ignore[method-assign, assignment]
     ParseMachine.handle = _handle_but_nothing  # type: ignore[method-assign, assignment]
