@@ -119,7 +119,10 @@ def kept_by_a_deploy(host: str, role: str) -> None:
 
 @pytest.mark.parametrize(
     ("host", "role", "address", "router"),
-    [("master-1", "master", "100.64.0.2/21", "100.64.0.1"), ("gateway", "gateway", "192.168.0.51/24", "192.168.0.1")],
+    [
+        pytest.param("master-1", "master", "100.64.0.2/21", "100.64.0.1", marks=pytest.mark.long),
+        ("gateway", "gateway", "192.168.0.51/24", "192.168.0.1"),
+    ],
 )
 def test_what_the_installer_wrote(host: str, role: str, address: str, router: str) -> None:
     """A file for one NIC, with a drop-in of somebody's."""
@@ -143,6 +146,7 @@ def test_a_file_for_all_nics() -> None:
     assert inside("master-1", "cat /sys/class/net/eth[12]/mtu").split() == ["1470", "1470"]
 
 
+@pytest.mark.long
 def test_what_netplan_makes_at_each_boot() -> None:
     text = THEIRS.format(match="Name=eth0", address="100.64.0.2/21", router="100.64.0.1")
     inside("master-1", f"systemctl cat systemd-networkd >/dev/null; mkdir -p /root/kept; cp -n {INSTALLER} /root/kept")
@@ -171,6 +175,7 @@ def test_a_file_that_comes_before_later() -> None:
     assert "10.98.0.2/24" in inside("master-1", "ip -4 address show dev eth0")
 
 
+@pytest.mark.long
 def test_a_host_of_an_earlier_version() -> None:
     """Its files hid the installer's: that one is in charge again; an address that only they had goes."""
     text = THEIRS.format(match="Name=eth0", address="100.64.0.2/21", router="100.64.0.1")
