@@ -46,7 +46,6 @@ def _in_lab(name: str, suite: str, modules: str, *options: str) -> Stage:
 
 
 IN_LABS = (
-    _in_lab("a minimal Debian", "trixie", "minimal_root"),  # first: the longest, and most of it is waiting for packages
     _in_lab("Debian 13, changes", "trixie", "lab lab_errors deploys guard_agent"),
     _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
     _in_lab(
@@ -55,6 +54,7 @@ IN_LABS = (
     _in_lab("Debian 13, among others", "trixie", "firewall additive neighbours"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
     _in_lab("many hosts, the lab itself", "trixie", "many lab_lifecycle"),
+    _in_lab("a minimal Debian", "trixie", "minimal_root"),
 )
 LONG = (
     Stage("any plan, any command line", ("pytest", "-q", "tests/unit/test_fuzz.py", "--hypothesis-profile=long")),

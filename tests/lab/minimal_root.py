@@ -1,6 +1,6 @@
-"""Runs `./inv demo` and the quick part of `./inv test` on a fresh machine: Debian's minimum and Python, nothing else.
+"""Runs commands of the repo on a fresh machine: Debian's minimum and Python, nothing else.
 
-    UNDERLAY_LAB=NAME python3 -m tests.lab.minimal_root SUITE
+    UNDERLAY_LAB=NAME python3 -m tests.lab.minimal_root SUITE COMMAND ...
 
 The machine is a folder with mounts, processes and a lab of its own. Of this one it has the kernel, and the settings
 with which it reaches the package sources. Whatever happens, nothing of it is left: all of its mounts and processes end
@@ -41,14 +41,13 @@ mount -t tmpfs tmpfs run
 pivot_root . .
 umount --lazy .
 cd {CHECKOUT}
-./inv demo
-./inv lab.down
-./inv test --quick
+shift
+for command; do ./inv $command; done
 """
 
 
-def main(suite: str) -> int:
-    """The exit code of what runs there."""
+def main(suite: str, commands: Sequence[str]) -> int:
+    """The exit code of the first of these that fails, or 0."""
     assert NAME, "the machine's own lab is not to be touched"
     _clear()
     try:
@@ -57,7 +56,7 @@ def main(suite: str) -> int:
         if code == 0:
             _settings()
             _checkout()
-            code = _confined(["sh", "-euc", ENTER, "sh", str(ROOT)])
+            code = _confined(["sh", "-euc", ENTER, "sh", str(ROOT), *commands])
         return code
     finally:
         _clear()
@@ -112,4 +111,4 @@ def _clear() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
