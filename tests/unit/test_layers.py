@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import ci
 from underlay.plan import REPO
 
 LAYERS = (
@@ -68,3 +69,9 @@ def test_every_room_imports_within_itself_one_way() -> None:
     for module in uses:
         if module not in done:
             reach(module, ())
+
+
+def test_every_file_of_tests_runs_in_some_stage() -> None:
+    stages = {word for stage in (*ci.QUICK, *ci.IN_LABS, *ci.LONG) for word in stage.command}
+    files = {str(path.relative_to(REPO)) for path in (REPO / "tests/lab").glob("test_*.py")}
+    assert files == {word for word in stages if word.startswith("tests/lab/")}
