@@ -9,8 +9,9 @@ import pytest
 
 from underlay.desired import traffic
 from underlay.desired.traffic import Flow
-from underlay.guard import apply
+from underlay.guard import apply, history
 from underlay.guard.change import Change
+from underlay.guard.history import HistoryError
 from underlay.observe.exchange import Outcome
 from underlay.plan import REPO, load
 from underlay.remote import probe
@@ -104,3 +105,10 @@ def test_an_answer_to_the_confirmation_that_is_lost(
     assert guarded._make(Agents(), []) == confirmed  # type: ignore[arg-type]
     assert said in lines[-1]
     assert guarded.settled.is_set()
+
+
+def test_further_back_than_what_is_kept() -> None:
+    entries = [{"number": 7}, {"number": 6}]
+    assert history.before(entries, "gateway", 2) == 6
+    with pytest.raises(HistoryError, match="gateway keeps 2 confirmed changes: it can't go 3 back"):
+        history.before(entries, "gateway", 3)

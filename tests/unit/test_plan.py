@@ -263,6 +263,14 @@ def plans(draw: st.DrawFn) -> Data:
     return {"site": "s", "target": draw(st.sampled_from(["lab", "ssh"])), "networks": networks, "hosts": hosts}
 
 
+@pytest.mark.parametrize("key", ["\udcff", "zone\ud800", 7])
+def test_a_key_of_a_host_that_is_no_text(tmp_path: Path, key: str | int) -> None:
+    """It is told, beside what is wrong with others."""
+    data: Data = {"site": "s", "target": "lab", "networks": {}, "hosts": {"dev": {key: "x", "role": "workstation"}}}
+    with pytest.raises(PlanError, match="hosts.dev"):
+        load(write(tmp_path, data))
+
+
 # Lone surrogates too, which can't be encoded.
 TEXT = st.text(st.characters(exclude_categories=()), max_size=20)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT | st.binary()

@@ -418,6 +418,8 @@ def _salvage(model: type[Model], name: str, value: dict[str, Any]) -> Model | No
         return model.model_validate(left)
     except ValidationError as error:
         for details in error.errors():
+            if not details["loc"]:
+                return None  # a key that is no text
             parent: Any = left
             if details["loc"][0] == "published":
                 left.pop("published", None)
