@@ -267,7 +267,7 @@ def plans(draw: st.DrawFn) -> Data:
 def test_a_key_of_a_host_that_is_no_text(tmp_path: Path, key: str | int) -> None:
     """It is told, beside what is wrong with others."""
     data: Data = {"site": "s", "target": "lab", "networks": {}, "hosts": {"dev": {key: "x", "role": "workstation"}}}
-    with pytest.raises(PlanError, match="hosts.dev"):
+    with pytest.raises(PlanError, match=r"hosts\.dev"):
         load(write(tmp_path, data))
 
 
