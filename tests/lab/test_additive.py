@@ -193,6 +193,7 @@ def test_a_host_of_an_earlier_version() -> None:
     kept_by_a_deploy("master-1", "master")
 
 
+@pytest.mark.long
 def test_a_sysctl_file_that_comes_later() -> None:
     """1. one that people write comes before ours; 2. one that does not is told by all, and the fix takes it away."""
     inside("gateway", f"mkdir -p /root/kept; cp -n {INSTALLER} /root/kept")

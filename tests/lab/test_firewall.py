@@ -189,6 +189,7 @@ def test_what_others_load_at_boot(theirs: str, more: str) -> None:
         control.reboot("gateway")
 
 
+@pytest.mark.long
 def test_our_file_cut_off(more: str) -> None:
     """verify, drift and the doctor tell, while all works still; a deploy writes it anew."""
     inside("gateway", f"truncate -s 800 {RULES}")
