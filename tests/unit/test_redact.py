@@ -135,7 +135,7 @@ def test_secrets(text: str, secret: str) -> None:
         "kernel: eth0: renamed from veth0a1b2c3",
         "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----",
         "certificate-authority-data: " + base64.b64encode(b"-----BEGIN CERTIFICATE-----\nMIIB\n").decode(),
-        "http://deb.debian.org/debian trixie main",
+        "http://packages.lab.example/debian trixie main",
         "# the password is in the safe; ask for a token at the desk",
         "SHA256:uNiVztksCsDhcc0u9e8BrZxq8hg root@lb (ED25519)",
         "user@1000.service loaded active running User Manager for UID 1000",

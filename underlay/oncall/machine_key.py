@@ -11,7 +11,7 @@ from pathlib import Path
 
 from underlay.access import hostkeys
 from underlay.access.endpoints import endpoints_from
-from underlay.access.sessions import Links, UnreachableError
+from underlay.access.sessions import Links, UnreachableError, last_words
 from underlay.access.ssh_config import CONNECT_SECONDS, TargetError
 from underlay.access.target import MACHINE_KEY, MACHINE_KNOWN_HOSTS, Target
 from underlay.errors import COULD_NOT, GOOD, WRONG, OperatorError
@@ -102,8 +102,7 @@ class _Machine:
         """What a shell script prints. Raises OperatorError with what it said."""
         done = self._links.run(self._name, script, seconds=SECONDS)
         if done.returncode:
-            words = done.stderr.decode(errors="replace").strip().splitlines()
-            raise OperatorError(f"{self._name}: {(words or [f'exit code {done.returncode}'])[-1]}")
+            raise OperatorError(f"{self._name}: {last_words(done.stderr, f'exit code {done.returncode}')}")
         return done.stdout.decode(errors="replace")
 
     def public(self, script: str) -> str | None:

@@ -12,7 +12,7 @@ from pyinfra.api import FunctionCommand, Host, State, StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
 from underlay.access import hostkeys
-from underlay.access.sessions import UnreachableError
+from underlay.access.sessions import UnreachableError, last_words
 from underlay.access.target import MACHINE_KEY, Target, current
 from underlay.compare import files
 from underlay.compare.difference import Difference, File
@@ -138,7 +138,7 @@ def _read(target: Target, name: str, command: str) -> str:
     except TimeoutError:
         raise UnreachableError(f"{name} gave no answer within {connection.SECONDS} s") from None
     if code:
-        raise UnreachableError((said.decode(errors="replace").strip().splitlines() or [f"exit code {code}"])[-1])
+        raise UnreachableError(last_words(said, f"exit code {code}"))
     return output.decode(errors="replace")
 
 
