@@ -240,7 +240,8 @@ def wait_ready(host: Machine) -> None:
     if not ready:
         log = console(host.name)
         what = f"host {host.name!r} is not ready after {BOOT_SECONDS:.0f} s, its systemd is {system_state(host.name)}"
-        raise LabError("\n".join([f"{what}: see {log}, which ends with", *(tail(log.read_text()) or ["  (nothing yet)"])]))
+        words = tail(log.read_text()) or ["  (nothing yet)"]
+        raise LabError("\n".join([f"{what}: see {log}, which ends with", *words]))
 
 
 def system_state(name: str) -> str:
