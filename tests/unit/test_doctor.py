@@ -37,7 +37,7 @@ from underlay.observe.health import Clock, Conntrack, GuardStatus, Link, RuleCou
 from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, REPO, Host, Plan, load
 from underlay.remote.guard.paths import COPY
-from underlay.remote.survey import OUR_PROBE
+from underlay.remote.survey.connections import OUR_PROBE
 
 PLAN = load(REPO / "group_data/all.py")
 DEPLOYED = [host for host in PLAN.hosts if host.role not in ("workstation", "images")]

@@ -27,6 +27,7 @@ from underlay.observe.exchange import Outcome
 from underlay.observe.state import DRIFT, HostState
 from underlay.plan import Host
 from underlay.remote import arp, send, survey
+from underlay.remote.survey.neighbours import HEARD
 from underlay.trace import run as trace
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
@@ -247,7 +248,7 @@ class _Surveyor:
 def _neighbours(asked: dict[str, str]) -> dict[str, str]:
     """Who answers for addresses on NICs of this machine: address → MAC, empty for nobody. Asking needs root."""
     try:
-        heard = arp.probe(((nic, address) for address, nic in asked.items()), survey.HEARD)
+        heard = arp.probe(((nic, address) for address, nic in asked.items()), HEARD)
     except PermissionError:
         return {}
     return {address: next(iter(heard.get(nic, {}).get(address, [])), "") for address, nic in asked.items()}

@@ -12,7 +12,7 @@ from underlay.doctor.investigation import Fix, Investigation, first
 from underlay.doctor.survey import HostSurvey
 from underlay.observe.health import Upstream
 from underlay.plan import OUTSIDE, Host
-from underlay.remote.survey import OUR_PROBE
+from underlay.remote.survey.connections import OUR_PROBE
 from underlay.text import command
 
 API = "kubernetes_api"
