@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import resource
 import select
 import shlex
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import ModuleType
@@ -38,6 +39,8 @@ TIMED_OUT = 124
 """The exit code of timeout(1)."""
 FEW = 64_000
 """Bytes that a login may say."""
+TALK = re.compile(r"debug\d: |Transferred: |Bytes per second: |Authenticated (?:to|using) ")
+"""What ssh says of its own accord where it is asked to tell more: no reason for anything."""
 
 T = TypeVar("T")
 
@@ -59,10 +62,16 @@ class Links:
     """Connections to the hosts of a target, opened on first use and tried once.
 
     `HOST can't be reached` is remembered: whoever asks later gets the same answer at once.
+
+    login: further options of ssh while it logs in, `-o LogLevel=DEBUG1` say
+    said: host → the lines that ssh, sshd and the shell there said when a login failed
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, login: Sequence[str] = (), seconds: float = LOGIN_SECONDS) -> None:
         self.target = target
+        self.said: dict[str, list[str]] = {}
+        self._login = login
+        self._login_seconds = seconds
         _many_files()
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._opened: dict[str, Future[str | None]] = {}
@@ -108,7 +117,7 @@ class Links:
                 return None
             self._ssh(name, [], ["-O", "exit"], 1)
             options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
-        error = self._ssh(name, ["true"], options, LOGIN_SECONDS)
+        error = self._ssh(name, ["true"], [*options, *self._login], self._login_seconds)
         return f"{where}: {error}" if error else None
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
@@ -122,7 +131,13 @@ class Links:
             return str(error)
         except OSError as error:
             return f"can't run ssh: {error.strerror}"
-        return "" if done.returncode == 0 else last_words(done.stderr, "ssh failed")
+        if done.returncode == 0:
+            return ""
+        # A shell that lets nobody in says so on stdout.
+        said = (done.stderr + done.stdout).decode(errors="replace").splitlines()
+        self.said[name] = [line.strip() for line in said if line.strip()]
+        plain = [line for line in self.said[name] if not TALK.match(line)]
+        return answers.short(plain[-1]) if plain else "ssh failed"
 
     def log_in_anew(self, name: str) -> str:
         """Why a new connection to a host fails, whatever connection there is already; empty if it does not."""

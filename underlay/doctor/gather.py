@@ -1,5 +1,6 @@
 """Gathers what the doctor looks at, from every host that can be reached, in bounded time."""
 
+import errno
 import json
 import os
 import shlex
@@ -7,6 +8,7 @@ import subprocess
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +21,8 @@ from underlay.desired import nginx, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor.policy import Packet
-from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Taken, Way, Workstation
-from underlay.doctor.ways import Say, Ways, patient
+from underlay.doctor.survey import CROWDED, Drop, Failure, Hop, HostSurvey, Login, Survey, Taken, Way, Why, Workstation
+from underlay.doctor.ways import AT_THE_DOOR, Door, Say, Ways, confinement, patient
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
@@ -39,18 +41,21 @@ TRACES = 1
 SAMPLE = 4
 """Hosts of each role at most between which connections are tried."""
 
+REFUSED = os.strerror(errno.ECONNREFUSED)
+
 T = TypeVar("T")
 
 
 def gather(target: Target, say: Say) -> Survey:
     """Look at everything; takes some seconds, however much is dead. Raises nothing for a host."""
     with patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool:
-        return _Surveyor(own, pool, say).run()
+        return _Surveyor(own, pool, say, target).run()
 
 
 class _Surveyor:
-    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say) -> None:
+    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say, plain: Target) -> None:
         self.target = target
+        self.door = Door(plain, self._ask, self._public_key())
         self.plan = target.plan
         self.pool = pool
         self.say = say
@@ -62,6 +67,7 @@ class _Surveyor:
 
     def run(self) -> Survey:
         links, failures = self.ways.connect()
+        self._at_the_jump_host(links, failures)
         other_ways: dict[str, Way] = {}
         if failures:
             links, other_ways = self.ways.find_others(links, failures)
@@ -73,6 +79,7 @@ class _Surveyor:
         states = {name: self._result(name, future) for name, future in self.states.items()}
         drops = self._drops(links, outcomes, {name: each for name, each in states.items() if each is not None})
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        confined, logins = self._logins(links, failures, [name for name, each in states.items() if each is None])
         failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
         return Survey(
             target=self.target,
@@ -85,7 +92,48 @@ class _Surveyor:
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
             drops=drops,
+            confined=confined,
+            logins=logins,
         )
+
+    def _logins(
+        self, links: Links, failures: dict[str, Failure], unread: Collection[str]
+    ) -> tuple[dict[str, Failure], dict[str, Login]]:
+        """Why the operator does not get in, or gets in and is not root: as the hosts that do it tell themselves."""
+        tried = {host: self.pool.submit(confinement, links, host) for host in self.deployed if host.name in unread}
+        confined = {host.name: found for host, future in tried.items() if (found := future.result())}
+        asked: dict[str, tuple[str, bool]] = {}
+        for name, failure in (failures | confined).items():
+            through = self.target.endpoint(name).jump
+            if failure.why == "forwarding" and through:
+                asked[through] = (self.target.endpoint(through).jump, True)
+            elif failure.why in AT_THE_DOOR and self.plan.host(name) in self.deployed:
+                asked.setdefault(name, (through, False))
+        if asked:
+            self.say(f"asking {', '.join(asked)} why ssh does not get in")
+        logins = {
+            name: self.pool.submit(self.door.login, links, self.plan.host(name), *how) for name, how in asked.items()
+        }
+        return confined, {name: each.result() for name, each in logins.items()}
+
+    def _at_the_jump_host(self, links: Links, failures: dict[str, Failure]) -> None:
+        """Of hosts behind another one ssh does not say whether they take its connections: that one is asked."""
+        for jump in {self.target.endpoint(name).jump for name in failures} - {"", *failures}:
+            behind = {
+                f"{end.address}:22": end.name
+                for end in self.target.endpoints
+                if end.jump == jump and end.name in failures and failures[end.name].why in ("other", "silent")
+            }
+            with suppress(UnreachableError, UnreadableError):
+                ends = [[address.rpartition(":")[0], 22, False] for address in behind]
+                for address, error in self._ask(links, self.plan.host(jump), {"connect": ends}).connect.items():
+                    failure = failures.get(behind.get(address, ""))
+                    if failure is None or error not in ("", REFUSED):
+                        continue
+                    why: Why = "hung" if "timed out" in failure.said else "hung up"
+                    if error or any("orwarding" in line for line in (failure.said, *failure.more)):
+                        why = "refused" if error else "forwarding"
+                    failures[behind[address]] = replace(failure, why=why)
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""
@@ -126,7 +174,7 @@ class _Surveyor:
     def _look(self, links: Links, host: Host) -> HostSurvey:
         return self._ask(links, host, self._request(host))
 
-    def _ask(self, links: Links, host: Host, wanted: dict[str, object]) -> HostSurvey:
+    def _ask(self, links: Links, host: Host, wanted: Mapping[str, object]) -> HostSurvey:
         request = json.dumps(wanted).encode()
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
         told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)

@@ -19,15 +19,36 @@ from underlay.remote.trace.filters import is_iptables
 CROWDED = 0.9
 """Of the connection table, the share from which on it counts as full: new connections are lost in bursts then."""
 
-Why = Literal["no route", "no ARP answer", "silent", "refused", "key refused", "host key", "the jump host", "other"]
+Why = Literal[
+    "no route",
+    "no ARP answer",
+    "silent",
+    "host key",
+    "own key",
+    "refused",
+    "key refused",
+    "more than a key",
+    "account",
+    "session",
+    "sudo",
+    "hung",
+    "hung up",
+    "penalty",
+    "startups",
+    "forwarding",
+    "the jump host",
+    "other",
+]
+"""How far a login got: see `ways.KINDS`."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a host could not be reached the plan's way: as a kind, and in ssh's own words."""
+    """Why a host could not be reached the plan's way: as a kind, and in ssh's own words; `more`: in those of sshd."""
 
     why: Why
     said: str
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,27 @@ class Workstation:
     public_key: str = ""
 
 
+class Reason(TypedDict):
+    """Why an account does not get into a host, see `remote.survey.logins.refused`."""
+
+    what: Annotated[str, Len(1, 500)]
+    fix: Annotated[str, Len(0, 2000)]
+    then: Literal["", "deploy"]
+
+
+@dataclass(frozen=True)
+class Login:
+    """What a host says of a login of the operator's that fails.
+
+    reasons: in the order of what comes first; None if it could not be asked, `unread` says why
+    how: the way on which it was asked: "the console", "an open connection", or "ssh"
+    """
+
+    reasons: tuple[Reason, ...] | None
+    how: str = ""
+    unread: str = ""
+
+
 class Taken(TypedDict):
     """What a kernel does with a packet, see `remote.trace.policy.taken`."""
 
@@ -79,6 +121,7 @@ class HostSurvey:
     full: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
+    login: Annotated[list[Reason], Len(0, 20)] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -135,6 +178,8 @@ class Survey:
     outcomes: of the connections that were tried
     drops: where those end that were traced; of the gateway's own iptables nothing: what is in it was read
     taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
+    confined: hosts that let the operator in, but run no command of his, or none as root
+    logins: host → what it says itself of a login that fails
     """
 
     target: Target
@@ -147,6 +192,8 @@ class Survey:
     unread: tuple[str, ...] = ()
     drops: tuple[Drop, ...] = ()
     taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
+    confined: dict[str, Failure] = field(default_factory=dict)
+    logins: dict[str, Login] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:

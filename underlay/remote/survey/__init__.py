@@ -16,5 +16,6 @@ Keys of the request, and of the answer:
 - `talkers`: SHARE → if the connection table is fuller: [[ADDRESS, SHARE], …], who opened most of its
   entries
 - `policy`: [PACKET, …] → for each by which route and policy rule it goes, see `remote.trace.policy.taken`
+- `login`: [ACCOUNT, ADDRESS, KEY, FORWARDS] → why it does not get in from there, see `logins.refused`
 - `full`: SHARE → of the file systems of / and /var that are fuller: mount point → [[SIZE, PATH], …], largest first
 """

@@ -24,11 +24,18 @@ def policy(packets: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return taken(packets)
 
 
+def login(asked: list[Any]) -> list[dict[str, str]]:
+    """See the module."""
+    from underlay.remote.survey.logins.refused import reasons  # noqa: PLC0415  most hosts have no use for it
+
+    return reasons(*asked)
+
+
 def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy)},
+        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy, login)},
         "arp": neighbours,
         "connect": errors,
     }
