@@ -13,6 +13,8 @@ from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import neighbours, paths
 from underlay.doctor.causes import services as behind
+from underlay.doctor.causes.accounts import accounts
+from underlay.doctor.causes.checks import checks
 from underlay.doctor.causes.unreached import unreached
 from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
@@ -51,6 +53,8 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step(f"{len(seen.outcomes)} connections", paths.connections(case))
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
+        step("what verify checks", *(checks(case, planned) for planned in case.deployed))
+        step("who may log in", accounts(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
     live = [each for each in case.found if not each.latent]
     if live:

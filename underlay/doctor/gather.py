@@ -26,13 +26,13 @@ from underlay.doctor.ways import AT_THE_DOOR, Door, Say, Ways, confinement, pati
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
-from underlay.observe.state import DRIFT, HostState
+from underlay.observe.state import CHECKS, HostState
 from underlay.plan import Host
 from underlay.remote import arp, send, survey
 from underlay.remote.survey.neighbours import HEARD
 from underlay.trace import run as trace
 
-SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
+SECTIONS = CHECKS | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
 SURVEY_SECONDS = 6
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
@@ -189,7 +189,7 @@ class _Surveyor:
         if host not in self.deployed:
             return {"services": True}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
-        found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL, "accounts": True}
         if host == self.plan.gateway:
             primary = host.primary.nic
             neighbours += [[primary, str(each.published), False] for each in self.plan.published]

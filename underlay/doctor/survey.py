@@ -99,6 +99,17 @@ class Login:
     unread: str = ""
 
 
+class Accounts(TypedDict):
+    """Who may get into a host, see `remote.survey`."""
+
+    accounts: Annotated[list[tuple[str, int, bool, bool]], Len(0, 100)]
+    keys: Annotated[list[tuple[str, str, int, str, str, bool]], Len(0, 500)]
+    rights: Annotated[list[tuple[str, int, str]], Len(0, 500)]
+    admins: Annotated[list[str], Len(0, 200)]
+    writable: Annotated[list[tuple[str, str]], Len(0, 500)]
+    recorded: Annotated[list[str], Len(0, 200)]
+
+
 class Taken(TypedDict):
     """What a kernel does with a packet, see `remote.trace.policy.taken`."""
 
@@ -121,6 +132,7 @@ class HostSurvey:
     full: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
+    accounts: Accounts | None = None
     login: Annotated[list[Reason], Len(0, 20)] = field(default_factory=list)
 
 

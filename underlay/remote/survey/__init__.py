@@ -17,5 +17,8 @@ Keys of the request, and of the answer:
   entries
 - `policy`: [PACKET, …] → for each by which route and policy rule it goes, see `remote.trace.policy.taken`
 - `login`: [ACCOUNT, ADDRESS, KEY, FORWARDS] → why it does not get in from there, see `logins.refused`
+- `accounts`: true → who may get in: `accounts` [[NAME, UID, empty password, expired], …] that have a shell; `keys`
+  [[ACCOUNT, FILE, LINE, KEY, COMMENT, runs one command only], …]; `rights` [[FILE, LINE, TEXT], …] of sudo; `admins`,
+  members of its groups; `writable` [[FILE, MODE], …] by everybody; `recorded`, those that a deploy made
 - `full`: SHARE → of the file systems of / and /var that are fuller: mount point → [[SIZE, PATH], …], largest first
 """

@@ -31,11 +31,21 @@ def login(asked: list[Any]) -> list[dict[str, str]]:
     return reasons(*asked)
 
 
+def accounts(_: bool) -> dict[str, Any]:
+    """See the module."""
+    from underlay.remote.survey.logins import others  # noqa: PLC0415  only where it is asked for
+
+    return others.accounts(True)
+
+
 def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy, login)},
+        **{
+            each.__name__: each
+            for each in (echo, sources, names, services, owners, full, talkers, policy, login, accounts)
+        },
         "arp": neighbours,
         "connect": errors,
     }

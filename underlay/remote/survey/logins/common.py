@@ -8,6 +8,7 @@ import pwd
 import re
 import shlex
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -79,7 +80,9 @@ def groups_of(user: str) -> list[str]:
     return names
 
 
-def as_account(account: pwd.struct_passwd, *argv: str, **variables: str) -> tuple[int, str, str] | None:
+def as_account(
+    account: pwd.struct_passwd, *argv: str, most: int = 2000, variables: Mapping[str, str] | None = None
+) -> tuple[int, str, str] | None:
     """A command as an account: exit code, what it prints, what it says on stderr; None where this process may not."""
     mine = os.geteuid()
     if mine not in (0, account.pw_uid):
@@ -89,7 +92,7 @@ def as_account(account: pwd.struct_passwd, *argv: str, **variables: str) -> tupl
         groups = os.getgrouplist(account.pw_name, account.pw_gid)
         change = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": groups}
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "USER": account.pw_name, "LOGNAME": account.pw_name}
-    environment |= {"HOME": account.pw_dir, "LC_ALL": "C.UTF-8", **variables}
+    environment |= {"HOME": account.pw_dir, "LC_ALL": "C.UTF-8", **(variables or {})}
     try:
         done = subprocess.run(
             argv,
@@ -105,4 +108,4 @@ def as_account(account: pwd.struct_passwd, *argv: str, **variables: str) -> tupl
         return 124, "", ""
     except OSError as error:
         return 126, "", error.strerror or str(error)
-    return done.returncode, done.stdout.decode(errors="replace")[:2000], done.stderr.decode(errors="replace")[:2000]
+    return done.returncode, done.stdout.decode(errors="replace")[:most], done.stderr.decode(errors="replace")[:2000]

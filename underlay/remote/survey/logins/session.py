@@ -107,13 +107,13 @@ def shell(user: str) -> Iterator[Reason]:
         return  # told already
     command = (shell, "-c", f"echo {MARK}")
     remote = {"SSH_CLIENT": f"{ANYWHERE} 1 22", "SSH_CONNECTION": f"{ANYWHERE} 1 {ANYWHERE} 22", "SHELL": shell}
-    done = as_account(account, *command, **remote)
+    done = as_account(account, *command, variables=remote)
     if done is None or done[:2] == (0, f"{MARK}\n"):
         return
     how = (
         "does not end" if done[0] == 124 else "ends too early" if MARK not in done[1] else "prints something of its own"
     )
-    without = as_account(account, *command, **remote | {"HOME": "/nonexistent"})
+    without = as_account(account, *command, variables=remote | {"HOME": "/nonexistent"})
     rc = f"{account.pw_dir}/.bashrc"
     if without is not None and without[:2] == (0, f"{MARK}\n") and os.path.lexists(rc):
         name = shlex.quote(rc)
