@@ -124,16 +124,18 @@ class _Surveyor:
                 for end in self.target.endpoints
                 if end.jump == jump and end.name in failures and failures[end.name].why in ("other", "silent")
             }
+            if not behind:
+                continue
             with suppress(UnreachableError, UnreadableError):
                 ends = [[address.rpartition(":")[0], 22, False] for address in behind]
-                for address, error in self._ask(links, self.plan.host(jump), {"connect": ends}).connect.items():
-                    failure = failures.get(behind.get(address, ""))
-                    if failure is None or error not in ("", REFUSED):
-                        continue
-                    why: Why = "hung" if "timed out" in failure.said else "hung up"
-                    if error or any("orwarding" in line for line in (failure.said, *failure.more)):
-                        why = "refused" if error else "forwarding"
-                    failures[behind[address]] = replace(failure, why=why)
+                asked = self.door.request(self.plan.host(jump), "", forwards=True)
+                seen = self._ask(links, self.plan.host(jump), {"connect": ends, **asked})
+                for address, error in seen.connect.items():
+                    if address in behind and error in ("", REFUSED):
+                        failure = failures[behind[address]]
+                        # Of what it does not forward ssh may say no word.
+                        told: Why = "hung" if "timed out" in failure.said else "forwarding" if seen.login else "hung up"
+                        failures[behind[address]] = replace(failure, why="refused" if error else told)
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""

@@ -251,7 +251,7 @@ class Door:
 
     def login(self, links: Links, host: Host, through: str, forwards: bool) -> Login:
         """What a host says of the operator's logins; `through`: the host that they come from, empty for this one."""
-        request = {"login": [self.plan.operator.user, self._address(host, through), self.key, forwards]}
+        request = self.request(host, through, forwards)
         unread = ""
         with suppress(UnreachableError, UnreadableError):
             return Login(tuple(self.ask(links, host, request).login), "ssh")
@@ -269,6 +269,10 @@ class Door:
             except (OperatorError, ValueError) as error:
                 unread = f"at the console of {host.name}: {answers.short(error)}"
         return Login(None, "", unread)
+
+    def request(self, host: Host, through: str, forwards: bool) -> dict[str, list[object]]:
+        """What to ask a host, see `remote.survey`."""
+        return {"login": [self.plan.operator.user, self._address(host, through), self.key, forwards]}
 
     def _is_open(self, name: str) -> bool:
         """Whether an earlier command has left a connection that still works."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from underlay.access import answers
 from underlay.access.answers import UnreadableError, reading
-from underlay.access.sessions import Links, UnreachableError
+from underlay.access.sessions import Links, UnreachableError, last_words
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
@@ -252,6 +252,9 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
         read = sections(done.stdout.decode(errors="replace").split("\n"))
     except ValueError as error:
         raise UnreachableError(f"{host.name} was reached, but not read: {answers.short(error)}") from None
+    if "begin" not in read:  # the script was not run: by sudo, or by what runs in place of a shell
+        why = last_words(done.stderr, "a command there is not run")
+        raise UnreachableError(f"{host.name} was reached, but not read: {why}")
     return HostState(host.name, read, got, asked)
 
 

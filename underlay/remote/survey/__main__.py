@@ -42,10 +42,8 @@ def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        **{
-            each.__name__: each
-            for each in (echo, sources, names, services, owners, full, talkers, policy, login, accounts)
-        },
+        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy)},
+        **{each.__name__: each for each in (login, accounts)},
         "arp": neighbours,
         "connect": errors,
     }

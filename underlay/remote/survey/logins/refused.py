@@ -68,7 +68,7 @@ def main(user: str = "root", address: str = "") -> int:
 
 def _journal(user: str, address: str) -> list[Reason]:
     """Where nothing else was found: sshd's own words of the last minutes."""
-    tags = ("--identifier=sshd", "--identifier=sshd-session", "--identifier=sudo", "--identifier=sshd-auth")
+    tags = ("--identifier=sshd", "--identifier=sshd-session", "--identifier=sshd-auth")
     _, text = said("journalctl", "-q", "-o", "cat", f"--since={RECENT}", "-n", "200", *tags, seconds=3)
     lines = [line for line in text.splitlines() if REFUSALS.search(line) and not EXPECTED.search(line)]
     mine = [line for line in lines if address in line or re.search(rf"\b{re.escape(user)}\b", line)] or lines
