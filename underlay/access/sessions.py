@@ -39,7 +39,9 @@ TIMED_OUT = 124
 """The exit code of timeout(1)."""
 FEW = 64_000
 """Bytes that a login may say."""
-TALK = re.compile(r"debug\d: |Transferred: |Bytes per second: |Authenticated (?:to|using) ")
+TALK = re.compile(
+    r"debug\d: |Transferred: |Bytes per second: |Authenticated (?:to|using) |Connection to \S+ port \d+ timed out"
+)
 """What ssh says of its own accord where it is asked to tell more: no reason for anything."""
 
 T = TypeVar("T")
@@ -63,15 +65,16 @@ class Links:
 
     `HOST can't be reached` is remembered: whoever asks later gets the same answer at once.
 
-    login: further options of ssh while it logs in, `-o LogLevel=DEBUG1` say
+    patience: seconds that a host has to let us in
+    options: further ones of ssh while it logs in, `-o LogLevel=DEBUG1` say
     said: host → the lines that ssh, sshd and the shell there said when a login failed
     """
 
-    def __init__(self, target: Target, login: Sequence[str] = (), seconds: float = LOGIN_SECONDS) -> None:
+    def __init__(self, target: Target, patience: float = LOGIN_SECONDS, options: Sequence[str] = ()) -> None:
         self.target = target
         self.said: dict[str, list[str]] = {}
-        self._login = login
-        self._login_seconds = seconds
+        self.patience = patience
+        self.options = options
         _many_files()
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._opened: dict[str, Future[str | None]] = {}
@@ -117,7 +120,7 @@ class Links:
                 return None
             self._ssh(name, [], ["-O", "exit"], 1)
             options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
-        error = self._ssh(name, ["true"], [*options, *self._login], self._login_seconds)
+        error = self._ssh(name, ["true"], [*options, *self.options], self.patience)
         return f"{where}: {error}" if error else None
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:

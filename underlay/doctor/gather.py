@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from underlay.access import answers
+from underlay.access import answers, hostkeys
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
@@ -122,7 +122,7 @@ class _Surveyor:
             behind = {
                 f"{end.address}:22": end.name
                 for end in self.target.endpoints
-                if end.jump == jump and end.name in failures and failures[end.name].why in ("other", "silent")
+                if end.jump == jump and end.name in failures and failures[end.name].why in ("other", "silent", "mute")
             }
             if not behind:
                 continue
@@ -134,7 +134,7 @@ class _Surveyor:
                     if address in behind and error in ("", REFUSED):
                         failure = failures[behind[address]]
                         # Of what it does not forward ssh may say no word.
-                        told: Why = "hung" if "timed out" in failure.said else "forwarding" if seen.login else "hung up"
+                        told: Why = "mute" if failure.why == "mute" else "forwarding" if seen.login else "hung up"
                         failures[behind[address]] = replace(failure, why="refused" if error else told)
 
     def _read(self, links: Links, host: Host) -> None:
@@ -283,6 +283,7 @@ class _Surveyor:
             if self.plan.gateway.name in failures
             else {},
             public_key=self._public_key(),
+            host_keys=hostkeys.known_hosts(self.plan, self.target.known_hosts),
         )
 
     def _public_key(self) -> str:

@@ -31,7 +31,7 @@ Why = Literal[
     "account",
     "session",
     "sudo",
-    "hung",
+    "mute",
     "hung up",
     "penalty",
     "startups",
@@ -69,6 +69,7 @@ class Workstation:
     hops: address → how packets to it leave, for the addresses at which hosts are reached from here
     neighbours: address → MAC, empty where nobody answered; asked only if the gateway can't be reached, and by root only
     public_key: the operator's; empty if it is not known
+    host_keys: those of the hosts, as `hostkeys.known_hosts` has them
     """
 
     name: str
@@ -76,6 +77,7 @@ class Workstation:
     hops: dict[str, Hop] = field(default_factory=dict)
     neighbours: dict[str, str] = field(default_factory=dict)
     public_key: str = ""
+    host_keys: str = ""
 
 
 class Reason(TypedDict):

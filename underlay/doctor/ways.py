@@ -36,8 +36,10 @@ KNOCK_SECONDS = 1.5
 CONSOLE_SECONDS = 8
 CONFINED_SECONDS = 4
 INSIDE = "underlay-is-in"
-LOGIN = (("-o", "LogLevel=DEBUG1"), 8)
-"""What tells how far a login got, for a command whose words nobody else reads; and how many seconds it may take."""
+LOGIN_SECONDS = 8
+"""What a host may take to let it in."""
+TELL = ("-o", "LogLevel=DEBUG1")
+"""What has ssh tell how far a login got."""
 KINDS: tuple[tuple[str, Why], ...] = (
     ("Host key verification failed", "host key"),
     ("Not allowed at this time", "penalty"),
@@ -48,7 +50,8 @@ KINDS: tuple[tuple[str, Why], ...] = (
     ("Permission denied|Too many authentication failures", "key refused"),
     ("Server accepts key", "account"),
     ("administratively prohibited", "forwarding"),
-    (r"(?s)(Connection established|Remote protocol version).*(timed out|no answer)", "hung"),
+    ("banner exchange", "mute"),
+    (r"(?s)(Connection established|Remote protocol version).*(timed out|no answer)", "mute"),
     (r"(?s)(Connection established|Remote protocol version).*([Cc]onnection (closed|reset)|Broken)", "hung up"),
     ("Connection refused", "refused"),
     ("No route to host", "no ARP answer"),
@@ -115,7 +118,7 @@ class Ways:
     def connect(self) -> tuple[Links, dict[str, Failure]]:
         """Connections the plan's way; and why there is none, for the hosts that have none. The others are read."""
         self.say(f"connecting to {len(self.names)} hosts")
-        links = Links(self.target, *LOGIN)
+        links = Links(self.target, LOGIN_SECONDS, TELL)
         jump = {name: self.target.endpoint(name).jump for name in self.names if name != self.here}
         knocks = {name: self.pool.submit(self._knock, links, name) for name, through in jump.items() if not through}
         if self.here:
@@ -210,7 +213,7 @@ class Ways:
             replace(each, jump=other_ways[each.name].via) if each.name in other_ways else each
             for each in target.endpoints
         )
-        links = Links(replace(target, endpoints=tuple(endpoints)), *LOGIN)
+        links = Links(replace(target, endpoints=tuple(endpoints)), LOGIN_SECONDS, TELL)
         dead = {name for name in failures if name not in other_ways}
         for name in dead:
             links.take(name, f"{name} can't be reached: {failures[name].said}")

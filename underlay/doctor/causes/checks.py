@@ -101,7 +101,7 @@ def _machine_access(case: Investigation, host: Host, state: HostState) -> Iterat
     lines = state.files.get(authorized_keys(case.plan), "").splitlines()
     seen = [line for line in lines if line.endswith(f" {hostkeys.MARK}")]
     key = hostkeys.machine_key(case.plan, public)
-    if f"{public}\n" in hostkeys.known_hosts(case.plan, case.seen.target.known_hosts):
+    if f"{public}\n" in case.seen.workstation.host_keys:
         yield _cause(
             case,
             "deploy-key",

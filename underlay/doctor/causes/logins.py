@@ -11,13 +11,11 @@ from underlay.remote.guard.paths import COPY
 from underlay.text import command
 
 OUTSIDE_THE_DOOR: dict[Why, str] = {
-    "refused": "its sshd does not run: nothing listens there",
     "key refused": "its sshd refuses the operator's key",
     "more than a key": "its sshd wants more than the operator's key",
     "account": "its sshd takes the operator's key, and PAM refuses the account",
     "session": "the operator gets in, and no command is run for him",
     "sudo": "the operator gets in, and sudo does not make him root",
-    "hung": "it takes a connection of ssh, and then says nothing more",
     "hung up": "its sshd takes a connection, and ends it before any login",
     "penalty": "its sshd takes no connection from here for some time, after logins that failed",
     "startups": "its sshd takes no newcomers: too many have not logged in yet",
@@ -30,8 +28,7 @@ IDS: dict[Why, str] = {
     "forwarding": "forwarding-refused",
 }
 RESTART = command("systemctl", "restart", "ssh")
-MENDED_ANYWAY: dict[Why, str] = {"refused": command("systemctl", "start", "ssh"), "penalty": RESTART}
-"""What is the fix whatever the host would say."""
+"""What ends all penalties, and no session."""
 
 
 def refused(case: Investigation, host: Host) -> Iterator[Cause]:
@@ -47,12 +44,11 @@ def refused(case: Investigation, host: Host) -> Iterator[Cause]:
     jump = case.seen.target.endpoint(host.name).jump
     where = case.plan.host(jump) if failure.why == "forwarding" and jump else host
     login = case.seen.logins.get(where.name, Login(None))
-    if not login.reasons:
-        # By another way it is well: something on the plan's way does it.
-        if host.name not in case.seen.other_ways or failure.why not in ("refused", "hung", "hung up"):
-            yield _narrowed(case, where, failure, login, said)
-        return
-    for reason in login.reasons:
+    # One that is not even greeted may be kept away by something on its way.
+    kept_away = host.name in case.seen.other_ways and failure.why == "hung up"
+    if not login.reasons and failure.why in OUTSIDE_THE_DOOR and not kept_away:
+        yield _narrowed(case, where, failure, login, said)
+    for reason in login.reasons or ():
         yield _told(case, where, failure.why, login, reason, said)
 
 
@@ -81,8 +77,7 @@ def _told(case: Investigation, where: Host, why: Why, login: Login, reason: Reas
 
 def _narrowed(case: Investigation, where: Host, failure: Failure, login: Login, said: tuple[str, ...]) -> Cause:
     """As much as ssh tells; what only the host knows is asked there."""
-    line = MENDED_ANYWAY.get(failure.why, "")
-    fix = case.console(where.name, line) if line else Fix("")
+    fix = case.console(where.name, RESTART) if failure.why == "penalty" else Fix("")
     told = f": {failure.more[-1]}" if failure.why == "account" and failure.more else ""
     unread = (f"not asked {login.unread}",) if login.unread else ()
     nothing = (f"{where.name} finds nothing in the way itself, asked by {login.how}",) if login.reasons == () else ()

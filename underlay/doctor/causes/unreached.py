@@ -6,16 +6,15 @@ from underlay.doctor.cause import Cause
 from underlay.doctor.causes import logins
 from underlay.doctor.causes.neighbours import is_silent, silent
 from underlay.doctor.investigation import Investigation, some
-from underlay.doctor.ways import AT_THE_DOOR
 from underlay.plan import Host
 from underlay.text import command
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
-    """`host-key`, `no-connection`, `silent`, `wrong-network`; and what `logins` tells."""
+    """`host-key`, `sshd-down`, `no-connection`, `silent`, `wrong-network`; and what `logins` tells."""
     yield from logins.refused(case, host)
     failure = case.seen.failures.get(host.name)
-    if failure is None or failure.why in AT_THE_DOOR or case.is_cut(host.name):
+    if failure is None or case.is_cut(host.name):
         return
     if host.name in case.seen.other_ways and failure.why != "host key":
         return  # it is well itself: something drops what comes the plan's way
@@ -23,6 +22,21 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
     match failure.why:
         case "host key":
             yield _host_key(case, host, said)
+        case "refused":
+            fix = case.console(host.name, command("systemctl", "start", "ssh"))
+            yield Cause(
+                id="sshd-down",
+                host=host.name,
+                cause=f"{host.name}: its sshd does not run: nothing listens there",
+                evidence=(said,),
+                fix=fix.command,
+                at=fix.at,
+                plan=case.line(host),
+                hosts=case.behind(host),
+                cuts=True,
+            )
+        case "own key" | "hung up":
+            return  # told, or it is well itself
         case _ if host == case.gateway:
             yield _gateway(case, said)
         case _:

@@ -55,7 +55,7 @@ def add_key(account: pwd.struct_passwd, path: str, key: str) -> str:
     group = str(account.pw_gid)
     aside = ""
     if os.path.lexists(path) and not os.path.isfile(path):
-        aside = f"mv -T {name} {shlex.quote(f'{path}.{int(time.time())}')} && "
+        aside = f"{{ [ -f {name} ] || mv -T {name} {shlex.quote(f'{path}.was')}; }} && "
     line = shlex.quote(key)
     return (
         f"install -d -m 700 -o {user} -g {group} {folder} && {aside}"

@@ -153,10 +153,8 @@ def _last(words: str) -> str:
 
 def _sudo_fix(user: str, words: str) -> str:
     there = list(sudoers())
-    if owner := re.search(r"(/[^\s:]+) is owned by (uid|gid) \d+, should be (\d+)", words):
-        fix = f"{'chown' if owner[2] == 'uid' else 'chgrp'} {owner[3]} {shlex.quote(owner[1])}"
-    elif writable := re.search(r"(/[^\s:]+) is (?:world|group) writable", words):
-        fix = f"chmod go-w {shlex.quote(writable[1])}"
+    if re.search(r"/[^\s:]+ is (?:owned by|world|group)", words):
+        fix = _owned(words)
     elif at := re.search(r"(/[^\s:]+):(\d+)(?::\d+)?: ", words):
         fix = off([Line(at[1], int(at[2]), [])])
     elif "must have a tty" in words:
@@ -166,6 +164,17 @@ def _sudo_fix(user: str, words: str) -> str:
     else:
         fix = ""
     return fix
+
+
+def _owned(words: str) -> str:
+    """What gives root all files of sudo's own that are not root's alone, as it wants them."""
+    named = re.findall(r"(/[^\s:]+) is (?:owned by|world|group)", words)
+    paths = [Path(each) for each in (*named, "/etc/sudo.conf", "/etc/sudoers", "/etc/sudoers.d")]
+    there = {path: path.stat() for path in dict.fromkeys([*paths, *Path("/etc/sudoers.d").glob("*")]) if path.exists()}
+    foreign = [shlex.quote(str(path)) for path, found in there.items() if found.st_uid or found.st_gid]
+    loose = [shlex.quote(str(path)) for path, found in there.items() if found.st_mode & 0o022]
+    fixes = [f"chown root:root {' '.join(foreign)}"] if foreign else []
+    return " && ".join([*fixes, *([f"chmod go-w {' '.join(loose)}"] if loose else [])])
 
 
 def _right(user: str, there: list[Line]) -> str:
