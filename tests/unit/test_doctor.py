@@ -95,7 +95,7 @@ def state(host: Host, **parts: object) -> HostState:
         "upstreams": tuple(Upstream(*each, "", 0.001) for each in UPSTREAMS),
         **checked(host),
     }
-    made = HostState(host.name, {})
+    made = HostState(host.name, {"nginx": (0, [])})
     vars(made).update(found | parts)  # they are cached properties: nothing is read any more
     return made
 

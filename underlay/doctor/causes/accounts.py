@@ -31,9 +31,7 @@ def accounts(case: Investigation) -> Iterator[Cause]:
     for host, found in seen.items():
         yield from _holes(case, host, found)
     yield from _keys(case, seen)
-    for host, found in seen.items():
-        if host.role == "jumphost":
-            yield from _on_call(case, host, found)
+    yield from _on_call(case, case.plan.jumphost, seen.get(case.plan.jumphost))
     _note_others(case, seen)
 
 
@@ -78,7 +76,7 @@ def _holes(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause]:
             case.notes.append(f"{host.name}: the password of {name} is empty; sshd does not take it, a console does")
     for path, number, text in found["rights"]:
         if FOR_ALL.match(text):
-            line = f"sed -i '{number}s/^/# /' {command(path)}"
+            line = f"sed -i {number}s/^/#/ {command(path)}"
             yield _cause(
                 case,
                 "sudo-open",
@@ -145,11 +143,14 @@ def _keys(case: Investigation, seen: dict[Host, Accounts]) -> Iterator[Cause]:
 
 def fingerprint(key: str) -> str:
     """As ssh-keygen prints it."""
-    digest = hashlib.sha256(base64.b64decode(key.split()[1] + "==", validate=False)).digest()
+    try:
+        digest = hashlib.sha256(base64.b64decode(key.split()[1])).digest()
+    except ValueError:
+        return "a key that is none"
     return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
-def _on_call(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause]:
+def _on_call(case: Investigation, host: Host, found: Accounts | None) -> Iterator[Cause]:
     """The people on call are the plan's, with their keys, and sudo."""
     state = case.state(host)
     if state is None:
@@ -167,11 +168,11 @@ def _on_call(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause
         for account, _, key in (each.partition(": ") for each in sorted(have - wanted))
         if account in people
     ]
-    if people and not any(SUDO.match(text) for _, _, text in found["rights"]):
+    if people and found and not any(SUDO.match(text) for _, _, text in found["rights"]):
         evidence.append("no line of sudo lets them become root")
     if not evidence:
         return
-    away = [name for name in strangers if name not in found["recorded"]]
+    away = [name for name in strangers if not (found and name in found["recorded"])]
     out = [case.ssh(host.name, command("gpasswd", "-d", name, ON_CALL)) for name in away]
     more = len(evidence) > len(away)
     yield _cause(

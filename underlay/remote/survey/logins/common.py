@@ -59,7 +59,7 @@ def said(*argv: str, seconds: float = SECONDS) -> tuple[int, str]:
 
 def off(there: list[Line]) -> str:
     """The command that makes lines of files comments; nothing for no line."""
-    return " && ".join(f"sed -i '{line.number}s/^/# /' {shlex.quote(line.path)}" for line in there[:4])
+    return " && ".join(f"sed -i {line.number}s/^/#/ {shlex.quote(line.path)}" for line in there[:4])
 
 
 def plain(name: str) -> bool:
