@@ -292,7 +292,7 @@ EVE = ("ops", "/home/ops/.ssh/authorized_keys", 2, KEY, "eve@laptop", False)
         ({"accounts": [("root", 0, False, False), ("toor", 0, False, False)]}, "account-root", "usermod --lock"),
         ({"rights": [("/etc/sudoers.d/x", 2, "ALL ALL=(ALL) NOPASSWD: ALL")]}, "sudo-open", "sed -i"),
         ({"writable": [("/etc/sudoers.d", "0777")]}, "file-open", "chmod o-w /etc/sudoers.d"),
-        ({"keys": [EVE]}, "key-unknown", KEY.split()[1]),
+        ({"keys": [EVE]}, "key-unknown", f"sed -i /{KEY.split()[1]}/d "),
     ],
 )
 def test_holes(parts: dict[str, object], id: str, fix: str) -> None:

@@ -136,8 +136,9 @@ class Links:
             return f"can't run ssh: {error.strerror}"
         if done.returncode == 0:
             return ""
-        # A shell that lets nobody in says so on stdout.
-        said = (done.stderr + done.stdout).decode(errors="replace").splitlines()
+        # A shell that lets nobody in says so on stdout, after all that greets people.
+        last = done.stdout.strip().splitlines()[-1:]
+        said = b"\n".join([done.stderr, *last]).decode(errors="replace").splitlines()
         self.said[name] = [line.strip() for line in said if line.strip()]
         plain = [line for line in self.said[name] if not TALK.match(line)]
         return answers.short(plain[-1]) if plain else "ssh failed"

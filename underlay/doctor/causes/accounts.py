@@ -129,7 +129,7 @@ def _keys(case: Investigation, seen: dict[Host, Accounts]) -> Iterator[Cause]:
             continue
         for host, (path, number, comment) in places.items():
             # By its text, not its line: the file may have changed until this is pasted.
-            away = f"sed -i '\\|{key.split()[1]}|d' {command(path)}"
+            away = f"sed -i /{max(re.split('[/+=]', key.split()[1]), key=len)}/d {command(path)}"
             yield _cause(
                 case,
                 "key-unknown",
