@@ -17,10 +17,16 @@ from underlay.text import command
 
 def checks(case: Investigation, host: Host) -> Iterator[Cause]:
     """`packages-missing`, `not-listening`, `deploy-key`, `rotation-due`, `repo-differs`, `nginx-invalid`,
-    `proxy-answers`; told once where an earlier cause is on that host."""
+    `proxy-answers`; not what the fix of an earlier cause mends as well."""
     state = case.state(host)
     if state is None:
         return
+    for found in _checks(case, host, state):
+        if not any(each.host == host.name and each.fix == found.fix for each in case.found):
+            yield found
+
+
+def _checks(case: Investigation, host: Host, state: HostState) -> Iterator[Cause]:
     missing = [name for name in PACKAGES[host.role] if name not in state.packages]
     if missing:
         yield _cause(
@@ -67,8 +73,7 @@ def _listening(case: Investigation, host: Host, state: HostState) -> Iterator[Ca
     web = [nginx.HTTP_PORT, *([nginx.API_PORT] if case.plan.hosts_of("master") else [])]
     programs = {22: "ssh", **(dict.fromkeys(web, "nginx") if host.role == "lb_nginx" else {})}
     silent = {port: program for port, program in programs.items() if port not in state.listening}
-    down = any(each.host == host.name and each.id in ("service-down", "file-differs") for each in case.found)
-    if silent and not down:
+    if silent and not any(each.host == host.name and not each.latent for each in case.found):
         program = next(iter(silent.values()))
         yield _cause(
             case,
