@@ -245,7 +245,7 @@ class Links:
         """
         done = self.run(name, command, seconds=seconds, stdin=stdin)
         late = done.returncode == TIMED_OUT
-        if done.returncode and not late or not done.stdout:
+        if (done.returncode and not late) or not done.stdout:
             words = NO_ANSWER.format(seconds) if late else last_words(done.stderr, "it gave no answer")
             raise UnreachableError(f"{name} was reached, but not read: {words}")
         try:

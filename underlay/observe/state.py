@@ -354,10 +354,11 @@ def _sections(said: bytes, commands: Collection[str]) -> dict[str, tuple[int, li
         match line.split(b" "):
             case [number, code, content] if number in numbers and code.isdigit():
                 try:
-                    text = base64.b64decode(content, validate=True).decode(errors="replace")
+                    raw = base64.b64decode(content, validate=True)
                 except ValueError:
                     continue
-                found[numbers[number]] = FLOOD if len(content) > MOST else int(code), text.removesuffix("\n").split("\n") if text else []
+                lines = raw.decode(errors="replace").removesuffix("\n").split("\n") if raw else []
+                found[numbers[number]] = FLOOD if len(raw) >= MOST else int(code), lines
     return {**dict.fromkeys(numbers.values(), (LATE[0], [])), **found} if found else {}
 
 

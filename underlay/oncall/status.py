@@ -10,8 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
-from underlay.access.sessions import UnreachableError
+from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.console import console
 from underlay.desired import routing
@@ -122,11 +123,17 @@ class Status:
 
 
 def read(target: Target) -> Status:
-    """Look at every host that is deployed, at the same time."""
+    """Look at every host that is deployed, at the same time, over new connections."""
+    with anew(target) as own:
+        return look(Links(own))
+
+
+def look(links: Links) -> Status:
+    """The same, over these connections."""
     begin = time.monotonic()
-    plan = target.plan
+    target, plan = links.target, links.target.plan
     hosts = plan.deployed
-    evidence = Evidence(target)
+    evidence = Evidence(target, links)
     evidence.gather(hosts, [], SECTIONS)
     states: dict[str, HostState] = {}
     found = []

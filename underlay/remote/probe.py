@@ -44,7 +44,7 @@ TOLD = 512
 SOON = 1
 """Seconds that one has of which no answer is expected: those that do answer need a few thousandths."""
 AT_ONCE, MOST_AT_ONCE, QUICK = 32, 512, 0.2
-"""Connections at the same time, to begin with and at most; and seconds in which one is answered where nobody is busy."""
+"""Connections at the same time, to begin with and at most; seconds in which one is answered where nobody is busy."""
 
 
 def sockets(state: str) -> Iterator[tuple[int, str, int]]:

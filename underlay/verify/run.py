@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from underlay.access.anew import anew
 from underlay.access.target import Target, announce
 from underlay.console import screen
 from underlay.errors import COULD_NOT, GOOD, INTERRUPTED, WRONG, OperatorError
@@ -41,6 +42,11 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
     roles = [role for role in ROLES if role in set(roles)]
     console = screen() if sys.stdout.isatty() else screen(width=WIDTH, color_system=None)
     announce(target)
+    with anew(target) as own:
+        return _run(own, roles, junit, console)
+
+
+def _run(target: Target, roles: list[str], junit: Path | None, console: Console) -> int:
     started = time.monotonic()
     evidence = Evidence(target)
     verification = Verification(evidence, roles)
