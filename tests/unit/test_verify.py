@@ -335,6 +335,8 @@ PLANNED = ('site = "lab-site"\n', 'site = "lab-site"\nforwarding = "planned"\n')
 class Scripted(Agent):
     """An agent that answers what a test says."""
 
+    lost = False
+
     def __init__(self, name: str, knocks: Callable[[list[Any]], bool] | Exception) -> None:
         self.name, self.hello, self.knocks = name, {"port": 40000}, knocks
 

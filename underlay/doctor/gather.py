@@ -135,7 +135,8 @@ class _Surveyor:
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
         told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)
         with reading(f"what {host.name} sees"):
-            # What took too long is null.
+            late = [key for key in wanted if told.get(key) is None]
+            self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
             kept = json.dumps({key: value for key, value in told.items() if value is not None})
             found: HostSurvey = answers.parsed(HostSurvey, kept)
         return found

@@ -13,6 +13,7 @@ from dataclasses import replace
 from underlay.access import via
 from underlay.access.sessions import Links
 from underlay.access.target import Target, configured
+from underlay.doctor.investigation import some
 from underlay.doctor.survey import Failure, Way, Why
 from underlay.plan import OUTSIDE, Host
 
@@ -100,7 +101,7 @@ class Ways:
         lost = [host for host in self.deployed if host.name in failures]
         if not lost:
             return links, {}
-        self.say(f"no way to {', '.join(host.name for host in lost)}: trying other ways")
+        self.say(f"no way to {some(host.name for host in lost)}: trying other ways")
         candidates: dict[str, list[Way]] = {}
         if gateway.name in failures:
             if jumphost.name not in failures:
