@@ -7,6 +7,7 @@ follows from it, and what follows from an earlier cause is none.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import groupby
 
 from underlay.access.answers import UnreadableError, reading
 from underlay.doctor.cause import Cause, Diagnosis
@@ -26,7 +27,8 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
     case = Investigation(seen)
     unread: list[str] = []
 
-    def step(name: str, *parts: Iterable[Cause]) -> None:
+    def step(name: str, *parts: Iterable[Cause], silent: bool = False) -> bool:
+        """Whether it found nothing; then it is silent, if so wanted."""
         before = len(case.found)
         for findings in parts:
             try:
@@ -37,13 +39,25 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
             except UnreadableError as error:
                 unread.append(str(error))
         causes = [each.cause for each in case.found[before:]]
-        say(f"{name}: {'; '.join(causes) or 'ok'}")
+        if causes or not silent:
+            say(f"{name}: {'; '.join(causes) or 'ok'}")
+        return not causes
 
     step("this machine", workstation(case))
     if not case.found:
         step("neighbours", neighbours.duplicates(case))
-        for planned in case.deployed:
-            step(planned.name, neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned))
+        for role, alike in groupby(case.deployed, lambda planned: planned.role):
+            good = [
+                planned.name
+                for planned in alike
+                if step(
+                    planned.name,
+                    *(neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned)),
+                    silent=True,
+                )
+            ]
+            if good:
+                say(f"{good[0] if len(good) == 1 else f'{role} ({len(good)} hosts)'}: ok")
         step("upstream router", neighbours.upstream(case))
         step("large packets", paths.large_packets(case))
         step("other packet filters", paths.filters(case))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from underlay.access import answers
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
@@ -20,7 +21,7 @@ from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Taken, Way, Workstation
-from underlay.doctor.ways import Say, Ways, patient
+from underlay.doctor.ways import CONNECT_SECONDS, Say, Ways
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
@@ -44,7 +45,10 @@ T = TypeVar("T")
 
 def gather(target: Target, say: Say) -> Survey:
     """Look at everything; takes some seconds, however much is dead. Raises nothing for a host."""
-    with patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool:
+    with (
+        anew(target, ConnectTimeout=str(CONNECT_SECONDS)) as own,
+        ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool,
+    ):
         return _Surveyor(own, pool, say).run()
 
 
@@ -131,7 +135,8 @@ class _Surveyor:
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
         told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)
         with reading(f"what {host.name} sees"):
-            # What took too long is null.
+            late = [key for key in wanted if told.get(key) is None]
+            self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
             kept = json.dumps({key: value for key, value in told.items() if value is not None})
             found: HostSurvey = answers.parsed(HostSurvey, kept)
         return found
