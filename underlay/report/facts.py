@@ -11,6 +11,7 @@ from underlay.access.target import Target
 from underlay.compare.firewall import canonical
 from underlay.desired import nat, traffic
 from underlay.desired.traffic import Flow
+from underlay.doctor import run as doctor
 from underlay.guard import history
 from underlay.guard.apply import commit, who
 from underlay.guard.history import Entries
@@ -99,6 +100,19 @@ class RuleFacts:
 
 
 @dataclass(frozen=True)
+class FindingFacts:
+    """What the doctor found, see `doctor.cause`."""
+
+    host: str
+    cause: str
+    evidence: tuple[str, ...]
+    fix: str
+    at: str
+    advice: str
+    latent: bool
+
+
+@dataclass(frozen=True)
 class NetworkFacts:
     """A network of the plan."""
 
@@ -129,6 +143,7 @@ class Facts:
     flows: tuple[FlowFacts, ...]
     left_out: int
     rules: tuple[RuleFacts, ...]
+    findings: tuple[FindingFacts, ...]
 
 
 def gather(target: Target) -> Facts:
@@ -161,11 +176,17 @@ def gather(target: Target) -> Facts:
             )
             for each in plan.networks
         ),
+        findings=tuple(_findings(target)),
         generated=generated.isoformat(timespec="seconds"),
         by=who(),
         commit=commit(),
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _findings(target: Target) -> Iterator[FindingFacts]:
+    for each in doctor.examine(target).findings:
+        yield FindingFacts(each.host, each.cause, each.evidence, each.fix, each.at, each.advice, each.latent)
 
 
 def shown(plan: Plan) -> Plan:
