@@ -16,7 +16,7 @@ from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
-from underlay.desired import nginx, traffic
+from underlay.desired import nginx, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor.policy import Packet
@@ -43,18 +43,22 @@ SAMPLE = 4
 T = TypeVar("T")
 
 
-def gather(target: Target, say: Say) -> Survey:
-    """Look at everything; takes some seconds, however much is dead. Raises nothing for a host."""
+def gather(target: Target, say: Say, since: float) -> Survey:
+    """Look at everything; takes some seconds, however much is dead. Raises nothing for a host.
+
+    since: what changed on the hosts since then is asked for, too; seconds of the epoch
+    """
     with (
         anew(target, ConnectTimeout=str(CONNECT_SECONDS)) as own,
         ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool,
     ):
-        return _Surveyor(own, pool, say).run()
+        return _Surveyor(own, pool, say, since).run()
 
 
 class _Surveyor:
-    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say) -> None:
+    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say, since: float) -> None:
         self.target = target
+        self.since = since
         self.plan = target.plan
         self.pool = pool
         self.say = say
@@ -147,6 +151,7 @@ class _Surveyor:
             return {"services": True}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
         found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found |= {"odd": self._plain(host), "changed": self.since, "failed": True}
         if host == self.plan.gateway:
             primary = host.primary.nic
             neighbours += [[primary, str(each.published), False] for each in self.plan.published]
@@ -170,6 +175,12 @@ class _Surveyor:
             case "master":
                 found |= {"owners": [nginx.API_PORT], "services": True}
         return found
+
+    def _plain(self, host: Host) -> dict[str, object]:
+        """What is the plan's on a host, and not odd."""
+        tables, priorities = ([each.start, each.stop] for each in (routing.TABLES, routing.PRIORITIES))
+        nics = [nic.nic for nic in host.interfaces]
+        return {"nics": nics, "tables": tables, "priorities": priorities, "iptables": host == self.plan.gateway}
 
     def _flows(self) -> list[Flow]:
         """The connections to try; of a large site, those between a few hosts of each role."""
