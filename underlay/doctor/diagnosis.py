@@ -11,7 +11,7 @@ from dataclasses import replace
 from underlay.access.answers import UnreadableError, reading
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.causes import host as hosts
-from underlay.doctor.causes import neighbours, paths
+from underlay.doctor.causes import ends, neighbours, paths
 from underlay.doctor.causes import services as behind
 from underlay.doctor.causes.unreached import unreached
 from underlay.doctor.causes.workstation import workstation
@@ -43,7 +43,14 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
     if not case.found:
         step("neighbours", neighbours.duplicates(case))
         for planned in case.deployed:
-            step(planned.name, neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned))
+            step(
+                planned.name,
+                neighbours.cables(case, planned),
+                ends.tools(case, planned),
+                ends.programs(case, planned),
+                hosts.host(case, planned),
+                unreached(case, planned),
+            )
         step("upstream router", neighbours.upstream(case))
         step("large packets", paths.large_packets(case))
         step("other packet filters", paths.filters(case))
@@ -52,6 +59,7 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
+        step("clocks", *(ends.clock(case, planned) for planned in case.deployed))
     live = [each for each in case.found if not each.latent]
     if live:
         live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))

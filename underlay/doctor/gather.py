@@ -18,6 +18,7 @@ from underlay.access.target import Target
 from underlay.desired import nginx, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
+from underlay.doctor.causes import ends
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Taken, Way, Workstation
 from underlay.doctor.ways import Say, Ways, patient
@@ -59,6 +60,7 @@ class _Surveyor:
         self.states: dict[str, Future[HostState]] = {}
         self.looks: dict[str, Future[HostSurvey]] = {}
         self.unread: list[str] = []
+        self.blind: dict[str, str] = {}
 
     def run(self) -> Survey:
         links, failures = self.ways.connect()
@@ -73,6 +75,7 @@ class _Surveyor:
         states = {name: self._result(name, future) for name, future in self.states.items()}
         drops = self._drops(links, outcomes, {name: each for name, each in states.items() if each is not None})
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        self.blind = {name: str(error) for name, each in self.looks.items() if (error := each.exception())}
         failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
         return Survey(
             target=self.target,
@@ -85,6 +88,7 @@ class _Surveyor:
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
             drops=drops,
+            blind=self.blind,
         )
 
     def _read(self, links: Links, host: Host) -> None:
@@ -140,8 +144,9 @@ class _Surveyor:
         """What to ask a host to look at; see `remote.survey`."""
         if host not in self.deployed:
             return {"services": True}
+        found: dict[str, object] = {**ends.request(self.plan, host)}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
-        found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL}
         if host == self.plan.gateway:
             primary = host.primary.nic
             neighbours += [[primary, str(each.published), False] for each in self.plan.published]
