@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from underlay.access.answers import UnreadableError, reading
 from underlay.doctor.cause import Cause, Diagnosis
-from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import ends, neighbours, paths
+from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import services as behind
 from underlay.doctor.causes.unreached import unreached
 from underlay.doctor.causes.workstation import workstation

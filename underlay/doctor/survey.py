@@ -19,7 +19,9 @@ from underlay.remote.trace.filters import is_iptables
 CROWDED = 0.9
 """Of the connection table, the share from which on it counts as full: new connections are lost in bursts then."""
 
-Why = Literal["no route", "no ARP answer", "silent", "refused", "key refused", "host key", "the jump host", "other"]
+Why = Literal[
+    "no route", "no ARP answer", "silent", "refused", "mute", "key refused", "host key", "the jump host", "other"
+]
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Resolver(TypedDict):
     linked: str
     mode: int
     order: list[str]
-    hosts: list[list[str]]
+    hosts: list[tuple[int, list[str]]]
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,7 @@ class Survey:
     failures: the hosts that the plan's way does not lead to; `other_ways`: those of them that were reached another way
     states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words; `blind`: the
         hosts from which nothing could be looked at, and why
+    elsewhere: of the hosts whose sshd can't be reached: where else it answers, as `ADDRESS:PORT`
     outcomes: of the connections that were tried
     drops: where those end that were traced; of the gateway's own iptables nothing: what is in it was read
     taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
@@ -215,6 +218,7 @@ class Survey:
     outcomes: dict[Flow, Outcome] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     drops: tuple[Drop, ...] = ()
+    elsewhere: dict[str, list[str]] = field(default_factory=dict)
     blind: dict[str, str] = field(default_factory=dict)
     taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
 

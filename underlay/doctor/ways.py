@@ -188,6 +188,7 @@ def failure_of(said: str, jump: bool) -> Failure:
     kinds: dict[str, Why] = {
         "Host key verification failed": "host key",
         "Permission denied": "key refused",
+        "banner exchange": "mute",
         "Connection refused": "refused",
         "No route to host": "no ARP answer",
         "timed out": "silent",

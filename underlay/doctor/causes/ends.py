@@ -36,7 +36,9 @@ SERVED = {units.SSH.name: (SSH_PORT,), units.NGINX.name: (nginx.HTTP_PORT, nginx
 SYSTEM = ("dbus.socket", "systemd-journald.service", "systemd-logind.service", units.NETWORKD.name)
 CLOCKS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
 """Services that keep the time."""
-SYSTEM_UNIT = re.compile(r"(systemd-|dbus)[\w-]*\.(service|socket)", re.ASCII)
+SYSTEM_WRONG_MODE = re.compile(r"can't be run: (/[\w./-]+) has the wrong mode", re.ASCII)
+UNIT = re.compile(r"(systemd-|dbus)[\w-]*\.(service|socket)", re.ASCII)
+WRONG_MODE = re.compile(r"can't be run: (/[\w./-]+) has the wrong mode", re.ASCII)
 UNIT = re.compile(r"[A-Za-z0-9_][\w:.\\@-]*\.(service|slice|scope)", re.ASCII)
 SMALL_QUEUE = 8
 """Connections that may wait: fewer than this is no server's setting."""
@@ -70,9 +72,21 @@ SYSCTLS = {
 """Of each the last number counts."""
 NIC_SYSCTLS = {
     "arp_ignore": Harm(lambda last: last > 2, "0", "it does not answer those who ask for its address (ARP)"),
-    "mc_forwarding": Harm(lambda _: False, "0", ""),
 }
 LOCAL_PORTS = "32768 60999"
+SSH_PORTS = (22, 222, 443, 1022, 1222, 2022, 2200, 2222, 8022, 10022, 22222)
+"""Where people let sshd listen."""
+
+
+PYTHON = command(
+    "sh",
+    "-c",
+    "p=$(ls -d /usr/bin/python3.[0-9] /usr/bin/python3.[0-9][0-9] 2>/dev/null | tail -n 1); "
+    '[ -z "$p" ] || { chmod 755 "$p" && ln -sfn "${p##*/}" /usr/bin/python3; }; '
+    "python3 -V || { apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --reinstall python3-minimal "
+    "$(dpkg-query -W -f '${Package} ' 'python3.*-minimal'); }",
+)
+"""Puts the host's own Python in its place: the link to it and its mode, or the packages."""
 
 
 def request(plan: Plan, host: Host) -> dict[str, object]:
@@ -128,16 +142,23 @@ def tools(case: Investigation, host: Host) -> Iterator[Cause]:
     if (why := case.seen.blind.get(host.name, "")) and re.search(
         "python3?.*(not found|No such file|ermission denied|cannot execute|bad interpreter|Exec format)", why
     ):
-        install = "apt-get install -y --reinstall python3-minimal $(dpkg-query -W -f '${Package} ' 'python3.*-minimal')"
-        yield _tool(case, host, "python3", "is not there or does not work", why, case.ssh(host.name, install))
+        yield _tool(case, host, "python3", "is not there or does not work", why, case.ssh(host.name, PYTHON))
     lacking = case.look(host).lacking
     for package in dict.fromkeys(_tools(host)[each] for each in lacking):
         own = [program for program in lacking if _tools(host)[program] == package]
         evidence = "; ".join(f"{program} {lacking[program]}" for program in own)
-        fix = case.ssh(host.name, command("apt-get", "install", "-y", "--reinstall", package))
+        modes = [found[1] for each in own if (found := WRONG_MODE.fullmatch(lacking[each]))]
+        fix = case.ssh(host.name, command("chmod", "755", *modes) if len(modes) == len(own) else _install(package))
         latent = package == "tcpdump" or (package == "conntrack" and host != case.gateway)
         yield _tool(case, host, own[0], lacking[own[0]].partition(":")[0], evidence, fix, package, latent=latent)
     yield from _systemd(case, host)
+
+
+def _install(package: str) -> str:
+    """What puts a package's files back, whether it was taken away or only they were."""
+    return command(
+        "sh", "-c", f"apt-get update; DEBIAN_FRONTEND=noninteractive apt-get install -y --reinstall {package}"
+    )
 
 
 def _tool(
@@ -203,7 +224,7 @@ _HOW = {
 }
 
 
-# --- who listens --------------------------------------------------------------------------------------------------------
+# --- who listens ----------------------------------------------------------------------------------------------------
 
 
 def programs(case: Investigation, host: Host) -> Iterator[Cause]:
@@ -329,7 +350,7 @@ def _kernel(case: Investigation, host: Host) -> Iterator[Cause]:
         )
 
 
-def _ports(case: Investigation, host: Host, unit: str) -> list[int]:
+def _ports(case: Investigation, unit: str) -> list[int]:
     return [port for port in SERVED[unit] if port != nginx.API_PORT or case.plan.hosts_of("master")]
 
 
@@ -345,7 +366,7 @@ def _served(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
     if look.listeners is None:
         return
     addresses = {str(nic.address) for nic in host.interfaces}
-    for port in _ports(case, host, unit):
+    for port in _ports(case, unit):
         there = [each for each in look.listeners if each["port"] == port]
         strangers = [each for each in there if _is_stranger(each, unit)]
         if strangers:
@@ -387,7 +408,7 @@ def _not_loaded(case: Investigation, host: Host, seen: UnitSeen) -> Cause:
     own = f"systemctl revert {unit} && systemctl unmask {unit} && systemctl enable --now {unit}"
     fix = case.ssh(host.name, command("sh", "-c", own))
     if seen["load"] == "not-found":
-        fix = case.ssh(host.name, command("apt-get", "install", "-y", "--reinstall", unit.partition(".")[0]))
+        fix = case.ssh(host.name, _install("openssh-server" if unit == units.SSH.name else "nginx"))
     return Cause(
         id="unit-masked",
         host=host.name,
@@ -494,7 +515,9 @@ def _mute(case: Investigation, host: Host, unit: str, evidence: str) -> Cause:
 def _pages(case: Investigation, host: Host, own: dict[str, str]) -> Iterator[Cause]:
     """What nginx says about its own health and for each system, beside what the systems say themselves."""
     pages = _own_pages(case.plan, host)
-    wrong = [f"{end}: {text}" for end, text in own.items() if end.endswith("/healthz") and text != "200"]
+    wrong = [
+        f"{end}: {text}" for end, text in own.items() if end.endswith("/healthz") and text.isdigit() and text != "200"
+    ]
     answers = case.look(host).answers
     blamed = []
     for name, ends in _upstreams(case.plan).items():
@@ -527,38 +550,49 @@ def _pages(case: Investigation, host: Host, own: dict[str, str]) -> Iterator[Cau
             if home
             else ""
         )
-        known = owner if UNIT.fullmatch(owner) and owner.endswith(".service") else ""
+        look = "look at its log"
+        if home and UNIT.fullmatch(owner) and owner.endswith(".service"):
+            look = case.ssh(home.name, command("journalctl", "-n", 50, f"--unit={owner}"))
         yield Cause(
             id="web-fails",
             host=home.name if home else address,
             cause=f"{home.name if home else address}: the server of {name} (port {port}) answers {text}",
             evidence=(f"{host.name} asks {end} for {name}/: {text}", *([f"{owner} listens there"] if owner else [])),
             fix="",
-            advice=f"it is the system's own fault: {case.ssh(home.name, command('journalctl', '-n', 50, f'--unit={known}'))}"
-            if home and known
-            else "it is the system's own fault: look at its log",
+            advice=f"it is the system's own fault: {look}",
             plan=case.line(home) if home else "",
             hosts=frozenset({home.name}) if home else frozenset(),
         )
 
 
-# --- the rest of the system ---------------------------------------------------------------------------------------------
+# --- the rest of the system -----------------------------------------------------------------------------------------
 
 
 def _others(case: Investigation, host: Host) -> Iterator[Cause]:
     """`unit-loops`, `unit-masked` of what the system needs, `read-only`, `no-inodes`."""
     for seen in case.look(host).units or ():
         unit = seen["name"]
+        ours = unit in _units(host)
         loops = seen["sub"] == "auto-restart" or (seen["active"] == "activating" and seen["restarts"] >= RESTARTS)
-        if loops and (host.name, unit) not in case.told:
+        # What others have it do before and instead is the first to be suspected; without that a deploy starts it.
+        own = [row for row in seen["sets"] if row[2].startswith("Exec")]
+        if (loops or (ours and own and seen["active"] == "failed")) and (host.name, unit) not in case.told:
             case.told.add((host.name, unit))
-            ours = unit in _units(host)
+            lines = [f"sed -i '{number}s/^/# /' {command(path)}" for path, number, _ in own] if ours else []
+            again = " && ".join([*lines, "systemctl daemon-reload", command("systemctl", "restart", unit)])
+            look = case.ssh(host.name, command("journalctl", "-n", 50, f"--unit={unit}"))
+            how = f"ends again and again: it was started {seen['restarts']} times" if loops else "does not start"
             yield Cause(
                 id="unit-loops",
                 host=host.name,
-                cause=f"{host.name}: {unit} ends again and again: it was started {seen['restarts']} times",
-                evidence=(f"systemctl status {unit}: {seen['result']}", *first(seen["log"])),
-                advice=f"why it ends: {case.ssh(host.name, command('journalctl', '-n', 50, f'--unit={unit}'))}",
+                cause=f"{host.name}: {unit} {how}",
+                evidence=(
+                    f"systemctl status {unit}: {seen['result']}",
+                    *first([f"{path}, line {number}: {text}" for path, number, text in own]),
+                    *seen["log"][-3:],
+                ),
+                fix=_make(case, unit)(host.name, again) if lines else "",
+                advice=f"{'this makes these lines comments; ' if lines else ''}why it ends: {look}",
                 plan=case.line(host),
                 hosts=case.behind(host) if ours else frozenset(),
             )
@@ -567,8 +601,8 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
             yield Cause(
                 id="service-down",
                 host=host.name,
-                cause=f"{host.name}: {unit} {'is masked' if seen['load'] == 'masked' else 'does not run'}: programs there "
-                "can't speak with each other and with systemd",
+                cause=f"{host.name}: {unit} {'is masked' if seen['load'] == 'masked' else 'does not run'}: programs "
+                "there can't speak with each other and with systemd",
                 evidence=(f"systemctl status {unit}: {seen['load']}, {seen['active']}",),
                 fix=case.ssh(host.name, command("sh", "-c", unmask)),
                 plan=case.line(host),

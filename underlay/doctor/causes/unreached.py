@@ -11,7 +11,8 @@ from underlay.text import command
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
-    """`host-key`, `key-refused`, `sshd-down`, `no-connection`, `silent`, `wrong-network`."""
+    """`host-key`, `key-refused`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `no-connection`, `silent`,
+    `wrong-network`."""
     failure = case.seen.failures.get(host.name)
     if failure is None or case.is_cut(host.name):
         return
@@ -23,6 +24,10 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
             yield _host_key(case, host, said)
         case "key refused":
             yield _key_refused(case, host, said)
+        case "refused" if host.name in case.seen.elsewhere:
+            yield _sshd_elsewhere(case, host, said)
+        case "mute":
+            yield _sshd_hangs(case, host, said)
         case "refused":
             fix = case.console(host.name, command("systemctl", "start", "ssh"))
             yield Cause(
@@ -40,6 +45,43 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
             yield _gateway(case, said)
         case _:
             yield from silent(case, host, said)
+
+
+def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
+    there = case.seen.elsewhere[host.name]
+    paths = "/etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf"
+    comment = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {paths}"
+    fix = case.console(host.name, f"{comment} && sshd -t && systemctl restart ssh")
+    return Cause(
+        id="sshd-elsewhere",
+        host=host.name,
+        cause=f"{host.name}: its sshd does not listen where it must, but on {some(there)}",
+        evidence=(said, f"SSH answers on {some(there)}"),
+        fix=fix.command,
+        at=fix.at,
+        advice=f"this makes its lines about ports and addresses comments: grep -niE '^(Port|ListenAddress)' {paths}",
+        plan=case.line(host),
+        hosts=case.behind(host),
+        cuts=True,
+    )
+
+
+def _sshd_hangs(case: Investigation, host: Host, said: str) -> Cause:
+    group = "/sys/fs/cgroup/system.slice/ssh.service/cgroup.freeze"
+    wake = f"systemctl thaw ssh; echo 0 > {group}; systemctl kill --signal=CONT ssh; systemctl restart ssh"
+    fix = case.console(host.name, wake)
+    return Cause(
+        id="sshd-hangs",
+        host=host.name,
+        cause=f"{host.name}: its sshd takes connections, and does not answer: it is stopped, frozen or hangs",
+        evidence=(said,),
+        fix=fix.command,
+        at=fix.at,
+        advice="what it waited for: ps -o pid,stat,wchan:20,args -C sshd; journalctl -u ssh -n 20",
+        plan=case.line(host),
+        hosts=case.behind(host),
+        cuts=True,
+    )
 
 
 def _host_key(case: Investigation, host: Host, said: str) -> Cause:

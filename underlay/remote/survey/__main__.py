@@ -15,7 +15,7 @@ from underlay.remote.survey.neighbours import echo, neighbours
 from underlay.remote.survey.programs import answers, complaints, limits, listeners, stuck
 from underlay.remote.survey.system import lacking, mounts, resolver, sysctls, units
 
-WHOLE = 5
+WHOLE = 4
 """Seconds for all of a request; a key that takes longer has null as its answer."""
 
 

@@ -59,6 +59,12 @@ def sources(_: bool) -> dict[str, str]:
                 end = urlsplit(uri)
                 with suppress(ValueError):
                     found[uri] = (end.hostname or "", end.port or (443 if end.scheme == "https" else 80))
+    for path in (Path("/etc/apt/apt.conf"), *Path("/etc/apt/apt.conf.d").glob("*")):
+        with suppress(OSError):
+            for uri in re.findall(r"^\s*[^/#\s].*proxy\S*\s+\"(https?://[^\"\s]+)\"", path.read_text(), re.I | re.M):
+                end = urlsplit(uri)
+                with suppress(ValueError):
+                    found[f"proxy {uri}"] = (end.hostname or "", end.port or 80)
     return dict(zip(found, at_once(error_of, found.values(), LATE, 2 * PATIENCE), strict=True))
 
 

@@ -114,13 +114,13 @@ def resolver(_: bool) -> dict[str, Any]:
     with suppress(OSError):
         mode = os.stat(path).st_mode & 0o777
     order = re.search(r"^hosts:(.*)", switch, re.MULTILINE)
-    rows = (line.partition("#")[0].split() for line in hosts.splitlines())
+    rows = ((number, line.partition("#")[0].split()) for number, line in enumerate(hosts.splitlines(), 1))
     return {
         "servers": re.findall(r"^nameserver\s+(\S+)", text, re.MULTILINE),
         "linked": os.readlink(path) if path.is_symlink() else "",
         "mode": mode,
         "order": order[1].split() if order else [],
-        "hosts": [row for row in rows if len(row) > 1][:500],
+        "hosts": [[number, row] for number, row in rows if len(row) > 1][:500],
     }
 
 
