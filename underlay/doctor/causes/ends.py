@@ -36,8 +36,7 @@ SERVED = {units.SSH.name: (SSH_PORT,), units.NGINX.name: (nginx.HTTP_PORT, nginx
 SYSTEM = ("dbus.socket", "systemd-journald.service", "systemd-logind.service", units.NETWORKD.name)
 CLOCKS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
 """Services that keep the time."""
-SYSTEM_WRONG_MODE = re.compile(r"can't be run: (/[\w./-]+) has the wrong mode", re.ASCII)
-UNIT = re.compile(r"(systemd-|dbus)[\w-]*\.(service|socket)", re.ASCII)
+SYSTEM_UNIT = re.compile(r"(systemd-|dbus)[\w-]*\.(service|socket)", re.ASCII)
 WRONG_MODE = re.compile(r"can't be run: (/[\w./-]+) has the wrong mode", re.ASCII)
 UNIT = re.compile(r"[A-Za-z0-9_][\w:.\\@-]*\.(service|slice|scope)", re.ASCII)
 SMALL_QUEUE = 8
