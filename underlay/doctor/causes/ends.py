@@ -37,6 +37,7 @@ SYSTEM = ("dbus.socket", "systemd-journald.service", "systemd-logind.service", u
 CLOCKS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
 """Services that keep the time."""
 SYSTEM_UNIT = re.compile(r"(systemd-|dbus)[\w-]*\.(service|socket)", re.ASCII)
+SLICE = re.compile(r"(system|user|user-\d+|-)\.slice", re.ASCII)
 WRONG_MODE = re.compile(r"can't be run: (/[\w./-]+) has the wrong mode", re.ASCII)
 UNIT = re.compile(r"[A-Za-z0-9_][\w:.\\@-]*\.(service|slice|scope)", re.ASCII)
 SMALL_QUEUE = 8
@@ -283,7 +284,7 @@ def _limit(case: Investigation, host: Host, limit: Limit) -> Iterator[Cause]:
     unit, what, at = limit["unit"], limit["what"], limit["at"]
     if what == "followed connections" and host == case.gateway:
         return  # the table is looked at by itself
-    if unit and not (unit in _units(host) or unit.endswith(".slice") or SYSTEM_UNIT.fullmatch(unit)):
+    if unit and not (unit in _units(host) or SLICE.fullmatch(unit) or SYSTEM_UNIT.fullmatch(unit)):
         case.notes.append(f"{host.name}: {unit} has {limit['used']} of {limit['limit']} {what}")
         return
     if (host.name, unit or what) in case.told:

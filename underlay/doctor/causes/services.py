@@ -119,6 +119,9 @@ def _group(
         where = host.name if host else ip
         evidence = f"{lb.name} connects to {address} for {name}: {error}"
         refused = error in REFUSED
+        there = case.look(host).listeners if host else None
+        if not refused and there is not None and not any(str(each["port"]) == port for each in there):
+            continue  # no program there could let it wait: something on the way does
         units = [unit for unit in dead if unit.host == where]
         if refused and len(units) == 1:
             refusals.setdefault(units[0], []).append(evidence)

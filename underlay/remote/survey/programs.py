@@ -104,7 +104,7 @@ def limits(_: bool) -> list[dict[str, Any]]:
 
 
 def _met(used: int, limit: int) -> bool:
-    return limit - used < min(TIGHT, max(1, limit)) or used >= 0.95 * limit
+    return limit - used < TIGHT or used >= 0.95 * limit
 
 
 def _open_files() -> Iterator[tuple[str, str, int, int, str]]:
