@@ -42,10 +42,8 @@ LISTENERS = [
 
 
 def unit(name: str, **other: Any) -> dict[str, Any]:
-    found = dict(
-        name=name, load="loaded", active="active", sub="running", result="success", file="enabled", path="/usr/x"
-    )
-    return found | {"restarts": 0, "unmet": False, "log": [], "sets": []} | other
+    found = {"name": name, "load": "loaded", "active": "active", "sub": "running", "result": "success"}
+    return found | {"file": "enabled", "path": "/usr/x", "restarts": 0, "unmet": False, "log": [], "sets": []} | other
 
 
 UNITS = [unit("ssh.service"), unit("nginx.service"), unit("dbus.socket", sub="listening")]
@@ -66,7 +64,8 @@ def test_what_is_looked_at_is_healthy() -> None:
     pages = {f"{LB}:80@{name}/healthz": "200" for name in (ends.NO_SUCH_NAME, "grafana.lab.example")}
     answers = {f"{LB}:22": "SSH-2.0-OpenSSH_10", f"{LB}:80@grafana.lab.example/": "502", **pages}
     found = diagnose(lb(stuck=stopped, answers=answers, limits=[limit("containerd.service", "processes")]))
-    assert found.findings == found.unread == ()
+    assert not found.findings
+    assert not found.unread
     assert any("backup.service is stopped by a signal" in note for note in found.notes)
 
 
@@ -112,7 +111,7 @@ def test_limits() -> None:
     found = only(diagnose(seen))
     assert "line 2: TasksMax=3" in found.evidence[1]
     assert len(found.evidence) == 2
-    assert "2s/^/# /" in found.fix
+    assert "2s/^/#/" in found.fix
     assert "daemon-reload" in found.fix
     seen = lb(limits=[limit("", "local ports", "net.ipv4.ip_local_port_range")])
     assert only(diagnose(seen)).fix == """./inv ssh lb "sudo sysctl -w 'net.ipv4.ip_local_port_range=32768 60999'\""""
@@ -228,12 +227,12 @@ def names(own: dict[str, str], **other: Any) -> Survey:
 @pytest.mark.parametrize(
     ("own", "other", "fix"),
     [
-        ({"10.9.9.9": "no answer"}, {"servers": ["10.9.9.9"]}, "nameserver 192.168.0.50/' /etc/resolv.conf"),
+        ({"10.9.9.9": "no answer"}, {"servers": ["10.9.9.9"]}, "nameserver 192.168.0.50/"),
         ({}, {"servers": []}, "echo nameserver 192.168.0.50 >> /etc/resolv.conf"),
         (GOOD, {"mode": 0o600}, "chmod 644 /etc/resolv.conf"),
         (GOOD, {"order": ["files"]}, "/etc/nsswitch.conf"),
-        (GOOD, {"hosts": [(7, ["10.9.9.9", "gateway"])]}, "7s/^/# /"),
-        (GOOD, {"hosts": [(2, ["10.9.9.9", "localhost"])]}, "2s/^/# /"),
+        (GOOD, {"hosts": [(7, ["10.9.9.9", "gateway"])]}, "7s/^/#/"),
+        (GOOD, {"hosts": [(2, ["10.9.9.9", "localhost"])]}, "2s/^/#/"),
         ({"192.168.0.50": "no answer"}, {}, ""),
         ({"10.9.9.9": "no answer"}, {"servers": ["10.9.9.9"], "linked": "../run/x"}, ""),
     ],
@@ -288,7 +287,7 @@ def test_a_dropped_api_is_not_its_servers_fault() -> None:
     assert not diagnose(seen).findings
 
 
-# --- on a host ----------------------------------------------------------------------------------------------------------
+# --- on a host ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager

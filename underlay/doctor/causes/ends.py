@@ -301,7 +301,7 @@ def _limit(case: Investigation, host: Host, limit: Limit) -> Iterator[Cause]:
         restart = command("systemctl", "restart", unit)
         if unit.endswith(".slice"):
             restart = command("systemctl", "set-property", "--runtime", unit, "TasksMax=infinity")
-        lines = [f"sed -i '{number}s/^/# /' {command(path)}" for path, number, _ in sets]
+        lines = [f"sed -i {number}s/^/#/ {command(path)}" for path, number, _ in sets]
         reload = ["systemctl daemon-reload"] if lines else []
         fix = _make(case, unit)(host.name, " && ".join([*lines, *reload, restart]))
         advice = "this makes the line that sets it a comment; " if lines else ""
@@ -578,7 +578,7 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
         own = [row for row in seen["sets"] if row[2].startswith("Exec")]
         if (loops or (ours and own and seen["active"] == "failed")) and (host.name, unit) not in case.told:
             case.told.add((host.name, unit))
-            lines = [f"sed -i '{number}s/^/# /' {command(path)}" for path, number, _ in own] if ours else []
+            lines = [f"sed -i {number}s/^/#/ {command(path)}" for path, number, _ in own] if ours else []
             again = " && ".join([*lines, "systemctl daemon-reload", command("systemctl", "restart", unit)])
             look = case.ssh(host.name, command("journalctl", "-n", 50, f"--unit={unit}"))
             how = f"ends again and again: it was started {seen['restarts']} times" if loops else "does not start"

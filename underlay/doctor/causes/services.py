@@ -227,7 +227,7 @@ def _resolvers(case: Investigation) -> Iterator[Cause]:
         for number, (address, *names) in found["hosts"]:
             if name := _misled(case, host, address, names):
                 said = f"/etc/hosts, line {number}: {address} {' '.join(names)}"
-                line = f"sed -i '{number}s/^/# /' /etc/hosts"
+                line = f"sed -i {number}s/^/#/ /etc/hosts"
                 wrong.append((f"its /etc/hosts leads {name} to {address}", said, line))
         for what, evidence, line in wrong:
             yield Cause(
