@@ -26,14 +26,16 @@ TIGHT = 16
 AGAIN = 0.4
 """Seconds after which a process that waited for a disk is looked at again."""
 GROUPS = Path("/sys/fs/cgroup")
+LEVELS = ("*.slice", "*.slice/*.slice", "*.slice/*.service")
+"""Where the control groups of services are, and not those of containers."""
 LISTENING = "0A"
 
 
 def unit_of(pid: int | str) -> str:
-    """The control group of a process that systemd made for a unit, or empty."""
+    """The service or scope that a process is in, or empty; of one in a container that of the container."""
     with suppress(OSError):
         parts = Path(f"/proc/{pid}/cgroup").read_text().strip().rpartition("::")[2].split("/")
-        return next((part for part in reversed(parts) if part.endswith((".service", ".scope", ".slice"))), "")
+        return next((part for part in parts if part.endswith((".service", ".scope"))), "")
     return ""
 
 
@@ -122,12 +124,12 @@ def _open_files() -> Iterator[tuple[str, str, int, int, str]]:
 
 def _groups() -> Iterator[tuple[str, str, int, int, str]]:
     """Of the control groups of units, and of those above them."""
-    for path in GROUPS.rglob("pids.max"):
+    for path in (path for level in LEVELS for path in GROUPS.glob(f"{level}/pids.max")):
         with suppress(OSError, ValueError):
             limit, used = path.read_text().strip(), int((path.parent / "pids.current").read_text())
             if limit != "max" and _met(used, int(limit)):
                 yield path.parent.name, "processes", used, int(limit), str(path)
-    for path in GROUPS.rglob("memory.max"):
+    for path in (path for level in LEVELS for path in GROUPS.glob(f"{level}/memory.max")):
         with suppress(OSError, ValueError):
             limit, used = path.read_text().strip(), int((path.parent / "memory.current").read_text())
             events = dict(line.split() for line in (path.parent / "memory.events").read_text().splitlines())
