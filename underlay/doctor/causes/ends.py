@@ -73,6 +73,10 @@ SYSCTLS = {
 NIC_SYSCTLS = {
     "arp_ignore": Harm(lambda last: last > 2, "0", "it does not answer those who ask for its address (ARP)"),
 }
+_SSHD_FILES = "/etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf"
+LISTEN = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {_SSHD_FILES}"
+"""Lets sshd listen on port 22 of all addresses."""
+LISTEN_ADVICE = f"this makes its lines about that comments: grep -niE '^(Port|ListenAddress)' {_SSHD_FILES}"
 LOCAL_PORTS = "32768 60999"
 SSH_PORTS = (22, 222, 443, 1022, 1222, 2022, 2200, 2222, 8022, 10022, 22222)
 """Where people let sshd listen."""
@@ -457,10 +461,8 @@ def _not_listening(
             ("it runs with another configuration than the one on disk, which is as planned"),
         )
     else:
-        paths = "/etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf"
-        comment = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {paths}"
-        fix = case.change(host.name, f"{comment} && sshd -t && systemctl restart {unit}")
-        advice = f"this makes its lines about ports and addresses comments: grep -niE '^(Port|ListenAddress)' {paths}"
+        fix = case.change(host.name, f"{LISTEN} && sshd -t && systemctl restart {unit}")
+        advice = LISTEN_ADVICE
     return Cause(
         id="not-listening",
         host=host.name,

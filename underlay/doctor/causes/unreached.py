@@ -4,11 +4,14 @@ from collections.abc import Iterator
 
 from underlay.desired.files import authorized_keys
 from underlay.doctor.cause import Cause
+from underlay.doctor.causes.ends import LISTEN, LISTEN_ADVICE
 from underlay.doctor.causes.neighbours import is_silent, silent
 from underlay.doctor.investigation import Investigation, some
-from underlay.plan import Host
+from underlay.plan import SSH_PORT, Host
 from underlay.text import command
 
+START = "systemctl unmask ssh.service ssh.socket; systemctl restart ssh"
+"""Starts sshd, whatever keeps it from that: who stopped it may have masked it, too."""
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
     """`host-key`, `key-refused`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `no-connection`, `silent`,
@@ -29,14 +32,15 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
         case "mute":
             yield _sshd_hangs(case, host, said)
         case "refused":
-            fix = case.console(host.name, command("systemctl", "start", "ssh"))
+            fix = case.console(host.name, f"if systemctl -q is-active ssh; then {LISTEN}; fi; {START}")
             yield Cause(
                 id="sshd-down",
                 host=host.name,
-                cause=f"{host.name}: its sshd does not run: nothing listens there",
+                cause=f"{host.name}: its sshd does not run, or listens elsewhere: nothing listens on port {SSH_PORT}",
                 evidence=(said,),
                 fix=fix.command,
                 at=fix.at,
+                advice="if it does not start: sshd -t; journalctl -u ssh -n 20",
                 plan=case.line(host),
                 hosts=case.behind(host),
                 cuts=True,
@@ -49,9 +53,7 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
 
 def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
     there = case.seen.elsewhere[host.name]
-    paths = "/etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf"
-    comment = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {paths}"
-    fix = case.console(host.name, f"{comment} && sshd -t && systemctl restart ssh")
+    fix = case.console(host.name, f"{LISTEN} && sshd -t && systemctl restart ssh")
     return Cause(
         id="sshd-elsewhere",
         host=host.name,
@@ -59,7 +61,7 @@ def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
         evidence=(said, f"SSH answers on {some(there)}"),
         fix=fix.command,
         at=fix.at,
-        advice=f"this makes its lines about ports and addresses comments: grep -niE '^(Port|ListenAddress)' {paths}",
+        advice=LISTEN_ADVICE,
         plan=case.line(host),
         hosts=case.behind(host),
         cuts=True,
