@@ -102,7 +102,7 @@ class _Surveyor:
         failures, elsewhere = dict(failures), {}
         for host in self.deployed:
             failure = failures.get(host.name)
-            if failure is None or failure.why not in ("refused", "other") or host.name in other_ways:
+            if failure is None or failure.why not in ("refused", "closed", "other") or host.name in other_ways:
                 continue
             asked = [[str(nic.address), port, ""] for nic in host.interfaces for port in ends.SSH_PORTS]
             answers: dict[str, str] = {}

@@ -190,6 +190,8 @@ def failure_of(said: str, jump: bool) -> Failure:
         "Permission denied": "key refused",
         "banner exchange": "mute",
         "Connection refused": "refused",
+        "Connection closed by": "closed",
+        "Connection reset by": "closed",
         "No route to host": "no ARP answer",
         "timed out": "silent",
         "no answer": "silent",

@@ -320,6 +320,7 @@ def _limit(case: Investigation, host: Host, limit: Limit) -> Iterator[Cause]:
         advice=advice,
         plan=case.line(host),
         hosts=case.behind(host),
+        cuts=unit in ("", units.SSH.name),
     )
 
 
