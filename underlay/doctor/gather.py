@@ -168,7 +168,7 @@ class _Surveyor:
     def _request(self, host: Host) -> dict[str, object]:
         """What to ask a host to look at; see `remote.survey`."""
         if host not in self.deployed:
-            return {"services": True}
+            return {"services": True, "stuck": True, "listeners": True}
         found: dict[str, object] = {**ends.request(self.plan, host)}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
         found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL}

@@ -22,6 +22,7 @@ REFUSED = (os.strerror(errno.ECONNREFUSED), OUR_PROBE)
 """What a host says of a connection to a port where nothing listens."""
 UNIT = re.compile(r"[A-Za-z0-9_][\w:.\\@-]*", re.ASCII)
 """A name that systemd takes, and no option."""
+WAKE = {"stopped": "systemctl kill --signal=CONT", "frozen": "systemctl thaw"}
 URI = re.compile(r"https?://[\w.:-]+(/[\w./+~-]*)?", re.ASCII)
 """Of a package source, with nothing in it that a shell or sed would take for its own."""
 OF_THE_NETWORK = re.compile(
@@ -262,7 +263,7 @@ def _misled(case: Investigation, host: Host, address: str, names: list[str]) -> 
 def packages(case: Investigation) -> Iterator[Cause]:
     """Package sources that a host with a way out does not reach: `packages-unreachable`."""
     for asked in _silent(case, lambda look: look.sources, "connects to"):
-        home, fix = _server_at(case, asked.server.partition(":")[0])
+        home, fix = _server_at(case, asked.server if ":" in asked.server else f"{asked.server}:80")
         if asked.own:
             yield _own_source(case, asked)
             continue
@@ -342,7 +343,7 @@ def _silent(case: Investigation, errors: Callable[[HostSurvey], dict[str, str]],
             elif host.name not in blamed and OUTSIDE not in blamed:
                 bad.setdefault(server, {})[host] = uri, f"{host.name} {verb} {server}: {error}"
     for server, silent in bad.items():
-        home, _ = _server_at(case, server.partition(":")[0])
+        home, _ = _server_at(case, server)
         if home is not None and home.name in blamed:
             continue
         there = good.get(server, [])
@@ -356,8 +357,9 @@ def _silent(case: Investigation, errors: Callable[[HostSurvey], dict[str, str]],
             yield _Asked(server, uri, host, False, [], [evidence for _, evidence in silent.values()])
 
 
-def _server_at(case: Investigation, address: str) -> tuple[Host | None, Fix]:
+def _server_at(case: Investigation, server: str) -> tuple[Host | None, Fix]:
     """The host of the plan that serves at an address, and what brings its service back, as far as that is seen."""
+    address, _, port = server.partition(":")
     home = next((each for each in case.plan.hosts if str(each.primary.address) == address), None)
     if home is None:
         return None, Fix("")
@@ -365,6 +367,13 @@ def _server_at(case: Investigation, address: str) -> tuple[Host | None, Fix]:
     if not heard.get(address, ["not asked"]):
         return home, case.switch_on(home)
     unit = next((each for each in _dead_units(case) if each.host == home.name), None)
+    stuck = next((each for each in case.look(home).stuck if each["how"] in WAKE and UNIT.fullmatch(each["unit"])), None)
+    if unit is None and stuck is not None:
+        how = f"{stuck['unit']} is {'frozen' if stuck['at'] else 'stopped by a signal'} there"
+        return home, Fix(case.ssh(home.name, f"{WAKE[stuck['how']]} {stuck['unit']}"), "", how)
+    there = next((each["unit"] for each in case.look(home).listeners or () if str(each["port"]) == port), "")
+    if unit is None and there.endswith(".service"):
+        return home, Fix(_restart(case, home.name, there), "", f"{there} listens there")
     if unit is None:
         return home, Fix("")
     return home, Fix(_restart(case, unit.host, unit.name, "start"), "", f"{unit.name} does not run there")
