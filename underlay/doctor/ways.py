@@ -190,6 +190,7 @@ def failure_of(said: str, jump: bool) -> Failure:
         "Permission denied": "key refused",
         "banner exchange": "mute",
         "Connection refused": "refused",
+        "by UNKNOWN port": "other",
         "Connection closed by": "closed",
         "Connection reset by": "closed",
         "No route to host": "no ARP answer",

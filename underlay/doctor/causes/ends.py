@@ -617,7 +617,9 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
                 host=host.name,
                 cause=f"{host.name}: the file system of {path} is read-only",
                 evidence=(f"findmnt -T {path}: ro",),
-                fix=case.ssh(host.name, command("mount", "-o", "remount,rw", path)),
+                fix=case.ssh(
+                    host.name, command("sh", "-c", f"mount -o remount,rw {path} || mount -o remount,bind,rw {path}")
+                ),
                 advice=f"after an error of the disk that is no fix: {case.ssh(host.name, 'dmesg --level=err')} first",
                 plan=case.line(host),
             )

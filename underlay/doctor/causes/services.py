@@ -192,6 +192,9 @@ def _own_names(case: Investigation, asked: "_Asked") -> Cause:
         advice = "what wrote it there may do so again"
     elif alone:
         advice = f"/etc/resolv.conf is made by another program ({found['linked'] if found else ''}): tell it {usual}"
+    elif os.strerror(errno.EPERM) in asked.evidence[0]:
+        look = case.ssh(host.name, "sh -c 'iptables-save; nft list ruleset'")
+        advice = f"a packet filter of its own forbids it: {look}"
     why = f"no other host asks it: they ask {usual}" if alone else f"it answers {some(asked.others)}"
     return Cause(
         id="names-lost",
