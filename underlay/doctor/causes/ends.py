@@ -612,14 +612,14 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
             )
     for path, what in case.look(host).mounts:
         if what == "read-only":
+            write = command("mount", "-o", "remount,rw", path)
+            bound = command("mount", "-o", "remount,bind,rw", path)
             yield Cause(
                 id="read-only",
                 host=host.name,
                 cause=f"{host.name}: the file system of {path} is read-only",
                 evidence=(f"findmnt -T {path}: ro",),
-                fix=case.ssh(
-                    host.name, command("sh", "-c", f"mount -o remount,rw {path} || mount -o remount,bind,rw {path}")
-                ),
+                fix=case.ssh(host.name, command("sh", "-c", f"{write} || {bound}")),
                 advice=f"after an error of the disk that is no fix: {case.ssh(host.name, 'dmesg --level=err')} first",
                 plan=case.line(host),
             )
