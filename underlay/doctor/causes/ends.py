@@ -370,9 +370,11 @@ def _served(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
             return
     if look.listeners is None:
         return
-    addresses = {str(nic.address) for nic in host.interfaces}
+    # Somebody may keep sshd to the network of the people who log in.
+    nics = (host.primary,) if unit == units.SSH.name else host.interfaces
+    addresses = {str(nic.address) for nic in nics}
     for port in _ports(case, unit):
-        there = [each for each in look.listeners if each["port"] == port]
+        there = [each for each in look.listeners if each["port"] == port and ":" not in each["address"]]
         strangers = [each for each in there if _is_stranger(each, unit)]
         if strangers:
             yield _taken(case, host, unit, strangers[0])

@@ -51,7 +51,7 @@ def listeners(_: bool) -> list[dict[str, Any]]:
         found.append(
             {
                 "port": int(port),
-                "address": "0.0.0.0" if address in ("*", "::") else address,  # noqa: S104  it is told, not used
+                "address": "0.0.0.0" if address == "*" else address,  # noqa: S104  it is told, not used
                 "queue": int(queue),
                 "room": int(room),
                 "program": program,
