@@ -273,6 +273,24 @@ def test_own_sources() -> None:
     assert (found.host, found.fix, "apt.conf.d" in found.advice) == ("lb", "", True)
 
 
+@pytest.mark.parametrize(
+    ("look", "fix"),
+    [
+        ({"stuck": [process("dns.service", "stopped")]}, "systemctl kill --signal=CONT dns.service"),
+        ({"stuck": [process("dns.service", "frozen", at="/x")]}, "systemctl thaw dns.service"),
+        ({"stuck": [process("dns.service", "disk")]}, ""),
+    ],
+)
+def test_a_server_that_hangs(look: dict[str, Any], fix: str) -> None:
+    """All that ask it get nothing: it is the server's fault, and what hangs there is named."""
+    seen = healthy()
+    for name in ("gateway", "lb"):
+        seen = with_look(seen, name, names={"192.168.0.50": "no answer"})
+    found = only(diagnose(with_look(seen, "images", **look)))
+    assert (found.id, found.host) == ("dns-silent", "images")
+    assert fix in found.fix if fix else found.fix == ""
+
+
 def test_sshd_elsewhere_and_mute() -> None:
     """From outside: where it answers instead; that it takes connections and says nothing."""
     seen = replace(without(healthy(), "refused", "master-1"), elsewhere={"master-1": ["100.64.0.2:2222"]})

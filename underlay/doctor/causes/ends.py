@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from underlay.access.answers import UnreadableError
 from underlay.desired import nginx, units
 from underlay.desired.packages import PACKAGES
 from underlay.doctor.cause import Cause
@@ -403,7 +404,10 @@ def _file_differs(case: Investigation, host: Host, unit: str) -> bool:
     state = case.state(host)
     if unit != units.NGINX.name or state is None:
         return False
-    return state.files.get(nginx.PATH) != nginx.configuration(case.plan)
+    try:
+        return state.files.get(nginx.PATH) != nginx.configuration(case.plan)
+    except UnreadableError:
+        return True  # what is on disk can't be told: nothing is said about it
 
 
 def _not_loaded(case: Investigation, host: Host, seen: UnitSeen) -> Cause:
