@@ -11,8 +11,8 @@ from itertools import groupby
 
 from underlay.access.answers import UnreadableError, reading
 from underlay.doctor.cause import Cause, Diagnosis
+from underlay.doctor.causes import ends, neighbours, paths
 from underlay.doctor.causes import host as hosts
-from underlay.doctor.causes import neighbours, paths
 from underlay.doctor.causes import services as behind
 from underlay.doctor.causes.oddities import beside
 from underlay.doctor.causes.unreached import unreached
@@ -53,7 +53,11 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
                 for planned in alike
                 if step(
                     planned.name,
-                    *(neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned)),
+                    neighbours.cables(case, planned),
+                    ends.tools(case, planned),
+                    ends.programs(case, planned),
+                    hosts.host(case, planned),
+                    unreached(case, planned),
                     silent=True,
                 )
             ]
@@ -67,6 +71,7 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
+        step("clocks", *(ends.clock(case, planned) for planned in case.deployed))
     live, latent = ([each for each in case.found if each.latent == late] for late in (False, True))
     if live:
         live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
