@@ -75,12 +75,11 @@ def _run(target: Target, roles: list[str], junit: Path | None, console: Console)
         console.print(Text(f"ERROR {problem}"))
     if results:
         console.print(FORWARDING[target.plan.forwarding])
-    if results:
         console.print(NOT_TRIED)
-    if target.outside is None and results:
-        console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
-    if junit and results:
-        console.print(f"JUnit XML: {escape(str(junit))}")
+        if target.outside is None:
+            console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
+        if junit:
+            console.print(f"JUnit XML: {escape(str(junit))}")
     wrong = sum(1 for result in results if result.problem)
     skipped = sum(1 for result in results if result.skipped)
     counts = f"{len(results) - skipped} checks" + (f" ({skipped} more could not be made)" if skipped else "")
