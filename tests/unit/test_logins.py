@@ -53,8 +53,8 @@ CLOSED = "Connection closed by 192.168.0.52 port 22"
         ([TCP, BANNER, ACCEPTED, INSIDE, "exec request failed on channel 0"], "session", "exec request failed"),
         ([TCP, BANNER, INSIDE, "bash: /x: Permission denied"], "session", "Permission denied"),
         ([TCP, "Connection timed out during banner exchange", "Connection to h port 22 timed out"], "mute", "banner"),
-        ([TCP, "kex_exchange_identification: read: Connection reset by peer", CLOSED], "hung up", "closed"),
-        ([TCP, BANNER, "Connection reset by 192.168.0.52 port 22"], "hung up", "reset"),
+        ([TCP, "kex_exchange_identification: read: Connection reset by peer", CLOSED], "closed", "closed"),
+        ([TCP, BANNER, "Connection reset by 192.168.0.52 port 22"], "closed", "reset"),
         (
             [TCP, "debug1: kex_exchange_identification: banner line 0: Not allowed at this time", CLOSED],
             "penalty",

@@ -10,12 +10,10 @@ import re
 import shlex
 import socket
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, get_args
 
 from annotated_types import Len
@@ -25,6 +23,7 @@ from underlay.access import answers, via
 from underlay.access.answers import FloodError, UnreadableError
 from underlay.access.sessions import TALK, Links, UnreachableError
 from underlay.access.target import Target, configured
+from underlay.doctor.investigation import some
 from underlay.doctor.survey import Failure, HostSurvey, Login, Reason, Way, Why
 from underlay.errors import OperatorError
 from underlay.plan import OUTSIDE, Host
@@ -32,12 +31,12 @@ from underlay.remote import send, survey
 
 CONNECT_SECONDS = 3
 """What an ssh connection of the doctor's may take: somebody waits for it."""
+LOGIN_SECONDS = 5
+"""What a host may take to let it in."""
 KNOCK_SECONDS = 1.5
 CONSOLE_SECONDS = 8
 CONFINED_SECONDS = 4
 INSIDE = "underlay-is-in"
-LOGIN_SECONDS = 8
-"""What a host may take to let it in."""
 TELL = ("-o", "LogLevel=DEBUG1")
 """What has ssh tell how far a login got."""
 KINDS: tuple[tuple[str, Why], ...] = (
@@ -52,7 +51,7 @@ KINDS: tuple[tuple[str, Why], ...] = (
     ("administratively prohibited", "forwarding"),
     ("banner exchange", "mute"),
     (r"(?s)(Connection established|Remote protocol version).*(timed out|no answer)", "mute"),
-    (r"(?s)(Connection established|Remote protocol version).*([Cc]onnection (closed|reset)|Broken)", "hung up"),
+    (r"(?s)(Connection established|Remote protocol version).*([Cc]onnection (closed|reset)|Broken)", "closed"),
     ("Connection refused", "refused"),
     ("No route to host", "no ARP answer"),
     ("timed out|no answer", "silent"),
@@ -64,29 +63,6 @@ AT_THE_DOOR: tuple[Why, ...] = get_args(Why)[get_args(Why).index("refused") : ge
 """The kinds of which the host itself knows more than whoever stands outside."""
 Say = Callable[[str], None]
 Ask = Callable[[Links, Host, Mapping[str, object]], HostSurvey]
-
-
-@contextmanager
-def patient(target: Target) -> Iterator[Target]:
-    """The target with connections of its own, made anew: what an earlier command left open proves nothing."""
-    with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
-        # A socket's path is short; the name of a host is, too.
-        settings = {"ConnectTimeout": str(CONNECT_SECONDS), "ControlPath": f"{folder}/%n", "ControlPersist": "15"}
-        own = configured(target, Path(folder), {"*": settings})
-        try:
-            yield own
-        finally:
-            _disconnect(own)
-
-
-def _disconnect(target: Target) -> None:
-    """Close the connections that are still kept open for more."""
-    argv = ["ssh", "-F", str(target.ssh_config), "-O", "exit"]
-    open_to = [path.name for path in target.ssh_config.parent.iterdir() if path.is_socket()]
-    ending = [subprocess.Popen([*argv, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for name in open_to]
-    for process in ending:
-        with suppress(subprocess.TimeoutExpired):  # it ends by itself when it is idle
-            process.wait(2)
 
 
 class Ways:
@@ -165,7 +141,7 @@ class Ways:
         lost = [host for host in self.deployed if host.name in failures]
         if not lost:
             return links, {}
-        self.say(f"no way to {', '.join(host.name for host in lost)}: trying other ways")
+        self.say(f"no way to {some(host.name for host in lost)}: trying other ways")
         candidates: dict[str, list[Way]] = {}
         if gateway.name in failures:
             if jumphost.name not in failures:
@@ -231,9 +207,7 @@ def failure_of(said: Sequence[str], jump: bool) -> Failure:
     why: Why = next((why for words, why in KINDS if re.search(words, text)), "other")
     # What sshd or PAM says is told before ssh says that it is over.
     more = [answers.short(line) for line in plain[:-1] if not line.startswith("kex_exchange_identification")]
-    remote = re.findall(
-        r"^debug1: (?:Remote: (?!.*: key options: )|kex_exchange_identification: banner line \d+: )(.+)", text, re.M
-    )
+    remote = re.findall(SAID_BY_SSHD, text, re.MULTILINE)
     return Failure(why, last, tuple(dict.fromkeys([*more, *map(answers.short, remote)]))[:4])
 
 

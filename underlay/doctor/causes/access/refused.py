@@ -16,7 +16,6 @@ OUTSIDE_THE_DOOR: dict[Why, str] = {
     "account": "its sshd takes the operator's key, and PAM refuses the account",
     "session": "the operator gets in, and no command is run for him",
     "sudo": "the operator gets in, and sudo does not make him root",
-    "hung up": "its sshd takes a connection, and ends it before any login",
     "penalty": "its sshd takes no connection from here for some time, after logins that failed",
     "startups": "its sshd takes no newcomers: too many have not logged in yet",
     "forwarding": "its sshd forwards no connection to others",
@@ -44,9 +43,7 @@ def refused(case: Investigation, host: Host) -> Iterator[Cause]:
     jump = case.seen.target.endpoint(host.name).jump
     where = case.plan.host(jump) if failure.why == "forwarding" and jump else host
     login = case.seen.logins.get(where.name, Login(None))
-    # One that is not even greeted may be kept away by something on its way.
-    kept_away = host.name in case.seen.other_ways and failure.why == "hung up"
-    if not login.reasons and failure.why in OUTSIDE_THE_DOOR and not kept_away:
+    if not login.reasons and failure.why in OUTSIDE_THE_DOOR:
         yield _narrowed(case, where, failure, login, said)
     for reason in login.reasons or ():
         yield _told(case, where, failure.why, login, reason, said)
