@@ -22,6 +22,8 @@ OUTSIDE_THE_DOOR: dict[Why, str] = {
 }
 IDS: dict[Why, str] = {
     "refused": "sshd-down",
+    "mute": "sshd-hangs",
+    "closed": "sshd-closes",
     "key refused": "key-refused",
     "sudo": "sudo-refused",
     "forwarding": "forwarding-refused",
@@ -59,7 +61,7 @@ def _told(case: Investigation, where: Host, why: Why, login: Login, reason: Reas
     deploy = case.deploy(where) if reason["then"] == "deploy" else ""
     look = "" if reason["fix"] else _look(case, where)
     return Cause(
-        id=IDS.get(why, "login-refused"),
+        id="sshd-elsewhere" if where.name in case.seen.elsewhere else IDS.get(why, "login-refused"),
         host=where.name,
         cause=f"{where.name}: {reason['what']}",
         evidence=(*said, f"{where.name} says so itself, asked by {login.how}"),

@@ -89,7 +89,7 @@ def _modes(path: str, account: pwd.struct_passwd, strict: bool, key: str) -> Ite
     while above not in ("/", home) and len(folders) < 20:
         above = os.path.dirname(above)
         folders.append(above)
-    readable = as_account(account, "test", "-r", path)
+    trusted = True
     for each in (real, *folders):
         found = os.stat(each)
         kind = "file" if each == real else "folder"
@@ -101,10 +101,12 @@ def _modes(path: str, account: pwd.struct_passwd, strict: bool, key: str) -> Ite
             mode = f"has mode {stat.S_IMODE(found.st_mode):04o}: others may write to it"
             fixes.append((mode, f"chmod go-w {shlex.quote(each)}"))
         if fixes:
+            trusted = False
             yield reason(
                 f"sshd does not trust its keys: the {kind} {each} {' and '.join(what for what, _ in fixes)}",
                 " && ".join(fix for _, fix in fixes),
             )
+    readable = as_account(account, "test", "-r", path) if trusted else None
     if readable is not None and readable[0] != 0:
         for each in (*reversed(folders), real):
             test = ("test", "-r" if each == real else "-x", each)

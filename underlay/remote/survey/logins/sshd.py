@@ -17,6 +17,7 @@ from underlay.remote.survey.logins.common import RELOAD, RESTART, Line, Reason, 
 CONFIG = "/etc/ssh/sshd_config"
 DEPTH = 4
 MISSING = 127
+FOLDER = "Missing privilege separation directory"
 EVERYWHERE = ("*", "0.0.0.0", "[::]")  # noqa: S104 (nothing is bound)
 
 
@@ -97,10 +98,15 @@ def listens() -> Iterator[Reason]:
     code, words = said("sshd", "-t")
     if code == MISSING:
         yield reason("its sshd can't be run: the package openssh-server, or the file, is gone")
-    elif code and os.geteuid() == 0:
+    elif code and os.geteuid() == 0 and not (FOLDER in words and _makes_folder()):
         yield _broken(words)
     else:
         yield from _elsewhere()
+
+
+def _makes_folder() -> bool:
+    """Whether a start of the unit makes the folder that sshd wants: while it does not run, there is none."""
+    return said("systemctl", "show", "--property=RuntimeDirectory", "--value", "ssh.service")[1].strip() == "sshd"
 
 
 def _broken(words: str) -> Reason:
@@ -138,6 +144,8 @@ def _elsewhere() -> Iterator[Reason]:
         if main != "0" and Path(f"/proc/{main}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t"):
             yield reason(f"its sshd is stopped (process {main}, state T)", f"kill -CONT {main}")
     if code or any(port == "22" and host in EVERYWHERE for host, port in ends):
+        if not os.path.isdir("/run/sshd"):
+            yield reason("the folder /run/sshd is gone, without which sshd lets nobody in", RESTART)
         return
     odd = [
         line
