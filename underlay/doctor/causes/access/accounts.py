@@ -111,8 +111,8 @@ def _keys(case: Investigation, seen: dict[Host, Accounts]) -> Iterator[Cause]:
     """Keys of root and of the operator that the plan does not name.
 
     The plan does not say who else may use these accounts: an installer or a colleague adds keys, and a deploy leaves
-    them. Hosts are set up alike, though: a key that all of them have is how the site was set up. One that only some
-    have was put there since.
+    them. Hosts of a role are set up alike, though: a key that all of them have (of two or more) is how the site was set
+    up. One that only some have was put there since.
     """
     known = {case.seen.workstation.public_key.split()[1]} if " " in case.seen.workstation.public_key else set()
     there: dict[tuple[str, str], dict[Host, tuple[str, int, str]]] = {}
@@ -123,9 +123,11 @@ def _keys(case: Investigation, seen: dict[Host, Accounts]) -> Iterator[Cause]:
                 there.setdefault((account, key), {})[host] = (path, number, comment)
     for (account, key), places in there.items():
         name = fingerprint(key)
-        if len(places) == len(seen) and len(seen) > 1:
+        alike = {host for host in seen if host.role in {each.role for each in places}}
+        if len(places) > 1 and alike == set(places):
             path, _, comment = next(iter(places.values()))
-            case.notes.append(f"on all hosts {path} has a key that the plan does not name: {name} {comment}")
+            where = "all hosts" if len(places) == len(seen) else some(host.name for host in places)
+            case.notes.append(f"on {where} {path} has a key that the plan does not name: {name} {comment}")
             continue
         for host, (path, number, comment) in places.items():
             # By its text, not its line: the file may have changed until this is pasted.
@@ -134,7 +136,7 @@ def _keys(case: Investigation, seen: dict[Host, Accounts]) -> Iterator[Cause]:
                 case,
                 "key-unknown",
                 host,
-                f"a key that is not the plan's, nor on all hosts, logs in as {account}: {name} {comment}",
+                f"a key that is not the plan's, nor on all hosts alike, logs in as {account}: {name} {comment}",
                 [f"{path} line {number}"],
                 case.ssh(host.name, away),
                 "find out whose it is: this takes it away; if it is to stay, it belongs on all hosts",
