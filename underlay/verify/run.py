@@ -74,11 +74,7 @@ def _run(target: Target, roles: list[str], junit: Path | None, console: Console)
     for problem in verification.errors:
         console.print(Text(f"ERROR {problem}"))
     if results:
-        console.print(FORWARDING[target.plan.forwarding])
-    if results:
-        console.print(NOT_TRIED)
-    if target.outside is None and results:
-        console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
+        _limits(console, target)
     if junit and results:
         console.print(f"JUnit XML: {escape(str(junit))}")
     wrong = sum(1 for result in results if result.problem)
@@ -96,6 +92,14 @@ def _run(target: Target, roles: list[str], junit: Path | None, console: Console)
         return COULD_NOT
     console.print(f"[bold green]good[/]: all {counts}, in {seconds:.1f} s")
     return GOOD
+
+
+def _limits(console: Console, target: Target) -> None:
+    """Say what was proven, and what was not."""
+    console.print(FORWARDING[target.plan.forwarding])
+    console.print(NOT_TRIED)
+    if target.outside is None:
+        console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
 
 
 def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
