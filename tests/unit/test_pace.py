@@ -11,7 +11,7 @@ import pytest
 from netaddr import IPAddress
 
 from tests.unit.test_verify import FLOW, NoLinks, target
-from underlay.access.sessions import CHANCES, Links
+from underlay.access.sessions import CHANCES, Links, UnreachableError
 from underlay.desired.traffic import Flow
 from underlay.observe import exchange
 from underlay.observe.exchange import AGAIN, Exchange, Outcome
@@ -90,6 +90,23 @@ def test_once_more_where_others_are_late(links: Links, busy: bool, asked: int) -
     answers = iter(["late", "in time"])
     found = links.once_more(lambda: next(answers), lambda answer: answer == "late")
     assert found == ["late", "in time"][asked - 1]
+
+
+def test_an_error_is_tried_once_more_too(links: Links) -> None:
+    """What comes of it is what the second try came to."""
+    links.pace._slowed = time.monotonic()
+    said = ["no answer", "here", "no answer", "none"]
+    answers = iter([each if each == "here" else UnreachableError(each) for each in said])
+
+    def ask() -> str:
+        answer = next(answers)
+        if isinstance(answer, UnreachableError):
+            raise answer
+        return answer
+
+    assert links.once_more(ask) == "here"
+    with pytest.raises(UnreachableError, match="none"):
+        links.once_more(ask)
 
 
 def test_of_many_that_are_late_a_few_are_asked_again(links: Links) -> None:

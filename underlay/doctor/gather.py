@@ -133,7 +133,11 @@ class _Surveyor:
     def _ask(self, links: Links, host: Host, wanted: dict[str, object]) -> HostSurvey:
         request = json.dumps(wanted).encode()
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
-        told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)
+        links.check(host.name)
+        told = links.once_more(
+            lambda: links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin),
+            lambda told: None in told.values(),
+        )
         with reading(f"what {host.name} sees"):
             late = [key for key in wanted if told.get(key) is None]
             self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
