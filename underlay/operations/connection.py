@@ -26,12 +26,14 @@ from pyinfra.connectors.util import (
     make_unix_command_for_host,
 )
 
-from underlay.access.sessions import TIMED_OUT, UnreachableError
+from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target, current
 from underlay.guard import runner
 
 AHEAD = 10
 """Seconds of a fact that is read ahead and does not say how long it may take."""
+ENDED = "124 | 137"
+"""Exit codes of timeout(1), as a pattern of the shell: ended after its time, or killed."""
 SECONDS = 25
 """A command has so long that does not say how long it may take: a silent connection must not hang a deploy."""
 LONGEST = 100_000
@@ -173,7 +175,7 @@ class Connector(BaseConnector):
         # After one that takes too long the others are not tried: it will be the same with them.
         script = "".join(
             f"timeout -k 2 {limit} sh -c {shlex.quote(command.get_raw_value())}\n"
-            f"code=$?; printf '\\n{end} %s\\n' $code; [ $code != {TIMED_OUT} ] || exit 0\n"
+            f"code=$?; printf '\\n{end} %s\\n' $code; case $code in {ENDED}) exit 0 ;; esac\n"
             for command, _, limit in collected.values()
         )
         left = self._run(self._unix(StringCommand(script), arguments), b"", seconds).output.decode(errors="replace")
