@@ -57,9 +57,9 @@ def replaced(name: str, programs: dict[str, str]) -> Iterator[None]:
         inside(name, "\n".join(lines))
         yield
     finally:
-        inside(
-            name, f"for each in $(findmnt -rno TARGET | grep '^/usr/'); do umount $each; done; pkill -xf '{LEFT}'; true"
-        )
+        # By force: what hangs still has them.
+        inside(name, "for each in $(grep -o ' /usr/s*bin/[^ ]*' /proc/self/mountinfo); do umount -l $each; done")
+        control.run(name, f"pkill -xf '{LEFT}'; pkill -9 -f '^/bin/sh /usr/s*bin/'")
 
 
 def commands(folder: Path) -> dict[str, list[str]]:
