@@ -11,9 +11,10 @@ from itertools import groupby
 
 from underlay.access.answers import UnreadableError, reading
 from underlay.doctor.cause import Cause, Diagnosis
+from underlay.doctor.causes import ends, neighbours, paths
 from underlay.doctor.causes import host as hosts
-from underlay.doctor.causes import neighbours, paths
 from underlay.doctor.causes import services as behind
+from underlay.doctor.causes.oddities import beside
 from underlay.doctor.causes.unreached import unreached
 from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
@@ -52,7 +53,11 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
                 for planned in alike
                 if step(
                     planned.name,
-                    *(neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned)),
+                    neighbours.cables(case, planned),
+                    ends.tools(case, planned),
+                    ends.programs(case, planned),
+                    hosts.host(case, planned),
+                    unreached(case, planned),
                     silent=True,
                 )
             ]
@@ -66,12 +71,14 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
-    live = [each for each in case.found if not each.latent]
+        step("clocks", *(ends.clock(case, planned) for planned in case.deployed))
+    live, latent = ([each for each in case.found if each.latent == late] for late in (False, True))
     if live:
         live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
+    live, latent = ([beside(each, seen.looks) for each in found] for found in (live, latent))
     # What could not be looked at follows from what is wrong, if anything is.
     missed = () if live else tuple(dict.fromkeys([*unread, *seen.unread]))
-    return Diagnosis((*live, *(each for each in case.found if each.latent)), tuple(dict.fromkeys(case.notes)), missed)
+    return Diagnosis((*live, *latent), tuple(dict.fromkeys(case.notes)), missed)
 
 
 def _pasteable(finding: Cause) -> Cause:

@@ -164,7 +164,11 @@ def failure_of(said: str, jump: bool) -> Failure:
     kinds: dict[str, Why] = {
         "Host key verification failed": "host key",
         "Permission denied": "key refused",
+        "banner exchange": "mute",
         "Connection refused": "refused",
+        "by UNKNOWN port": "other",
+        "Connection closed by": "closed",
+        "Connection reset by": "closed",
         "No route to host": "no ARP answer",
         "timed out": "silent",
         "no answer": "silent",

@@ -292,8 +292,8 @@ def page(plan: Plan, status: Status) -> RenderableType:
     if status.code == GOOD:
         parts.append(Text.assemble(("all well", "bold green"), f": {len(status.hosts)} hosts, {when}"))
     else:
-        unread = sum(bool(host.error or host.unread) for host in status.hosts)
-        counts = f"{unread} of {_count(len(status.hosts), 'host')} not read, {len(status.attention)} to look at"
+        lost = sum(bool(host.error or host.unread) for host in status.hosts)
+        counts = f"{lost} of {_count(len(status.hosts), 'host')} not read, {len(status.attention)} to look at"
         parts.append(Text.assemble((counts, "bold red"), f"; {when}"))
     return Group(*parts)
 

@@ -12,6 +12,7 @@ from underlay.access.target import Target
 from underlay.compare.firewall import canonical
 from underlay.desired import nat, traffic
 from underlay.desired.traffic import Flow
+from underlay.doctor import run as doctor
 from underlay.guard import history
 from underlay.guard.apply import commit, who
 from underlay.guard.history import Entries
@@ -100,6 +101,19 @@ class RuleFacts:
 
 
 @dataclass(frozen=True)
+class FindingFacts:
+    """What the doctor found, see `doctor.cause`."""
+
+    host: str
+    cause: str
+    evidence: tuple[str, ...]
+    fix: str
+    at: str
+    advice: str
+    latent: bool
+
+
+@dataclass(frozen=True)
 class NetworkFacts:
     """A network of the plan."""
 
@@ -130,6 +144,7 @@ class Facts:
     flows: tuple[FlowFacts, ...]
     left_out: int
     rules: tuple[RuleFacts, ...]
+    findings: tuple[FindingFacts, ...]
 
 
 def gather(target: Target) -> Facts:
@@ -167,11 +182,17 @@ def _gather(target: Target) -> Facts:
             )
             for each in plan.networks
         ),
+        findings=tuple(_findings(target)),
         generated=generated.isoformat(timespec="seconds"),
         by=who(),
         commit=commit(),
         seconds=round(time.monotonic() - started, 1),
     )
+
+
+def _findings(target: Target) -> Iterator[FindingFacts]:
+    for each in doctor.examine(target).findings:
+        yield FindingFacts(each.host, each.cause, each.evidence, each.fix, each.at, each.advice, each.latent)
 
 
 def shown(plan: Plan) -> Plan:

@@ -74,9 +74,12 @@ def _run(target: Target, roles: list[str], junit: Path | None, console: Console)
     for problem in verification.errors:
         console.print(Text(f"ERROR {problem}"))
     if results:
-        _limits(console, target)
-    if junit and results:
-        console.print(f"JUnit XML: {escape(str(junit))}")
+        console.print(FORWARDING[target.plan.forwarding])
+        console.print(NOT_TRIED)
+        if target.outside is None:
+            console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
+        if junit:
+            console.print(f"JUnit XML: {escape(str(junit))}")
     wrong = sum(1 for result in results if result.problem)
     skipped = sum(1 for result in results if result.skipped)
     counts = f"{len(results) - skipped} checks" + (f" ({skipped} more could not be made)" if skipped else "")
@@ -92,14 +95,6 @@ def _run(target: Target, roles: list[str], junit: Path | None, console: Console)
         return COULD_NOT
     console.print(f"[bold green]good[/]: all {counts}, in {seconds:.1f} s")
     return GOOD
-
-
-def _limits(console: Console, target: Target) -> None:
-    """Say what was proven, and what was not."""
-    console.print(FORWARDING[target.plan.forwarding])
-    console.print(NOT_TRIED)
-    if target.outside is None:
-        console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
 
 
 def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
