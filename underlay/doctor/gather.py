@@ -173,7 +173,8 @@ class _Surveyor:
         )
         with reading(f"what {host.name} sees"):
             late = [key for key in wanted if told.get(key) is None]
-            self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
+            if host in self.deployed:
+                self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
             kept = json.dumps({key: value for key, value in told.items() if value is not None})
             found: HostSurvey = answers.parsed(HostSurvey, kept)
         return found
