@@ -1,6 +1,6 @@
 """What differs from a plain host and what changed there, shown beside a finding: it may be why. No causes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -9,8 +9,6 @@ from underlay.doctor.survey import HostSurvey, Odd
 
 SHOWN = 6
 """Oddities of a host, and changes there, that are shown beside a finding."""
-
-Change = tuple[float, str, str]
 
 
 def beside(finding: Cause, looks: Mapping[str, HostSurvey]) -> Cause:
@@ -38,18 +36,23 @@ def moment(when: float) -> str:
     return f"{found:%H:%M:%S}" if found.date() == datetime.now().date() else f"{found:%Y-%m-%d %H:%M:%S}"
 
 
-def lines(changes: Mapping[str, Sequence[Change]]) -> Iterator[str]:
-    """What changed on each host, for people: the latest first."""
-    for name, found in changes.items():
+def lines(looks: Mapping[str, HostSurvey]) -> Iterator[str]:
+    """What is odd on each host, and what changed there, for people: the latest first."""
+    for name, look in looks.items():
         yield ""
-        yield f"changed on {name}:" if found else f"changed on {name}: nothing that is seen"
-        for when, what, text in found:
+        yield f"changed on {name}:" if look.changed else f"changed on {name}: nothing that is seen"
+        for when, what, text in look.changed:
             yield f"  {moment(when)}  {what}: {text}"
+        for each in look.odd:
+            yield f"  odd there: {_odd(each)}"
 
 
-def document(changes: Mapping[str, Sequence[Change]]) -> dict[str, list[dict[str, object]]]:
-    """The same for programs: host → [{time, what, text}, …], the time in seconds of the epoch."""
+def document(looks: Mapping[str, HostSurvey]) -> dict[str, dict[str, object]]:
+    """The same for programs; times in seconds of the epoch."""
     return {
-        name: [{"time": when, "what": what, "text": text} for when, what, text in found]
-        for name, found in changes.items()
+        name: {
+            "changes": [{"time": when, "what": what, "text": text} for when, what, text in look.changed],
+            "odd": look.odd,
+        }
+        for name, look in looks.items()
     }

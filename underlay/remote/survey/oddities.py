@@ -38,7 +38,7 @@ JOURNAL = {
     "be02cf6855d2428ba40df7e9d022f03d": "could not start",
     "d9b373ed55a64feb8242e02dbe79a49c": "failed",
     "fe6faa94e7774663a0da52717891d8ef": "out of memory",
-    "b07a249cd024414a82dd00cd181378ff": "boot",
+    "f77379a8490b408bbe5f6940505a777b": "boot, or a new journal",
     "c7a787079b354eaaa9e77b371893cd27": "the clock was set",
 }
 """Messages of systemd, by their MESSAGE_ID."""
@@ -287,7 +287,8 @@ def files(since: float) -> Iterator[tuple[float, str, str]]:
                         yield when, f"files in {folder}", name
             with suppress(OSError):
                 when = os.lstat(folder).st_mtime
-                if when >= since and when - latest > TOGETHER:
+                # Those of /run begin empty with each boot.
+                if when >= since and when - latest > TOGETHER and not top.startswith("/run/"):
                     yield when, f"files in {folder}", "something was taken away or renamed"
             seen += 1 + len(names)
             if seen > FILES or time.monotonic() > end:
