@@ -36,8 +36,7 @@ def run(target: Target, json: bool, since: float | None = None) -> int:
     seen = gather(target, say, time.time() - LATELY if since is None else since)
     diagnosis = diagnose(seen, say)
     seconds = time.monotonic() - begin
-    deployed = {host.name for host in target.plan.deployed}
-    looks = {} if since is None else {name: look for name, look in seen.looks.items() if name in deployed}
+    looks = {} if since is None else {host.name: seen.looks.get(host.name) for host in target.plan.deployed}
     if json:
         shown = document(target, diagnosis, seconds)
         print(dumps(shown if since is None else {**shown, "changed": oddities.document(looks)}, indent=2))

@@ -89,7 +89,7 @@ class HostSurvey:
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
     odd: list[Odd] = field(default_factory=list)
-    changed: list[tuple[Finite, str, str]] = field(default_factory=list)
+    changed: list[tuple[Finite, str, str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def beside(finding: Cause, looks: Mapping[str, HostSurvey]) -> Cause:
         return finding
     odd = [*map(_odd, look.odd)]
     told = [*odd[:SHOWN], *([f"and {len(odd) - SHOWN} more"] if len(odd) > SHOWN else [])]
-    changes = [f"changed {moment(when)}: {what}: {text}" for when, what, text in look.changed[:SHOWN]]
+    changes = [f"changed {moment(when)}: {what}: {text}" for when, what, text in (look.changed or [])[:SHOWN]]
     return replace(finding, odd=(*told, *changes))
 
 
@@ -36,23 +36,28 @@ def moment(when: float) -> str:
     return f"{found:%H:%M:%S}" if found.date() == datetime.now().date() else f"{found:%Y-%m-%d %H:%M:%S}"
 
 
-def lines(looks: Mapping[str, HostSurvey]) -> Iterator[str]:
-    """What is odd on each host, and what changed there, for people: the latest first."""
+def lines(looks: Mapping[str, HostSurvey | None]) -> Iterator[str]:
+    """What is odd on each host, and what changed there, for people: the latest first. None: it was not read."""
     for name, look in looks.items():
         yield ""
-        yield f"changed on {name}:" if look.changed else f"changed on {name}: nothing that is seen"
+        if look is None or look.changed is None:
+            yield f"changed on {name}: not read: it {'did not answer in time' if look else 'was not reached'}"
+            continue
+        yield f"changed on {name}:" if look.changed else f"changed on {name}: nothing that was seen"
         for when, what, text in look.changed:
             yield f"  {moment(when)}  {what}: {text}"
         for each in look.odd:
             yield f"  odd there: {_odd(each)}"
 
 
-def document(looks: Mapping[str, HostSurvey]) -> dict[str, dict[str, object]]:
+def document(looks: Mapping[str, HostSurvey | None]) -> dict[str, dict[str, object] | None]:
     """The same for programs; times in seconds of the epoch."""
     return {
         name: {
             "changes": [{"time": when, "what": what, "text": text} for when, what, text in look.changed],
             "odd": look.odd,
         }
+        if look and look.changed is not None
+        else None
         for name, look in looks.items()
     }

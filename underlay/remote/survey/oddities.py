@@ -42,6 +42,8 @@ JOURNAL = {
     "c7a787079b354eaaa9e77b371893cd27": "the clock was set",
 }
 """Messages of systemd, by their MESSAGE_ID."""
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError)
+"""What a program that is not there, or says what it never should, leads to."""
 
 
 def odd(asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +52,7 @@ def odd(asked: dict[str, Any]) -> list[dict[str, Any]]:
     parts = (rules(asked), routes(asked), neighbours(), queues(), chains(asked), transforms(), sysctls(asked), units())
     for part in parts:
         # A program that this host does not have shows nothing of its kind.
-        with suppress(OSError, ValueError, KeyError, subprocess.SubprocessError):
+        with suppress(*UNREADABLE):
             found += [each for each, _ in zip(part, range(MOST), strict=False)]
     return [{"what": what, "text": text[: 4 * MOST], "since": since} for what, text, since in found]
 
@@ -226,7 +228,7 @@ def changed(since: float) -> list[list[Any]]:
     """See the module."""
     found: list[tuple[float, str, str]] = []
     for part in (packages(since), files(since), journal(since)):
-        with suppress(OSError, ValueError, subprocess.SubprocessError):
+        with suppress(*UNREADABLE):
             found += part
     return [list(each) for each in gathered(found)[:MOST]]
 
@@ -292,6 +294,7 @@ def files(since: float) -> Iterator[tuple[float, str, str]]:
                     yield when, f"files in {folder}", "something was taken away or renamed"
             seen += 1 + len(names)
             if seen > FILES or time.monotonic() > end:
+                yield time.time(), "files", f"not all were looked at: it ended in {folder}"
                 return
 
 
