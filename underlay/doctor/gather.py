@@ -1,5 +1,6 @@
 """Gathers what the doctor looks at, from every host that can be reached, in bounded time."""
 
+import errno
 import json
 import os
 import shlex
@@ -12,26 +13,29 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from underlay.access import answers
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import nginx, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
+from underlay.doctor.causes import ends
 from underlay.doctor.policy import Packet
-from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Taken, Way, Workstation
-from underlay.doctor.ways import Say, Ways, patient
+from underlay.doctor.survey import CROWDED, Drop, Failure, Hop, HostSurvey, Survey, Taken, Way, Workstation
+from underlay.doctor.ways import CONNECT_SECONDS, Say, Ways
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
 from underlay.observe.state import DRIFT, HostState
-from underlay.plan import Host
+from underlay.plan import SSH_PORT, Host
 from underlay.remote import arp, send, survey
+from underlay.remote.survey import programs
 from underlay.remote.survey.neighbours import HEARD
 from underlay.trace import run as trace
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
-SURVEY_SECONDS = 6
+SURVEY_SECONDS = 8
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
 TRACES = 1
@@ -47,7 +51,10 @@ def gather(target: Target, say: Say, since: float) -> Survey:
 
     since: what changed on the hosts since then is asked for, too; seconds of the epoch
     """
-    with patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool:
+    with (
+        anew(target, ConnectTimeout=str(CONNECT_SECONDS)) as own,
+        ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool,
+    ):
         return _Surveyor(own, pool, say, since).run()
 
 
@@ -63,6 +70,7 @@ class _Surveyor:
         self.states: dict[str, Future[HostState]] = {}
         self.looks: dict[str, Future[HostSurvey]] = {}
         self.unread: list[str] = []
+        self.blind: dict[str, str] = {}
 
     def run(self) -> Survey:
         links, failures = self.ways.connect()
@@ -72,11 +80,13 @@ class _Surveyor:
         for host in self.deployed:
             if host.name in other_ways:
                 self._read(links, host)
+        failures, elsewhere = self._knocked(links, failures, other_ways)
         self.say(f"read {len(self.states)} hosts, trying connections between them")
         outcomes = exchange.run(self._flows(), links, self.plan.gateway.name)
         states = {name: self._result(name, future) for name, future in self.states.items()}
         drops = self._drops(links, outcomes, {name: each for name, each in states.items() if each is not None})
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        self.blind = {name: str(error) for name, each in self.looks.items() if (error := each.exception())}
         failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
         return Survey(
             target=self.target,
@@ -89,7 +99,30 @@ class _Surveyor:
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
             drops=drops,
+            blind=self.blind,
+            elsewhere=elsewhere,
         )
+
+    def _knocked(
+        self, links: Links, failures: dict[str, Failure], other_ways: Collection[str]
+    ) -> tuple[dict[str, Failure], dict[str, list[str]]]:
+        """Of hosts that take no connection: whether they refuse it, as seen from near, and where else sshd answers."""
+        failures, elsewhere = dict(failures), {}
+        for host in self.deployed:
+            failure = failures.get(host.name)
+            if failure is None or failure.why not in ("refused", "closed", "other") or host.name in other_ways:
+                continue
+            asked = [[str(nic.address), port, ""] for nic in host.interfaces for port in ends.SSH_PORTS]
+            answers: dict[str, str] = {}
+            if host == self.plan.gateway:
+                answers = programs.answers(asked)
+            elif self.plan.gateway.name in self.looks:
+                with suppress(UnreachableError, UnreadableError):
+                    answers = self._ask(links, self.plan.gateway, {"answers": asked}).answers
+            if answers.get(f"{host.primary.address}:{SSH_PORT}") == f"- {os.strerror(errno.ECONNREFUSED)}":
+                failures[host.name] = Failure("refused", failure.said)
+                elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
+        return failures, {name: there for name, there in elsewhere.items() if there}
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""
@@ -135,7 +168,8 @@ class _Surveyor:
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
         told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)
         with reading(f"what {host.name} sees"):
-            # What took too long is null.
+            late = [key for key in wanted if told.get(key) is None]
+            self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
             kept = json.dumps({key: value for key, value in told.items() if value is not None})
             found: HostSurvey = answers.parsed(HostSurvey, kept)
         return found
@@ -143,9 +177,10 @@ class _Surveyor:
     def _request(self, host: Host) -> dict[str, object]:
         """What to ask a host to look at; see `remote.survey`."""
         if host not in self.deployed:
-            return {"services": True}
+            return {"services": True, "stuck": True, "listeners": True}
+        found: dict[str, object] = {**ends.request(self.plan, host)}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
-        found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL}
         found |= {"odd": self._plain(host), "changed": self.since, "failed": True}
         if host == self.plan.gateway:
             primary = host.primary.nic

@@ -19,7 +19,18 @@ from underlay.remote.trace.filters import is_iptables
 CROWDED = 0.9
 """Of the connection table, the share from which on it counts as full: new connections are lost in bursts then."""
 
-Why = Literal["no route", "no ARP answer", "silent", "refused", "key refused", "host key", "the jump host", "other"]
+Why = Literal[
+    "no route",
+    "no ARP answer",
+    "silent",
+    "refused",
+    "mute",
+    "closed",
+    "key refused",
+    "host key",
+    "the jump host",
+    "other",
+]
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,64 @@ class Taken(TypedDict):
     arguments: str | None
 
 
+class Listener(TypedDict):
+    """Who listens on TCP, see `remote.survey`; `address` is 0.0.0.0 for all."""
+
+    port: int
+    address: str
+    queue: int
+    room: int
+    program: str
+    pid: int
+    unit: str
+
+
+class Stuck(TypedDict):
+    """A process that can't go on, see `remote.survey`."""
+
+    unit: str
+    pid: int
+    program: str
+    how: Literal["stopped", "traced", "frozen", "disk"]
+    at: str
+
+
+class Limit(TypedDict):
+    """A limit that is met, see `remote.survey`."""
+
+    unit: str
+    what: str
+    used: int
+    limit: int
+    at: str
+
+
+class UnitSeen(TypedDict):
+    """What systemd says of a unit, see `remote.survey`."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    result: str
+    file: str
+    path: str
+    restarts: int
+    unmet: bool
+    log: list[str]
+    sets: list[tuple[str, int, str]]
+
+
+class Resolver(TypedDict):
+    """How a host finds names, see `remote.survey`."""
+
+    servers: list[str]
+    linked: str
+    mode: int
+    order: list[str]
+    hosts: list[tuple[int, list[str]]]
+
+
 @dataclass(frozen=True)
 class HostSurvey:
     """What a host sees around it; see `remote.survey`, whose keys these are."""
@@ -90,6 +159,16 @@ class HostSurvey:
     policy: list[Taken] = field(default_factory=list)
     odd: list[Odd] = field(default_factory=list)
     changed: list[tuple[Finite, str, str]] | None = None
+    listeners: list[Listener] | None = None
+    stuck: list[Stuck] = field(default_factory=list)
+    limits: list[Limit] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    units: list[UnitSeen] | None = None
+    lacking: dict[str, str] = field(default_factory=dict)
+    resolver: Resolver | None = None
+    mounts: list[tuple[str, str]] = field(default_factory=list)
+    sysctls: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,7 +221,9 @@ class Survey:
     """Everything that was seen.
 
     failures: the hosts that the plan's way does not lead to; `other_ways`: those of them that were reached another way
-    states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words
+    states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words; `blind`: the
+        hosts from which nothing could be looked at, and why
+    elsewhere: of the hosts whose sshd can't be reached: where else it answers, as `ADDRESS:PORT`
     outcomes: of the connections that were tried
     drops: where those end that were traced; of the gateway's own iptables nothing: what is in it was read
     taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
@@ -157,6 +238,8 @@ class Survey:
     outcomes: dict[Flow, Outcome] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     drops: tuple[Drop, ...] = ()
+    elsewhere: dict[str, list[str]] = field(default_factory=dict)
+    blind: dict[str, str] = field(default_factory=dict)
     taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
@@ -147,7 +148,12 @@ class Facts:
 
 
 def gather(target: Target) -> Facts:
-    """Ask every host at once. Never raises for a host: what can't be reached or read is a fact as well."""
+    """Ask every host, over new connections. Never raises for a host: what can't be read is a fact as well."""
+    with anew(target) as own:
+        return _gather(own)
+
+
+def _gather(target: Target) -> Facts:
     started, generated = time.monotonic(), datetime.now().astimezone()
     plan, evidence = target.plan, Evidence(target)
     sampled = shown(plan)
