@@ -12,6 +12,7 @@ from tests.unit.test_doctor import healthy, with_look, with_state
 from underlay.commands.parameters import past
 from underlay.doctor.causes import oddities as shown
 from underlay.doctor.diagnosis import diagnose
+from underlay.doctor.investigation import Investigation
 from underlay.doctor.survey import HostSurvey
 from underlay.errors import OperatorError
 from underlay.remote import send, survey
@@ -143,7 +144,8 @@ def test_beside_a_finding() -> None:
     assert found.odd[0] == f"route: blackhole 0, since {shown.moment(NOW)}"
     assert found.odd[1] == "route: blackhole 1"
     assert found.odd[6:] == ("and 2 more", f"changed {shown.moment(NOW)}: packages: remove: conntrack")
-    assert replace(found, host="nobody") == shown.beside(replace(found, host="nobody"), seen.looks)
+    elsewhere = replace(found, host="nobody")
+    assert shown.beside(Investigation(seen), elsewhere) == elsewhere
 
 
 def test_all_that_changed() -> None:

@@ -1,25 +1,42 @@
 """What differs from a plain host and what changed there, shown beside a finding: it may be why. No causes."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
+from underlay.access.answers import UnreadableError, reading
+from underlay.desired.ruleset import Rule
 from underlay.doctor.cause import Cause
+from underlay.doctor.investigation import Investigation
 from underlay.doctor.survey import HostSurvey, Odd
 
 SHOWN = 6
 """Oddities of a host, and changes there, that are shown beside a finding."""
 
 
-def beside(finding: Cause, looks: Mapping[str, HostSurvey]) -> Cause:
+def beside(case: Investigation, finding: Cause) -> Cause:
     """A finding with what is odd on its host, and what changed there lately."""
-    look = looks.get(finding.host)
+    look = case.seen.looks.get(finding.host)
     if look is None:
         return finding
-    odd = [*map(_odd, look.odd)]
+    odd = [*map(_odd, look.odd), *_rules(case, finding)]
     told = [*odd[:SHOWN], *([f"and {len(odd) - SHOWN} more"] if len(odd) > SHOWN else [])]
     changes = [f"changed {moment(when)}: {what}: {text}" for when, what, text in (look.changed or [])[:SHOWN]]
     return replace(finding, odd=(*told, *changes))
+
+
+def _rules(case: Investigation, finding: Cause) -> list[str]:
+    """The rules of others among the iptables of the gateway, but for those that the finding names."""
+    state = case.state(case.gateway)
+    if finding.host != case.gateway.name or state is None:
+        return []
+    with suppress(UnreadableError), reading(f"what {finding.host} says"):
+        found = case.differences(case.gateway, state)
+        rules = [each.thing for each in found if each.kind == "unmanaged" and isinstance(each.thing, Rule)]
+        told = [f"-t {each.table} -A {each.chain} {each.spec}" for each in rules]
+        return [f"unmanaged rule: {each}" for each in told if each not in finding.cause]
+    return []
 
 
 def _odd(odd: Odd) -> str:
