@@ -96,12 +96,12 @@ def test_sysctls_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for folder in folders:
         folder.mkdir()
     (folders[0] / "50-a.conf").write_text(
-        "# net.ipv4.x = 9\n-net.ipv4.x = 1\nnet.ipv4.conf.*.rp_filter=2\nkernel.y=3\n"
+        "# net.ipv4.x = 9\n-net.ipv4.x = 1\nnet.ipv4.conf.*.rp_filter=2\nkernel.y=3\n-net.ipv4.conf.all.rp_filter\n"
     )
     (folders[1] / "50-a.conf").write_text("net.ipv4.hidden = 1\n")
     (folders[1] / "90-b.conf").write_text("net/ipv4/x=  4   5\nno line\n")
     monkeypatch.setattr(oddities, "SYSCTL_FOLDERS", tuple(map(str, folders)))
-    live = ["net/ipv4/conf/a/rp_filter", "net/ipv4/x"]
+    live = ["net/ipv4/conf/a/rp_filter", "net/ipv4/conf/all/rp_filter", "net/ipv4/x"]
     assert oddities.on_disk(live) == {"net/ipv4/x": "4 5", "net/ipv4/conf/a/rp_filter": "2"}
 
 
