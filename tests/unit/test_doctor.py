@@ -339,6 +339,7 @@ def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
     assert (found.id, found.host) == ("rule-unmanaged", "gateway")
     assert how in found.cause
     assert "17 packets have met it so far" in found.evidence
+    assert found.odd == (f"unmanaged rule: -t filter -A FORWARD {innocent}",)
     command = shlex.split(found.fix)
     assert command[:3] == ["./inv", "change", "gateway"]
     assert shlex.split(command[3]) == ["iptables", "-t", table, "-D", chain, *shlex.split(spec)]

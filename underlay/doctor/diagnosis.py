@@ -75,7 +75,7 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
     live, latent = ([each for each in case.found if each.latent == late] for late in (False, True))
     if live:
         live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
-    live, latent = ([beside(each, seen.looks) for each in found] for found in (live, latent))
+    live, latent = ([beside(case, each) for each in found] for found in (live, latent))
     # What could not be looked at follows from what is wrong, if anything is.
     missed = () if live else tuple(dict.fromkeys([*unread, *seen.unread]))
     return Diagnosis((*live, *latent), tuple(dict.fromkeys(case.notes)), missed)

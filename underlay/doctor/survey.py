@@ -158,7 +158,7 @@ class HostSurvey:
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
     odd: list[Odd] = field(default_factory=list)
-    changed: list[tuple[Finite, str, str]] = field(default_factory=list)
+    changed: list[tuple[Finite, str, str]] | None = None
     listeners: list[Listener] | None = None
     stuck: list[Stuck] = field(default_factory=list)
     limits: list[Limit] = field(default_factory=list)
