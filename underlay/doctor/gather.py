@@ -111,7 +111,10 @@ class _Surveyor:
             elif self.plan.gateway.name in self.looks:
                 with suppress(UnreachableError, UnreadableError):
                     answers = self._ask(links, self.plan.gateway, {"answers": asked}).answers
-            if answers.get(f"{host.primary.address}:{SSH_PORT}") == f"- {os.strerror(errno.ECONNREFUSED)}":
+            heard = answers.get(f"{host.primary.address}:{SSH_PORT}", "")
+            if heard and (not heard.startswith("- ") or "closed" in heard):
+                failures[host.name] = Failure("closed", f"{failure.said}; who connects hears: {heard}")
+            elif heard == f"- {os.strerror(errno.ECONNREFUSED)}":
                 failures[host.name] = Failure("refused", failure.said)
                 elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
         return failures, {name: there for name, there in elsewhere.items() if there}
