@@ -10,6 +10,7 @@ from underlay.doctor.investigation import Investigation, some
 from underlay.plan import SSH_PORT, Host
 from underlay.text import command
 
+FREEZABLE = ("init.scope", "system.slice", "system.slice/ssh.service")
 START = "systemctl unmask ssh.service ssh.socket; systemctl restart ssh"
 """Starts sshd, whatever keeps it from that: who stopped it may have masked it, too."""
 
@@ -88,8 +89,8 @@ def _sshd_closes(case: Investigation, host: Host, said: str) -> Cause:
 
 
 def _sshd_hangs(case: Investigation, host: Host, said: str) -> Cause:
-    group = "/sys/fs/cgroup/system.slice/ssh.service/cgroup.freeze"
-    wake = f"systemctl thaw ssh; echo 0 > {group}; systemctl kill --signal=CONT ssh; systemctl restart ssh"
+    groups = " ".join(f"/sys/fs/cgroup/{each}/cgroup.freeze" for each in FREEZABLE)
+    wake = f"echo 0 | tee {groups}; systemctl thaw ssh; systemctl kill --signal=CONT ssh; systemctl restart ssh"
     fix = case.console(host.name, wake)
     return Cause(
         id="sshd-hangs",
