@@ -102,7 +102,7 @@ class _Surveyor:
         failures, elsewhere = dict(failures), {}
         for host in self.deployed:
             failure = failures.get(host.name)
-            if failure is None or failure.why not in ("refused", "closed", "other") or host.name in other_ways:
+            if failure is None or failure.why not in ("refused", "other") or host.name in other_ways:
                 continue
             asked = [[str(nic.address), port, ""] for nic in host.interfaces for port in ends.SSH_PORTS]
             answers: dict[str, str] = {}
@@ -112,9 +112,7 @@ class _Surveyor:
                 with suppress(UnreachableError, UnreadableError):
                     answers = self._ask(links, self.plan.gateway, {"answers": asked}).answers
             heard = answers.get(f"{host.primary.address}:{SSH_PORT}", "")
-            if heard and (not heard.startswith("- ") or "closed" in heard):
-                failures[host.name] = Failure("closed", f"{failure.said}; who connects hears: {heard}")
-            elif heard == f"- {os.strerror(errno.ECONNREFUSED)}":
+            if heard == f"- {os.strerror(errno.ECONNREFUSED)}":
                 failures[host.name] = Failure("refused", failure.said)
                 elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
         return failures, {name: there for name, there in elsewhere.items() if there}
