@@ -24,7 +24,7 @@ from underlay.doctor.causes import ends
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.survey import Survey
 from underlay.observe.health import Upstream
-from underlay.remote.survey import programs, system
+from underlay.remote.survey import connections, programs, system
 
 LB = "100.64.0.53"
 
@@ -334,6 +334,17 @@ def test_said() -> None:
         port = quiet.getsockname()[1]
         assert programs.said("127.0.0.1", port, "").startswith("- takes the connection, and says nothing")
     assert programs.said("127.0.0.1", port, "") == "- Connection refused"
+
+
+def test_served() -> None:
+    """A page, whatever it is; an error of the server's own; no answer to the request."""
+    for status, said in ((200, ""), (404, ""), (503, "answers 503")):
+        with serving(status) as port:
+            assert connections.served("127.0.0.1", port, "127.0.0.1/debian/") == said
+    with socket.create_server(("127.0.0.1", 0)) as quiet:
+        port = quiet.getsockname()[1]
+        assert connections.served("127.0.0.1", port, "") == ""
+        assert "says nothing" in connections.served("127.0.0.1", port, "127.0.0.1/")
 
 
 def test_a_stopped_process() -> None:

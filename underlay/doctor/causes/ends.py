@@ -364,7 +364,7 @@ def _served(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
     """A service of the plan: whether it is there, listens where it must, and answers."""
     look = case.look(host)
     seen = _unit(case, host, unit)
-    if seen is not None and (seen["load"] in ("masked", "not-found", "bad-setting", "error")):
+    if seen is not None and seen["active"] != "active" and seen["load"] != "loaded":
         socket = _unit(case, host, units.SSH_SOCKET.name) if unit == units.SSH.name else None
         if not (socket and socket["active"] == "active"):
             yield _not_loaded(case, host, seen)
@@ -429,7 +429,6 @@ def _not_loaded(case: Investigation, host: Host, seen: UnitSeen) -> Cause:
         advice="somebody did it: find out what for",
         plan=case.line(host),
         hosts=case.behind(host),
-        latent=seen["active"] == "active",
     )
 
 
