@@ -166,6 +166,14 @@ def test_loops() -> None:
     assert "sed -i" in found.fix
 
 
+def test_others_loops() -> None:
+    """What is not ours may wait so for something: a note."""
+    looping = unit("kubelet.service", active="activating", sub="auto-restart", restarts=99)
+    found = diagnose(lb(units=[*UNITS, looping]))
+    assert not found.findings
+    assert "lb: kubelet.service ends again and again: it was started 99 times" in found.notes
+
+
 def test_not_answering() -> None:
     """Nothing said after the connection, or more waiting than may; a status of nginx's own that is not planned."""
     pages = {f"{LB}:80@{name}/healthz": "- takes the connection, and says nothing" for name in (ends.NO_SUCH_NAME,)}

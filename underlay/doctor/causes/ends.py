@@ -584,6 +584,10 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
         loops = seen["sub"] == "auto-restart" or (seen["active"] == "activating" and seen["restarts"] >= RESTARTS)
         # What others have it do before and instead is the first to be suspected; without that a deploy starts it.
         own = [row for row in seen["sets"] if row[2].startswith("Exec")]
+        if loops and not (ours or SYSTEM_UNIT.fullmatch(unit)):
+            # A kubelet waits so for its cluster.
+            case.notes.append(f"{host.name}: {unit} ends again and again: it was started {seen['restarts']} times")
+            continue
         if (loops or (ours and own and seen["active"] == "failed")) and (host.name, unit) not in case.told:
             case.told.add((host.name, unit))
             lines = [f"sed -i {number}s/^/#/ {command(path)}" for path, number, _ in own] if ours else []

@@ -39,8 +39,8 @@ def unit_of(pid: int | str) -> str:
     return ""
 
 
-def listeners(_: bool) -> list[dict[str, Any]]:
-    """See the package."""
+def listeners(_: bool) -> list[dict[str, Any]] | None:
+    """See the package; None if that can't be told, for something always listens."""
     found = []
     for line in output("ss", "-Hltnp").splitlines()[:MOST]:
         queue, room, end, *rest = line.split()[1:]
@@ -59,7 +59,7 @@ def listeners(_: bool) -> list[dict[str, Any]]:
                 "unit": unit_of(pid) if pid else "",
             }
         )
-    return found
+    return found or None
 
 
 def stuck(_: bool) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def _met(used: int, limit: int) -> bool:
 
 def _open_files() -> Iterator[tuple[str, str, int, int, str]]:
     """Of the programs that listen, and of those that they started."""
-    serving = {each["unit"] for each in listeners(True)} - {"", "init.scope"}
+    serving = {each["unit"] for each in listeners(True) or ()} - {"", "init.scope"}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, TypeError):
             unit = unit_of(path.name)
