@@ -46,8 +46,7 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
             step(
                 planned.name,
                 neighbours.cables(case, planned),
-                ends.tools(case, planned),
-                ends.programs(case, planned),
+                ends.ends(case, planned),
                 hosts.host(case, planned),
                 unreached(case, planned),
             )
@@ -59,7 +58,6 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
-        step("clocks", *(ends.clock(case, planned) for planned in case.deployed))
     live = [each for each in case.found if not each.latent]
     if live:
         live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))

@@ -139,10 +139,17 @@ def _own_pages(plan: Plan, host: Host) -> dict[str, str]:
     return health | {f"{own}{name}/": name for name in _upstreams(plan)}
 
 
+def ends(case: Investigation, host: Host) -> Iterator[Cause]:
+    """All causes that are at the ends of a host's connections, and in the system that they need."""
+    yield from _tools_missing(case, host)
+    yield from _programs(case, host)
+    yield from _clock(case, host)
+
+
 # --- before all else: what everything is looked at with ---------------------------------------------------------------
 
 
-def tools(case: Investigation, host: Host) -> Iterator[Cause]:
+def _tools_missing(case: Investigation, host: Host) -> Iterator[Cause]:
     """`program-missing`, `systemd-stuck`: without these nothing can be read or changed there."""
     if (why := case.seen.blind.get(host.name, "")) and re.search(
         "python3?.*(not found|No such file|ermission denied|cannot execute|bad interpreter|Exec format)", why
@@ -232,7 +239,7 @@ _HOW = {
 # --- who listens ----------------------------------------------------------------------------------------------------
 
 
-def programs(case: Investigation, host: Host) -> Iterator[Cause]:
+def _programs(case: Investigation, host: Host) -> Iterator[Cause]:
     """`program-stuck`, `limit-met`, `port-taken`, `unit-masked`, `not-listening`, `not-answering`."""
     yield from _stuck(case, host)
     for limit in case.look(host).limits:
@@ -644,7 +651,7 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
             )
 
 
-def clock(case: Investigation, host: Host) -> Iterator[Cause]:
+def _clock(case: Investigation, host: Host) -> Iterator[Cause]:
     """`clock-unkept`: a service that keeps the time is there, and none runs."""
     clocks = [
         each
