@@ -315,6 +315,16 @@ def test_a_dropped_api_is_not_its_servers_fault() -> None:
     assert not diagnose(seen).findings
 
 
+def test_a_server_on_the_loopback() -> None:
+    """It is there, and not for others: that is no API that nobody has installed yet."""
+    refused = (Upstream("kubernetes_api", "100.64.0.2:6443", "Connection refused", None),)
+    seen = with_state(healthy(), "lb", upstreams=refused)
+    assert not diagnose(seen).findings
+    local = listener(6443, "kubelet.service", address="127.0.0.1")
+    found = only(diagnose(with_look(seen, "master-1", listeners=[LISTENERS[0], local])))
+    assert (found.id, found.fix, "127.0.0.1:6443 only" in found.evidence[0]) == ("api-down", "", True)
+
+
 # --- on a host ------------------------------------------------------------------------------------------------------
 
 

@@ -78,7 +78,7 @@ _SSHD_FILES = "/etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf"
 LISTEN = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {_SSHD_FILES}"
 """Lets sshd listen on port 22 of all addresses."""
 LISTEN_ADVICE = f"this makes its lines about that comments: grep -niE '^(Port|ListenAddress)' {_SSHD_FILES}"
-LOCAL_PORTS = "32768 60999"
+KERNELS_OWN = {"net.ipv4.ip_local_port_range": "32768 60999", "net.ipv4.ip_local_reserved_ports": ""}
 SSH_PORTS = (22, 222, 443, 1022, 1222, 2022, 2200, 2222, 8022, 10022, 22222)
 """Where people let sshd listen."""
 
@@ -306,7 +306,7 @@ def _limit(case: Investigation, host: Host, limit: Limit) -> Iterator[Cause]:
     seen = _unit(case, host, unit)
     sets = [row for row in (seen["sets"] if seen else ()) if row[2].partition("=")[0].strip() in SETTINGS.get(what, ())]
     if not unit:
-        plain = LOCAL_PORTS if what == "local ports" else str(2 * limit["limit"])
+        plain = KERNELS_OWN.get(at, str(2 * limit["limit"]))
         fix = case.ssh(host.name, command("sysctl", "-w", f"{at}={plain}"))
         advice = "find out what uses them, and who set the limit"
     elif UNIT.fullmatch(unit):

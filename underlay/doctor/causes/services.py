@@ -5,7 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from underlay.desired import units
@@ -124,6 +124,11 @@ def _group(
         if not refused and there is not None and not any(str(each["port"]) == port for each in there):
             continue  # no program there could let it wait: something on the way does
         units = [unit for unit in dead if unit.host == where]
+        elsewhere = [f"{each['address']}:{port}" for each in there or () if str(each["port"]) == port]
+        if refused and elsewhere:
+            heard = _server(case, name, host, where, port, f"{evidence}; it listens on {some(elsewhere)} only", refused)
+            yield replace(heard, fix="", advice=f"let it listen on {ip}, too, in the way in which it was installed")
+            continue
         if refused and len(units) == 1:
             refusals.setdefault(units[0], []).append(evidence)
         elif refused and all(errors.values()):

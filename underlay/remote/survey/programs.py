@@ -145,7 +145,7 @@ def _kernel() -> Iterator[tuple[str, str, int, int, str]]:
             return [int(each) for each in Path(f"/proc/sys/{path}").read_text().split()]
         return []
 
-    with suppress(ValueError, IndexError):
+    with suppress(OSError, ValueError, IndexError):
         low, high = numbers("net/ipv4/ip_local_port_range")
         ends: Counter[str] = Counter()
         for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -154,9 +154,11 @@ def _kernel() -> Iterator[tuple[str, str, int, int, str]]:
                     _, local, remote, state, *_ = row.split()
                     if state != LISTENING and low <= int(local.rpartition(":")[2], 16) <= high:
                         ends[remote] += 1
-        used = max(ends.values(), default=0)
-        if _met(used, high - low + 1):
-            yield "", "local ports", used, high - low + 1, "net.ipv4.ip_local_port_range"
+        used, whole = max(ends.values(), default=0), high - low + 1
+        left = whole - _reserved(low, high)
+        if _met(used, left):
+            key = "ip_local_port_range" if _met(used, whole) else "ip_local_reserved_ports"
+            yield "", "local ports", used, left, f"net.ipv4.{key}"
     with suppress(ValueError, IndexError):
         used, _, most = numbers("fs/file-nr")
         if _met(used, most):
@@ -171,6 +173,13 @@ def _kernel() -> Iterator[tuple[str, str, int, int, str]]:
         used, most = (numbers(f"net/netfilter/nf_conntrack_{each}")[0] for each in ("count", "max"))
         if most and _met(used, most):
             yield "", "followed connections", used, most, "net.netfilter.nf_conntrack_max"
+
+
+def _reserved(low: int, high: int) -> int:
+    """How many of these ports no connection gets."""
+    text = Path("/proc/sys/net/ipv4/ip_local_reserved_ports").read_text().strip()
+    ranges = [[int(end) for end in each.split("-")] for each in text.split(",") if each]
+    return sum(max(0, min(high, each[-1]) - max(low, each[0]) + 1) for each in ranges)
 
 
 def answers(ends: list[list[Any]]) -> dict[str, str]:
