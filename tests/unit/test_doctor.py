@@ -762,7 +762,7 @@ def test_codes_and_document() -> None:
     assert document["seconds"] == 1.2
     findings = document["findings"]
     assert isinstance(findings, list)
-    assert list(findings[0]) == ["id", "host", "cause", "evidence", "fix", "at", "advice", "plan", "latent"]
+    assert list(findings[0]) == ["id", "host", "cause", "evidence", "fix", "at", "advice", "plan", "latent", "odd"]
 
 
 def test_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,12 +7,14 @@ follows from it, and what follows from an earlier cause is none.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import groupby
 
 from underlay.access.answers import UnreadableError, reading
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.causes import ends, neighbours, paths
 from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import services as behind
+from underlay.doctor.causes.oddities import beside
 from underlay.doctor.causes.unreached import unreached
 from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
@@ -26,7 +28,8 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
     case = Investigation(seen)
     unread: list[str] = []
 
-    def step(name: str, *parts: Iterable[Cause]) -> None:
+    def step(name: str, *parts: Iterable[Cause], silent: bool = False) -> bool:
+        """Whether it found nothing; then it is silent, if so wanted."""
         before = len(case.found)
         for findings in parts:
             try:
@@ -37,19 +40,28 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
             except UnreadableError as error:
                 unread.append(str(error))
         causes = [each.cause for each in case.found[before:]]
-        say(f"{name}: {'; '.join(causes) or 'ok'}")
+        if causes or not silent:
+            say(f"{name}: {'; '.join(causes) or 'ok'}")
+        return not causes
 
     step("this machine", workstation(case))
     if not case.found:
         step("neighbours", neighbours.duplicates(case))
-        for planned in case.deployed:
-            step(
-                planned.name,
-                neighbours.cables(case, planned),
-                ends.ends(case, planned),
-                hosts.host(case, planned),
-                unreached(case, planned),
-            )
+        for role, alike in groupby(case.deployed, lambda planned: planned.role):
+            good = [
+                planned.name
+                for planned in alike
+                if step(
+                    planned.name,
+                    neighbours.cables(case, planned),
+                    ends.ends(case, planned),
+                    hosts.host(case, planned),
+                    unreached(case, planned),
+                    silent=True,
+                )
+            ]
+            if good:
+                say(f"{good[0] if len(good) == 1 else f'{role} ({len(good)} hosts)'}: ok")
         step("upstream router", neighbours.upstream(case))
         step("large packets", paths.large_packets(case))
         step("other packet filters", paths.filters(case))
@@ -58,12 +70,13 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
-    live = [each for each in case.found if not each.latent]
+    live, latent = ([each for each in case.found if each.latent == late] for late in (False, True))
     if live:
         live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
+    live, latent = ([beside(each, seen.looks) for each in found] for found in (live, latent))
     # What could not be looked at follows from what is wrong, if anything is.
     missed = () if live else tuple(dict.fromkeys([*unread, *seen.unread]))
-    return Diagnosis((*live, *(each for each in case.found if each.latent)), tuple(dict.fromkeys(case.notes)), missed)
+    return Diagnosis((*live, *latent), tuple(dict.fromkeys(case.notes)), missed)
 
 
 def _pasteable(finding: Cause) -> Cause:

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from underlay.access import answers
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
-from underlay.desired import nginx, traffic
+from underlay.desired import nginx, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor.causes import ends
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import CROWDED, Drop, Failure, Hop, HostSurvey, Survey, Taken, Way, Workstation
-from underlay.doctor.ways import Say, Ways, patient
+from underlay.doctor.ways import CONNECT_SECONDS, Say, Ways
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
@@ -45,15 +46,22 @@ SAMPLE = 4
 T = TypeVar("T")
 
 
-def gather(target: Target, say: Say) -> Survey:
-    """Look at everything; takes some seconds, however much is dead. Raises nothing for a host."""
-    with patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool:
-        return _Surveyor(own, pool, say).run()
+def gather(target: Target, say: Say, since: float) -> Survey:
+    """Look at everything; takes some seconds, however much is dead. Raises nothing for a host.
+
+    since: what changed on the hosts since then is asked for, too; seconds of the epoch
+    """
+    with (
+        anew(target, ConnectTimeout=str(CONNECT_SECONDS)) as own,
+        ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool,
+    ):
+        return _Surveyor(own, pool, say, since).run()
 
 
 class _Surveyor:
-    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say) -> None:
+    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say, since: float) -> None:
         self.target = target
+        self.since = since
         self.plan = target.plan
         self.pool = pool
         self.say = say
@@ -161,7 +169,8 @@ class _Surveyor:
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
         told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)
         with reading(f"what {host.name} sees"):
-            # What took too long is null.
+            late = [key for key in wanted if told.get(key) is None]
+            self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
             kept = json.dumps({key: value for key, value in told.items() if value is not None})
             found: HostSurvey = answers.parsed(HostSurvey, kept)
         return found
@@ -173,6 +182,7 @@ class _Surveyor:
         found: dict[str, object] = {**ends.request(self.plan, host)}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
         found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found |= {"odd": self._plain(host), "changed": self.since, "failed": True}
         if host == self.plan.gateway:
             primary = host.primary.nic
             neighbours += [[primary, str(each.published), False] for each in self.plan.published]
@@ -196,6 +206,12 @@ class _Surveyor:
             case "master":
                 found |= {"owners": [nginx.API_PORT], "services": True}
         return found
+
+    def _plain(self, host: Host) -> dict[str, object]:
+        """What is the plan's on a host, and not odd."""
+        tables, priorities = ([each.start, each.stop] for each in (routing.TABLES, routing.PRIORITIES))
+        nics = [nic.nic for nic in host.interfaces]
+        return {"nics": nics, "tables": tables, "priorities": priorities, "iptables": host == self.plan.gateway}
 
     def _flows(self) -> list[Flow]:
         """The connections to try; of a large site, those between a few hosts of each role."""

@@ -59,6 +59,14 @@ class Workstation:
     public_key: str = ""
 
 
+class Odd(TypedDict):
+    """What differs from a plain host; since when, in seconds of the epoch, or 0 if that is not known."""
+
+    what: str
+    text: str
+    since: Finite
+
+
 class Taken(TypedDict):
     """What a kernel does with a packet, see `remote.trace.policy.taken`."""
 
@@ -135,10 +143,13 @@ class HostSurvey:
     sources: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     services: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     full: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
+    odd: list[Odd] = field(default_factory=list)
+    changed: list[tuple[Finite, str, str]] = field(default_factory=list)
     listeners: list[Listener] | None = None
     stuck: list[Stuck] = field(default_factory=list)
     limits: list[Limit] = field(default_factory=list)

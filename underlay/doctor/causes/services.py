@@ -22,6 +22,8 @@ REFUSED = (os.strerror(errno.ECONNREFUSED), OUR_PROBE)
 """What a host says of a connection to a port where nothing listens."""
 UNIT = re.compile(r"[A-Za-z0-9_][\w:.\\@-]*", re.ASCII)
 """A name that systemd takes, and no option."""
+OF_DEBIAN = ("/usr/lib/systemd/", "/lib/systemd/")
+"""Where units are that came in packages."""
 WAKE = {"stopped": "systemctl kill --signal=CONT", "frozen": "systemctl thaw"}
 URI = re.compile(r"https?://[\w.:-]+(/[\w./+~-]*)?", re.ASCII)
 """Of a package source, with nothing in it that a shell or sed would take for its own."""
@@ -62,8 +64,16 @@ def services(case: Investigation) -> Iterator[Cause]:
     for unit in dead:
         if (unit.host, unit.name) in case.told:
             continue
-        if unit in refusals or (unit.failed and case.is_deployed(unit.host)):
+        if unit in refusals or (unit.failed and case.is_deployed(unit.host) and not _is_of_others(case, unit)):
             yield _ended(case, unit, refusals.get(unit, []))
+        elif unit.failed and case.is_deployed(unit.host):
+            case.notes.append(f"{unit.host}: {unit.name} has failed: it is neither the plan's nor Debian's")
+
+
+def _is_of_others(case: Investigation, unit: _Unit) -> bool:
+    """Whether a failed unit is known to be neither the plan's nor the distribution's, nor one of the network."""
+    path = case.look(case.plan.host(unit.host)).failed.get(unit.name, OF_DEBIAN[0])
+    return not (path.startswith(OF_DEBIAN) or OF_THE_NETWORK.search(unit.name))
 
 
 def _dead_units(case: Investigation) -> list[_Unit]:

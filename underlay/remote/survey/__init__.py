@@ -13,10 +13,14 @@ Keys of the request, and of the answer:
   empty for none
 - `names`: true → the name servers that the host asks → error, empty for none
 - `services`: true → the services that are enabled and do not run
+- `failed`: true → the units that have failed → the file of each
 - `owners`: [PORT, …] → PORT → the systemd unit that listens there, or the program's name
 - `talkers`: SHARE → if the connection table is fuller: [[ADDRESS, SHARE], …], who opened most of its
   entries
 - `policy`: [PACKET, …] → for each by which route and policy rule it goes, see `remote.trace.policy.taken`
+- `odd`: {nics: [NIC, …], tables: [FIRST, END], priorities: [FIRST, END], iptables: whether they are the plan's} →
+  [{what, text, since: seconds of the epoch or 0}, …], what differs from a plain host
+- `changed`: SINCE, in seconds of the epoch → [[TIME, WHAT, TEXT], …], what changed since then, the latest first
 - `listeners`: true → who listens on TCP: port, address (0.0.0.0: all), how many connections wait and how many may,
   program, pid, unit
 - `stuck`: true → the processes of services, and pid 1, that can't go on: unit, pid, program, how (`stopped` by a

@@ -10,8 +10,9 @@ from typing import Any
 
 from underlay.remote import at_once
 from underlay.remote.survey.connections import errors, names, sources
-from underlay.remote.survey.host import full, owners, services, talkers
+from underlay.remote.survey.host import failed, full, owners, services, talkers
 from underlay.remote.survey.neighbours import echo, neighbours
+from underlay.remote.survey.oddities import changed, odd
 from underlay.remote.survey.programs import answers, complaints, limits, listeners, stuck
 from underlay.remote.survey.system import lacking, mounts, resolver, sysctls, units
 
@@ -30,8 +31,8 @@ def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy)},
-        **{each.__name__: each for each in (answers, complaints, limits, listeners, stuck)},
+        **{each.__name__: each for each in (echo, sources, names, services, failed, owners, full, talkers, policy)},
+        **{each.__name__: each for each in (odd, changed, answers, complaints, limits, listeners, stuck)},
         **{each.__name__: each for each in (lacking, mounts, resolver, sysctls, units)},
         "arp": neighbours,
         "connect": errors,

@@ -42,6 +42,17 @@ def services(_: bool) -> list[str]:
     return found
 
 
+def failed(_: bool) -> dict[str, str]:
+    """See the module."""
+    listed = output("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--full")
+    names = [line.split()[0] for line in listed.splitlines() if line.strip()]
+    if not names:
+        return {}
+    shown = output("systemctl", "show", "--property=Id,FragmentPath", "--", *names)
+    units = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.strip().split("\n\n")]
+    return {unit["Id"]: unit.get("FragmentPath", "") for unit in units if "Id" in unit}
+
+
 def owners(ports: list[int]) -> dict[str, str]:
     """See the module."""
     found = {}
