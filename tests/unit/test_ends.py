@@ -24,6 +24,7 @@ from underlay.doctor.causes import ends
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.survey import Survey
 from underlay.observe.health import Upstream
+from underlay.observe.state import HostState
 from underlay.remote.survey import connections, programs, system
 
 LB = "100.64.0.53"
@@ -95,6 +96,17 @@ def test_process_one() -> None:
     found = only(diagnose(lb(stuck=[process("init.scope", "frozen", 1, "/sys/fs/cgroup/init.scope/cgroup.freeze")])))
     assert found.id == "systemd-stuck"
     assert found.fix == """./inv ssh lb "sudo sh -c 'echo 0 > /sys/fs/cgroup/init.scope/cgroup.freeze'\""""
+
+
+def test_process_one_does_not_answer() -> None:
+    """It is alive, and says nothing: nothing from outside helps but to look."""
+    late = HostState("lb", {"units": (124, [])})
+    vars(late).update(
+        {key: value for key, value in vars(healthy().states["lb"]).items() if key not in ("sections", "units")}
+    )
+    seen = replace(healthy(), states=healthy().states | {"lb": late})
+    found = only(diagnose(seen))
+    assert (found.id, found.host, found.fix) == ("systemd-stuck", "lb", "")
 
 
 def limit(unit: str, what: str, at: str = "/x") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from underlay.desired.packages import PACKAGES
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, first, some
 from underlay.doctor.survey import Limit, Listener, Stuck, UnitSeen
+from underlay.observe.state import LATE
 from underlay.plan import SSH_PORT, Host, Plan, roles
 from underlay.text import command
 
@@ -214,7 +215,7 @@ def _systemd(case: Investigation, host: Host) -> Iterator[Cause]:
             plan=case.line(host),
             hosts=frozenset({host.name}),
         )
-    elif state is not None and state.sections.get("units", (0, []))[0] == _TIMED_OUT and not look.units:
+    elif state is not None and state.sections.get("units", (0, []))[0] in LATE and look.listeners and not look.units:
         yield Cause(
             id="systemd-stuck",
             host=host.name,
@@ -227,7 +228,6 @@ def _systemd(case: Investigation, host: Host) -> Iterator[Cause]:
         )
 
 
-_TIMED_OUT = 124
 _HOW = {
     "stopped": "is stopped by a signal",
     "traced": "is held by a debugger",
