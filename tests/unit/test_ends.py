@@ -101,12 +101,13 @@ def test_process_one() -> None:
 def test_process_one_does_not_answer() -> None:
     """It is alive, and says nothing: nothing from outside helps but to look."""
     late = HostState("lb", {"units": (124, [])})
-    vars(late).update(
-        {key: value for key, value in vars(healthy().states["lb"]).items() if key not in ("sections", "units")}
-    )
-    seen = replace(healthy(), states=healthy().states | {"lb": late})
+    known = vars(healthy().states["lb"])
+    vars(late).update({key: value for key, value in known.items() if key not in ("sections", "units")})
+    seen = replace(lb(units=[]), states=healthy().states | {"lb": late})
     found = only(diagnose(seen))
     assert (found.id, found.host, found.fix) == ("systemd-stuck", "lb", "")
+    # A host that says nothing at all may be slow, whatever systemd does.
+    assert not diagnose(replace(seen, looks=healthy().looks)).findings
 
 
 def limit(unit: str, what: str, at: str = "/x") -> dict[str, Any]:
@@ -334,7 +335,11 @@ def test_a_server_on_the_loopback() -> None:
     assert not diagnose(seen).findings
     local = listener(6443, "kubelet.service", address="127.0.0.1")
     found = only(diagnose(with_look(seen, "master-1", listeners=[LISTENERS[0], local])))
-    assert (found.id, found.fix, "127.0.0.1:6443 only" in found.evidence[0]) == ("api-down", "", True)
+    assert (found.id, found.fix, "127.0.0.1 only" in found.evidence[0]) == ("api-down", "", True)
+    probe = listener(6443, "ssh.service", program="python3")
+    assert not diagnose(with_look(seen, "master-1", listeners=[LISTENERS[0], probe])).findings
+    hung = with_state(seen, "lb", upstreams=(replace(refused[0], error="no answer within 1 s"),))
+    assert not diagnose(with_look(hung, "master-1", listeners=[LISTENERS[0], probe])).findings
 
 
 # --- on a host ------------------------------------------------------------------------------------------------------

@@ -402,6 +402,11 @@ def _served(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
     yield from _answers(case, host, unit)
 
 
+def is_probe(listener: Listener) -> bool:
+    """Whether it may be what this repo puts there for a moment: a program of somebody's login."""
+    return listener["program"].startswith("python") and listener["unit"].startswith(("ssh", "session-", "user@"))
+
+
 def _is_stranger(listener: Listener, unit: str) -> bool:
     """Whether a port of ours belongs to somebody else; what systemd has for a socket is the unit's."""
     return listener["pid"] not in (0, 1) and listener["unit"] != unit and not listener["unit"].startswith("ssh")
