@@ -97,7 +97,7 @@ PYTHON = command(
 
 def request(plan: Plan, host: Host) -> dict[str, object]:
     """What to ask a deployed host to look at; see `remote.survey`."""
-    answers: list[list[object]] = [[str(nic.address), SSH_PORT, ""] for nic in host.interfaces]
+    answers: list[list[object]] = []
     found: dict[str, object] = {
         **dict.fromkeys(("listeners", "stuck", "limits", "resolver", "mounts"), True),
         "answers": answers,
@@ -498,18 +498,15 @@ def _not_listening(
 
 
 def _answers(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
+    if unit != units.NGINX.name:
+        return  # it has just let the doctor in
     answers = case.look(host).answers
-    if unit == units.SSH.name:
-        own = {end: text for end, text in answers.items() if "@" not in end}
-        silent = [f"{end} {text.removeprefix('- ')}" for end, text in own.items() if _is_mute(text)]
-    else:
-        pages = _own_pages(case.plan, host)
-        own = {end: answers[end] for end in pages if end in answers}
-        silent = [f"{end} {text.removeprefix('- ')}" for end, text in own.items() if _is_mute(text)]
+    own = {end: answers[end] for end in _own_pages(case.plan, host) if end in answers}
+    silent = [f"{end} {text.removeprefix('- ')}" for end, text in own.items() if _is_mute(text)]
     if own and len(silent) == len(own):
         yield _mute(case, host, unit, silent[0])
         return
-    if unit == units.NGINX.name and not _file_differs(case, host, unit):
+    if not _file_differs(case, host, unit):
         yield from _pages(case, host, own)
 
 

@@ -17,8 +17,8 @@ from underlay.remote import at_once
 from underlay.remote.connect import connect, words
 from underlay.remote.survey.host import output
 
-PATIENCE = 1.5
-"""Seconds that a program has for its answer."""
+PATIENCE, PAGE = 1.5, 3
+"""Seconds that a program has for its first word, and for a page: a host may be busy."""
 MOST = 300
 """Of one kind that are told."""
 TIGHT = 16
@@ -184,7 +184,7 @@ def _reserved(low: int, high: int) -> int:
 
 def answers(ends: list[list[Any]]) -> dict[str, str]:
     """See the package."""
-    found = at_once(said, ends, "no answer in time", 2 * PATIENCE + 0.5)
+    found = at_once(said, ends, f"- no answer within {PAGE} s", PAGE + 0.5)
     return {name or f"{address}:{port}": text for (address, port, name), text in zip(ends, found, strict=True)}
 
 
@@ -197,9 +197,10 @@ def said(address: str, port: int, name: str) -> str:
         try:
             if not name:
                 return client.recv(200).decode(errors="replace").partition("\n")[0].strip() or "- closed without a word"
+            client.settimeout(PAGE)
             return _page(client, name)
         except TimeoutError:
-            return f"- takes the connection, and says nothing within {PATIENCE} s"
+            return f"- takes the connection, and says nothing within {client.gettimeout():g} s"
         except OSError as error:
             return f"- {words(error, PATIENCE)}"
 
@@ -223,4 +224,6 @@ def complaints(path: str) -> list[str]:
             lines = log.read(64_000).decode(errors="replace").splitlines()
     except OSError:
         return []
-    return [line[:200] for line in lines if re.search(r"\[(emerg|alert|crit)\]", line)][-3:]
+    # Of a limit that it may not raise itself nginx speaks at each start.
+    bad = [line[:200] for line in lines if re.search(r"\[(emerg|alert|crit)\] (?!.*setrlimit)", line)]
+    return bad[-3:]
