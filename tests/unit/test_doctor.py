@@ -680,13 +680,14 @@ def test_services() -> None:
     [
         ("/var/log/huge.log", "truncate -s 0 /var/log/huge.log"),
         ("/var/log/journal/x/system.journal", "journalctl --vacuum-size=100M"),
-        ("/var/lib/database", "du -xh /var | sort -h | tail -20"),
+        ("/var/lib/database", ""),
     ],
 )
 def test_full_disk(path: str, fix: str) -> None:
     """Only what is a log is ever offered to be emptied."""
     found = only(diagnose(with_look(healthy(), "lb", full={"/var": [[2**20, path]]})))
-    assert found.fix == f'./inv ssh lb "sudo {fix}"'
+    assert found.fix == (f'./inv ssh lb "sudo {fix}"' if fix else "")
+    assert fix or "du -xh /var | sort -h | tail -20" in found.advice
 
 
 def test_clock() -> None:

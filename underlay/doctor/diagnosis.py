@@ -54,8 +54,7 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
                 if step(
                     planned.name,
                     neighbours.cables(case, planned),
-                    ends.tools(case, planned),
-                    ends.programs(case, planned),
+                    ends.ends(case, planned),
                     hosts.host(case, planned),
                     unreached(case, planned),
                     silent=True,
@@ -71,7 +70,6 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
-        step("clocks", *(ends.clock(case, planned) for planned in case.deployed))
     live, latent = ([each for each in case.found if each.latent == late] for late in (False, True))
     if live:
         live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))

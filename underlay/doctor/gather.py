@@ -110,7 +110,7 @@ class _Surveyor:
         failures, elsewhere = dict(failures), {}
         for host in self.deployed:
             failure = failures.get(host.name)
-            if failure is None or failure.why not in ("refused", "closed", "other") or host.name in other_ways:
+            if failure is None or failure.why not in ("refused", "other") or host.name in other_ways:
                 continue
             asked = [[str(nic.address), port, ""] for nic in host.interfaces for port in ends.SSH_PORTS]
             answers: dict[str, str] = {}
@@ -119,7 +119,8 @@ class _Surveyor:
             elif self.plan.gateway.name in self.looks:
                 with suppress(UnreachableError, UnreadableError):
                     answers = self._ask(links, self.plan.gateway, {"answers": asked}).answers
-            if answers.get(f"{host.primary.address}:{SSH_PORT}") == f"- {os.strerror(errno.ECONNREFUSED)}":
+            heard = answers.get(f"{host.primary.address}:{SSH_PORT}", "")
+            if heard == f"- {os.strerror(errno.ECONNREFUSED)}":
                 failures[host.name] = Failure("refused", failure.said)
                 elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
         return failures, {name: there for name, there in elsewhere.items() if there}

@@ -20,16 +20,7 @@ CROWDED = 0.9
 """Of the connection table, the share from which on it counts as full: new connections are lost in bursts then."""
 
 Why = Literal[
-    "no route",
-    "no ARP answer",
-    "silent",
-    "refused",
-    "mute",
-    "closed",
-    "key refused",
-    "host key",
-    "the jump host",
-    "other",
+    "no route", "no ARP answer", "silent", "refused", "mute", "key refused", "host key", "the jump host", "other"
 ]
 
 

@@ -10,12 +10,13 @@ from underlay.doctor.investigation import Investigation, some
 from underlay.plan import SSH_PORT, Host
 from underlay.text import command
 
+FREEZABLE = ("init.scope", "system.slice", "system.slice/ssh.service")
 START = "systemctl unmask ssh.service ssh.socket; systemctl restart ssh"
 """Starts sshd, whatever keeps it from that: who stopped it may have masked it, too."""
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
-    """`host-key`, `key-refused`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `sshd-closes`, `no-connection`, `silent`,
+    """`host-key`, `key-refused`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `no-connection`, `silent`,
     `wrong-network`."""
     failure = case.seen.failures.get(host.name)
     if failure is None or case.is_cut(host.name):
@@ -30,8 +31,6 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
             yield _key_refused(case, host, said)
         case "refused" if host.name in case.seen.elsewhere:
             yield _sshd_elsewhere(case, host, said)
-        case "closed":
-            yield _sshd_closes(case, host, said)
         case "mute":
             yield _sshd_hangs(case, host, said)
         case "refused":
@@ -71,25 +70,9 @@ def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
     )
 
 
-def _sshd_closes(case: Investigation, host: Host, said: str) -> Cause:
-    group = "/sys/fs/cgroup/system.slice/ssh.service/pids"
-    look = case.console(host.name, f"journalctl -u ssh -n 20; sshd -t; head {group}.max {group}.current")
-    where = "" if not look.at else f" {look.at}"
-    return Cause(
-        id="sshd-closes",
-        host=host.name,
-        cause=f"{host.name}: its sshd takes connections, and closes them at once: a limit is met, or it is broken",
-        evidence=(said,),
-        advice=f"it says why itself{where}: {look.command}; sshd -T | grep -iE 'maxstartups|penalt'",
-        plan=case.line(host),
-        hosts=case.behind(host),
-        cuts=True,
-    )
-
-
 def _sshd_hangs(case: Investigation, host: Host, said: str) -> Cause:
-    group = "/sys/fs/cgroup/system.slice/ssh.service/cgroup.freeze"
-    wake = f"systemctl thaw ssh; echo 0 > {group}; systemctl kill --signal=CONT ssh; systemctl restart ssh"
+    groups = " ".join(f"/sys/fs/cgroup/{each}/cgroup.freeze" for each in FREEZABLE)
+    wake = f"echo 0 | tee {groups}; systemctl thaw ssh; systemctl kill --signal=CONT ssh; systemctl restart ssh"
     fix = case.console(host.name, wake)
     return Cause(
         id="sshd-hangs",

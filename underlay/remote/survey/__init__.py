@@ -36,6 +36,5 @@ Keys of the request, and of the answer:
   nsswitch.conf, the rows of /etc/hosts and their numbers
 - `mounts`: true → [[PATH, `read-only` or `inodes`], …] of what must be writable
 - `sysctls`: [KEY, …] → KEY → value
-- `full`: SHARE → of the file systems of /, /var, /run and /tmp that are fuller: mount point → [[SIZE, PATH], …],
-  largest first
+- `full`: SHARE → of the file systems that must be writable and are fuller: folder → [[SIZE, PATH], …], largest first
 """
