@@ -1,5 +1,6 @@
 """The doctor's walk: from what was seen, made up here, to causes and fixes. No host is asked."""
 
+import hashlib
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from netaddr import IPAddress
 from rich.console import Console
 
 from tests.unit import site
+from underlay.access import hostkeys
 from underlay.access.endpoints import Endpoint
 from underlay.access.target import Target
 from underlay.compare.difference import UnitState
@@ -21,8 +23,9 @@ from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import CONFIG
 from underlay.compare.tables import Table
 from underlay.console import screen
-from underlay.desired import nat, nginx, routing, traffic, units
-from underlay.desired.files import SSHD, firewall_unit, network_files, sshd_file
+from underlay.desired import checkout, nat, nginx, routing, traffic, units
+from underlay.desired.files import SSHD, authorized_keys, firewall_unit, network_files, sshd_file
+from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Route
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
@@ -34,8 +37,8 @@ from underlay.doctor.survey import Drop, Failure, Hop, HostSurvey, Survey, Taken
 from underlay.doctor.ways import failure_of
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Link, RuleCounter, Upstream
-from underlay.observe.state import HostState
-from underlay.plan import OUTSIDE, REPO, Host, Plan, load
+from underlay.observe.state import NO_SUCH_NAME, HostState
+from underlay.plan import OUTSIDE, REPO, Host, Plan, load, roles
 from underlay.remote.guard.paths import COPY
 from underlay.remote.survey.connections import OUR_PROBE
 
@@ -63,6 +66,7 @@ def state(host: Host, **parts: object) -> HostState:
     files = {nginx.PATH: nginx.configuration(PLAN)} if host.role == "lb_nginx" else {}
     if host in DEPLOYED:
         files[SSHD] = sshd_file(PLAN, host)
+        files[authorized_keys(PLAN)] = f"{hostkeys.machine_key(PLAN, MACHINE)}\n"
     if host.role == "gateway":
         files[units.FIREWALL_FILE] = firewall_unit(COPY)
     found: dict[str, object] = {
@@ -89,12 +93,30 @@ def state(host: Host, **parts: object) -> HostState:
         "counters": (),
         "clock": Clock(0.0, 0.01),
         "upstreams": tuple(Upstream(*each, "", 0.001) for each in UPSTREAMS),
+        **checked(host),
     }
-    made = HostState(host.name, {})
+    made = HostState(host.name, {"nginx": (0, [])})
     vars(made).update(found | parts)  # they are cached properties: nothing is read any more
     return made
 
 
+def checked(host: Host) -> dict[str, object]:
+    """What `verify` looks at beside the network, as planned."""
+    return {
+        "packages": {*PACKAGES.get(host.role, ())},
+        "listening": {22, nginx.HTTP_PORT, nginx.API_PORT},
+        "on_call": {},
+        "machine_public": MACHINE,
+        "rotation_due": [],
+        "tree": {path: hashlib.sha256(content).hexdigest() for path, content in TREE.items()},
+        "python_packages": checkout.pinned_packages(),
+        "answers": {f"{NO_SUCH_NAME}/": (404, ""), f"{NO_SUCH_NAME}/healthz": (200, "ok\n")}
+        | {f"{name}/": (502, "") for name in roles.lb_nginx(PLAN).web_services},
+    }
+
+
+MACHINE = f"ssh-ed25519 {'A' * 68}"
+TREE = checkout.files(PLAN)
 UPSTREAMS = [("kubernetes_api", "100.64.0.2:6443"), ("grafana", "100.64.0.2:3000"), ("prometheus", "100.64.0.2:9090")]
 
 
@@ -558,7 +580,6 @@ def test_duplicate_of_a_stranger() -> None:
     ("why", "id", "fix"),
     [
         ("refused", "sshd-down", './inv lab.run jumphost "if systemctl -q is-active ssh; then sed'),
-        ("key refused", "key-refused", "./inv lab.run jumphost "),
         ("host key", "host-key", "key=$(./inv lab.run jumphost "),
     ],
 )
@@ -801,13 +822,13 @@ def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_why_ssh_fails(said: str, why: str) -> None:
     """From the last words of ssh."""
-    assert failure_of(said, jump=False).why == why
-    assert failure_of(said, jump=True).why == "the jump host"
+    assert failure_of([said], jump=False).why == why
+    assert failure_of([said], jump=True).why == "the jump host"
 
 
 def test_every_fix_is_one_line() -> None:
     """It can be pasted."""
-    seen = without(healthy("ssh"), "key refused", "jumphost", "master-1")
+    seen = without(healthy("ssh"), "refused", "jumphost", "master-1")
     for found in diagnose(seen).findings:
         assert re.fullmatch(r"[^\n]+", found.fix)
 

@@ -14,9 +14,11 @@ from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.causes import ends, neighbours, paths
 from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import services as behind
+from underlay.doctor.causes.access.accounts import accounts
+from underlay.doctor.causes.access.unreached import unreached
+from underlay.doctor.causes.access.workstation import workstation
+from underlay.doctor.causes.checks import checks
 from underlay.doctor.causes.oddities import beside
-from underlay.doctor.causes.unreached import unreached
-from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
 from underlay.doctor.survey import Survey
 
@@ -69,6 +71,8 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step(f"{len(seen.outcomes)} connections", paths.connections(case))
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
+        step("what verify checks", *(checks(case, planned) for planned in case.deployed))
+        step("who may log in", accounts(case))
         step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
     live, latent = ([each for each in case.found if each.latent == late] for late in (False, True))
     if live:

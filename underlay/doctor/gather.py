@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from underlay.access import answers
+from underlay.access import answers, hostkeys
 from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
@@ -22,19 +23,19 @@ from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor.causes import ends
 from underlay.doctor.policy import Packet
-from underlay.doctor.survey import CROWDED, Drop, Failure, Hop, HostSurvey, Survey, Taken, Way, Workstation
-from underlay.doctor.ways import CONNECT_SECONDS, Say, Ways
+from underlay.doctor.survey import CROWDED, Drop, Failure, Hop, HostSurvey, Login, Survey, Taken, Way, Why, Workstation
+from underlay.doctor.ways import AT_THE_DOOR, CONNECT_SECONDS, Door, Say, Ways, confinement
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
-from underlay.observe.state import DRIFT, HostState
+from underlay.observe.state import CHECKS, HostState
 from underlay.plan import SSH_PORT, Host
 from underlay.remote import arp, send, survey
 from underlay.remote.survey import programs
 from underlay.remote.survey.neighbours import HEARD
 from underlay.trace import run as trace
 
-SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
+SECTIONS = CHECKS | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
 SURVEY_SECONDS = 8
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
@@ -42,6 +43,8 @@ TRACES = 1
 """Connections that are traced for each host whose own nftables may be to blame."""
 SAMPLE = 4
 """Hosts of each role at most between which connections are tried."""
+
+REFUSED = os.strerror(errno.ECONNREFUSED)
 
 T = TypeVar("T")
 
@@ -55,13 +58,14 @@ def gather(target: Target, say: Say, since: float) -> Survey:
         anew(target, ConnectTimeout=str(CONNECT_SECONDS)) as own,
         ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool,
     ):
-        return _Surveyor(own, pool, say, since).run()
+        return _Surveyor(own, pool, say, since, target).run()
 
 
 class _Surveyor:
-    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say, since: float) -> None:
+    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say, since: float, plain: Target) -> None:
         self.target = target
         self.since = since
+        self.door = Door(plain, self._ask, self._public_key())
         self.plan = target.plan
         self.pool = pool
         self.say = say
@@ -74,6 +78,7 @@ class _Surveyor:
 
     def run(self) -> Survey:
         links, failures = self.ways.connect()
+        self._at_the_jump_host(links, failures)
         other_ways: dict[str, Way] = {}
         if failures:
             links, other_ways = self.ways.find_others(links, failures)
@@ -86,6 +91,7 @@ class _Surveyor:
         states = {name: self._result(name, future) for name, future in self.states.items()}
         drops = self._drops(links, outcomes, {name: each for name, each in states.items() if each is not None})
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        confined, logins = self._logins(links, failures, [name for name, each in states.items() if each is None])
         self.blind = {name: str(error) for name, each in self.looks.items() if (error := each.exception())}
         failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
         return Survey(
@@ -101,6 +107,8 @@ class _Surveyor:
             drops=drops,
             blind=self.blind,
             elsewhere=elsewhere,
+            confined=confined,
+            logins=logins,
         )
 
     def _knocked(
@@ -124,6 +132,47 @@ class _Surveyor:
                 failures[host.name] = Failure("refused", failure.said)
                 elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
         return failures, {name: there for name, there in elsewhere.items() if there}
+
+    def _logins(
+        self, links: Links, failures: dict[str, Failure], unread: Collection[str]
+    ) -> tuple[dict[str, Failure], dict[str, Login]]:
+        """Why the operator does not get in, or gets in and is not root: as the hosts that do it tell themselves."""
+        tried = {host: self.pool.submit(confinement, links, host) for host in self.deployed if host.name in unread}
+        confined = {host.name: found for host, future in tried.items() if (found := future.result())}
+        asked: dict[str, tuple[str, bool]] = {}
+        for name, failure in (failures | confined).items():
+            through = self.target.endpoint(name).jump
+            if failure.why == "forwarding" and through:
+                asked[through] = (self.target.endpoint(through).jump, True)
+            elif failure.why in AT_THE_DOOR and self.plan.host(name) in self.deployed:
+                asked.setdefault(name, (through, False))
+        if asked:
+            self.say(f"asking {', '.join(asked)} why ssh does not get in")
+        logins = {
+            name: self.pool.submit(self.door.login, links, self.plan.host(name), *how) for name, how in asked.items()
+        }
+        return confined, {name: each.result() for name, each in logins.items()}
+
+    def _at_the_jump_host(self, links: Links, failures: dict[str, Failure]) -> None:
+        """Of hosts behind another one ssh does not say whether they take its connections: that one is asked."""
+        for jump in {self.target.endpoint(name).jump for name in failures} - {"", *failures}:
+            behind = {
+                f"{end.address}:22": end.name
+                for end in self.target.endpoints
+                if end.jump == jump and end.name in failures and failures[end.name].why in ("other", "silent", "mute")
+            }
+            if not behind:
+                continue
+            with suppress(UnreachableError, UnreadableError):
+                ends = [[address.rpartition(":")[0], 22, False] for address in behind]
+                asked = self.door.request(self.plan.host(jump), "", forwards=True)
+                seen = self._ask(links, self.plan.host(jump), {"connect": ends, **asked})
+                for address, error in seen.connect.items():
+                    if address in behind and error in ("", REFUSED):
+                        failure = failures[behind[address]]
+                        # Of what it does not forward ssh may say no word.
+                        told: Why = "mute" if failure.why == "mute" else "forwarding" if seen.login else "closed"
+                        failures[behind[address]] = replace(failure, why="refused" if error else told)
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""
@@ -164,7 +213,7 @@ class _Surveyor:
     def _look(self, links: Links, host: Host) -> HostSurvey:
         return self._ask(links, host, self._request(host))
 
-    def _ask(self, links: Links, host: Host, wanted: dict[str, object]) -> HostSurvey:
+    def _ask(self, links: Links, host: Host, wanted: Mapping[str, object]) -> HostSurvey:
         request = json.dumps(wanted).encode()
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
         links.check(host.name)
@@ -186,7 +235,7 @@ class _Surveyor:
             return {"services": True, "stuck": True, "listeners": True}
         found: dict[str, object] = {**ends.request(self.plan, host)}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
-        found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL, "accounts": True}
         found |= {"odd": self._plain(host), "changed": self.since, "failed": True}
         if host == self.plan.gateway:
             primary = host.primary.nic
@@ -285,6 +334,7 @@ class _Surveyor:
             if self.plan.gateway.name in failures
             else {},
             public_key=self._public_key(),
+            host_keys=hostkeys.known_hosts(self.plan, self.target.known_hosts),
         )
 
     def _public_key(self) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from underlay.desired.files import authorized_keys
 from underlay.doctor.cause import Cause
+from underlay.doctor.causes.access.refused import refused
 from underlay.doctor.causes.ends import LISTEN, LISTEN_ADVICE
 from underlay.doctor.causes.neighbours import is_silent, silent
 from underlay.doctor.investigation import Investigation, some
@@ -16,19 +16,18 @@ START = "systemctl unmask ssh.service ssh.socket; systemctl restart ssh"
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
-    """`host-key`, `key-refused`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `no-connection`, `silent`,
-    `wrong-network`."""
+    """`host-key`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `no-connection`, `silent`,
+    `wrong-network`; and what `refused` tells."""
+    yield from refused(case, host)
     failure = case.seen.failures.get(host.name)
     if failure is None or case.is_cut(host.name):
         return
-    if host.name in case.seen.other_ways and failure.why not in ("host key", "key refused"):
+    if host.name in case.seen.other_ways and failure.why != "host key":
         return  # it is well itself: something drops what comes the plan's way
     said = f"ssh {host.name}: {failure.said}"
     match failure.why:
         case "host key":
             yield _host_key(case, host, said)
-        case "key refused":
-            yield _key_refused(case, host, said)
         case "refused" if host.name in case.seen.elsewhere:
             yield _sshd_elsewhere(case, host, said)
         case "mute":
@@ -47,6 +46,8 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
                 hosts=case.behind(host),
                 cuts=True,
             )
+        case "own key":
+            return  # told
         case _ if host == case.gateway:
             yield _gateway(case, said)
         case _:
@@ -108,30 +109,6 @@ def _host_key(case: Investigation, host: Host, said: str) -> Cause:
         fix=fix,
         advice=first + then,
         plan=case.line(host, address),
-        hosts=case.behind(host),
-        cuts=True,
-    )
-
-
-def _key_refused(case: Investigation, host: Host, said: str) -> Cause:
-    user, path = case.plan.operator.user, authorized_keys(case.plan)
-    folder = path.rpartition("/")[0]
-    key = case.seen.workstation.public_key or "YOUR PUBLIC KEY"
-    fix = case.console(
-        host.name,
-        f"{command('install', '-d', '-m', 700, '-o', user, '-g', user, folder)} && "
-        f"{command('echo', key)} >> {command(path)} && "
-        f"{command('chown', f'{user}:{user}', path)} && {command('chmod', 600, path)}",
-    )
-    return Cause(
-        id="key-refused",
-        host=host.name,
-        cause=f"{host.name}: it refuses the operator's key",
-        evidence=(said,),
-        fix=fix.command if fix.at else f"{fix.command} && {case.deploy(host)}",
-        at=fix.at,
-        advice=f"then here: {case.deploy(host)}" if fix.at else "",
-        plan=case.line(host),
         hosts=case.behind(host),
         cuts=True,
     )
