@@ -144,11 +144,15 @@ class _Run:
         if self.error and not self.no_address:
             raise UnreachableError(f"{self.path.source} can't send from {error}")
         if self.source_port:
-            self._each(lambda agent: agent.ask("watch", [self.path.protocol, [self.source_port, self.asked]], bool))
+            ends = (self.source_port, self.asked)
+            self._each(lambda agent: agent.ask("watch", [self.path.protocol, ends, self._nics(agent.name)], bool))
             error = self.agents[self.path.source].ask(
                 "send", [str(self.path.packet.destination), self.asked], str | None
             )
-            observations = self._each(lambda agent: observe(agent, self._steps(agent.name)))
+            lost = error is not None
+            observations = self._each(
+                lambda agent: observe(agent, self._steps(agent.name), self.path.protocol, ends, lost=lost)
+            )
         with reading(f"what {', '.join(observations)} noted"):
             comparison = Comparison(self.path, observations, self.forms, self.asked, error, own=self.own)
             rows, drops = comparison.rows(), tuple(comparison.drops())
@@ -183,6 +187,9 @@ class _Run:
 
     def _steps(self, name: str) -> list[Step]:
         return [step for step in self.path.steps if step.host == name]
+
+    def _nics(self, name: str) -> list[str]:
+        return sorted({step.nic for step in self._steps(name)} - {"", "lo"})
 
     def _each(self, ask: Any) -> dict[str, Any]:
         """Ask all hosts that can see something, at once; one that fails is not asked again."""
