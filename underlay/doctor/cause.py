@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from underlay.desired.traffic import Flow
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -14,6 +16,7 @@ class Cause:
     plan: the line of the plan that says how it should be
     latent: everything works at present, and will not after the next boot, deploy or so
     hosts: connections of these hosts may fail because of it; `cuts`: they can't be reached because of it, either
+    flows: further connections that fail because of it
     """
 
     id: str
@@ -27,6 +30,7 @@ class Cause:
     latent: bool = False
     hosts: frozenset[str] = frozenset()
     cuts: bool = False
+    flows: frozenset[Flow] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -9,55 +9,98 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from underlay.access.answers import UnreadableError, reading
+from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.causes import host as hosts
-from underlay.doctor.causes import neighbours, paths
+from underlay.doctor.causes import neighbours, packets, paths
 from underlay.doctor.causes import services as behind
-from underlay.doctor.causes.unreached import unreached
+from underlay.doctor.causes.unreached import no_connection, unreached
 from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
 from underlay.doctor.survey import Survey
+from underlay.plan import Host
 
 Say = Callable[[str], None]
 
 
 def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
     """The walk; `say` is told each step and what it found."""
-    case = Investigation(seen)
-    unread: list[str] = []
+    walk = _Walk(seen, say)
+    walk.hosts()
+    walk.between()
+    return walk.diagnosis()
 
-    def step(name: str, *parts: Iterable[Cause]) -> None:
-        before = len(case.found)
+
+def unexplained(seen: Survey) -> tuple[list[Flow], list[Host]]:
+    """The connections that fail, and the hosts that can't be reached, for no reason on the hosts themselves."""
+    walk = _Walk(seen, lambda _: None)
+    walk.hosts()
+    if walk.stopped:
+        return [], []
+    lost = [host for host in walk.case.deployed if host.name in seen.failures and not walk.case.is_cut(host.name)]
+    return list(walk.case.unexplained()), lost
+
+
+class _Walk:
+    def __init__(self, seen: Survey, say: Say) -> None:
+        self.case = Investigation(seen)
+        self.say = say
+        self.unread: list[str] = []
+        self.stopped = False
+
+    def step(self, name: str, *parts: Iterable[Cause]) -> None:
+        """One part of the walk; what it finds comes behind what was found before."""
+        before = len(self.case.found)
         for findings in parts:
             try:
                 # One by one: what comes later depends on what was found before.
                 with reading(name):
                     for finding in findings:
-                        case.found.append(_pasteable(finding))
+                        self.case.found.append(_pasteable(finding))
             except UnreadableError as error:
-                unread.append(str(error))
-        causes = [each.cause for each in case.found[before:]]
-        say(f"{name}: {'; '.join(causes) or 'ok'}")
+                self.unread.append(str(error))
+        causes = [each.cause for each in self.case.found[before:]]
+        self.say(f"{name}: {'; '.join(causes) or 'ok'}")
 
-    step("this machine", workstation(case))
-    if not case.found:
-        step("neighbours", neighbours.duplicates(case))
+    def hosts(self) -> None:
+        """This machine, then the hosts, and what is certain about what is between them."""
+        case = self.case
+        self.step("this machine", workstation(case))
+        self.stopped = bool(case.found)
+        if self.stopped:
+            return
+        self.step("neighbours", neighbours.duplicates(case))
         for planned in case.deployed:
-            step(planned.name, neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned))
-        step("upstream router", neighbours.upstream(case))
-        step("large packets", paths.large_packets(case))
-        step("other packet filters", paths.filters(case))
-        step("behind the load balancer", behind.services(case))
-        step(f"{len(seen.outcomes)} connections", paths.connections(case))
-        step("name servers", behind.names(case))
-        step("package sources", behind.packages(case))
-        step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
-    live = [each for each in case.found if not each.latent]
-    if live:
-        live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
-    # What could not be looked at follows from what is wrong, if anything is.
-    missed = () if live else tuple(dict.fromkeys([*unread, *seen.unread]))
-    return Diagnosis((*live, *(each for each in case.found if each.latent)), tuple(dict.fromkeys(case.notes)), missed)
+            self.step(
+                planned.name, neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned)
+            )
+        self.step("upstream router", neighbours.upstream(case))
+        self.step("large packets", paths.large_packets(case))
+        self.step("other packet filters", paths.filters(case))
+
+    def between(self) -> None:
+        """What packets that were followed tell, and what is behind the hosts."""
+        case = self.case
+        if self.stopped:
+            return
+        self.step("packets that were followed", packets.taken(case))
+        self.step("the gateway", no_connection(case))
+        self.step("behind the load balancer", behind.services(case))
+        self.step(f"{len(case.seen.outcomes)} connections", paths.connections(case))
+        self.step("name servers", behind.names(case))
+        self.step("package sources", behind.packages(case))
+        self.step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
+
+    def diagnosis(self) -> Diagnosis:
+        """What was found."""
+        case, found = self.case, self.case.found
+        live = [each for each in found if not each.latent]
+        if live:
+            live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
+        # What could not be looked at follows from what is wrong, if anything is.
+        missed = () if live else tuple(dict.fromkeys([*self.unread, *case.seen.unread]))
+        latent = [each for each in found if each.latent]
+        return Diagnosis((*live, *latent), tuple(dict.fromkeys(case.notes)), missed)
 
 
 def _pasteable(finding: Cause) -> Cause:

@@ -4,10 +4,9 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,24 +17,29 @@ from underlay.access.target import Target
 from underlay.desired import nginx, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
+from underlay.doctor.diagnosis import unexplained
 from underlay.doctor.policy import Packet
-from underlay.doctor.survey import CROWDED, Drop, Hop, HostSurvey, Survey, Taken, Way, Workstation
+from underlay.doctor.survey import CROWDED, Followed, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import Say, Ways, patient
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.exchange import Outcome
 from underlay.observe.state import DRIFT, HostState
-from underlay.plan import Host
+from underlay.plan import SSH_PORT, Host
 from underlay.remote import arp, send, survey
 from underlay.remote.survey.neighbours import HEARD
+from underlay.text import command
 from underlay.trace import run as trace
+from underlay.trace.seen import Taken
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
 SURVEY_SECONDS = 6
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
-TRACES = 1
-"""Connections that are traced for each host whose own nftables may be to blame."""
+TRACES = 5
+"""Connections that fail of which a packet is followed."""
+LOST = 2
+"""Hosts that can't be reached to which a packet is followed."""
 SAMPLE = 4
 """Hosts of each role at most between which connections are tried."""
 
@@ -71,10 +75,9 @@ class _Surveyor:
         self.say(f"read {len(self.states)} hosts, trying connections between them")
         outcomes = exchange.run(self._flows(), links, self.plan.gateway.name)
         states = {name: self._result(name, future) for name, future in self.states.items()}
-        drops = self._drops(links, outcomes, {name: each for name, each in states.items() if each is not None})
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
         failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
-        return Survey(
+        seen = Survey(
             target=self.target,
             workstation=self._workstation(failures),
             taken=self._taken(links, failing),
@@ -84,8 +87,8 @@ class _Surveyor:
             looks={name: each for name, each in looks.items() if each is not None},
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
-            drops=drops,
         )
+        return replace(seen, followed=tuple(self._follow(links, *unexplained(seen), outcomes)))
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""
@@ -170,41 +173,33 @@ class _Surveyor:
         """The connections to try; of a large site, those between a few hosts of each role."""
         return traffic.expected(traffic.sample(self.plan, SAMPLE), self.target.outside)
 
-    def _drops(
-        self, links: Links, outcomes: Mapping[Flow, Outcome], states: Mapping[str, HostState]
-    ) -> tuple[Drop, ...]:
-        """For each host with chains of its own that may drop: one connection that fails there is traced."""
-        failing = [
-            flow
-            for flow, outcome in outcomes.items()
-            if not (flow.must_not or outcome.unasked) and exchange.judge(flow, outcome)
+    def _follow(
+        self, links: Links, flows: list[Flow], lost: list[Host], outcomes: Mapping[Flow, Outcome]
+    ) -> Iterator[Followed]:
+        """Packets of some connections that fail, and of ssh to some hosts that can't be reached, each followed."""
+        real = [flow for flow in flows if not (flow.must_not or outcomes[flow].unasked)]
+        chosen: list[tuple[Flow | None, str, list[str], int | None]] = [
+            (flow, flow.receivers[0], [str(flow.source_address), str(flow.destination)], flow.port)
+            for flow in policy.telling(self.plan, real, TRACES)
         ]
-        flows: dict[Flow, None] = {}
-        for host in self.deployed:
-            state = states.get(host.name)
-            with suppress(UnreadableError):
-                filtering = state is not None and (state.filters.chains or state.filters.policies)
-                if filtering:
-                    passing = (each for each in failing if host == self.plan.gateway or host.name in each.hosts)
-                    flows |= dict.fromkeys(islice(passing, TRACES))
-        if flows:
-            self.say(f"tracing {len(flows)} connections that fail")
-        found = self.pool.map(lambda flow: self._traced(links, flow), flows)
-        return tuple(dict.fromkeys(drop for drops in found for drop in drops))
+        for host in lost[:LOST]:
+            endpoint = self.target.endpoint(host.name)
+            source = endpoint.jump or self.ways.here
+            if source and links.error(source) is None:
+                chosen.append((None, host.name, [source, str(endpoint.address)], SSH_PORT))
+        if chosen:
+            self.say(f"following packets of {len(chosen)} connections that fail")
+        return self.pool.map(lambda each: self._followed(links, *each), chosen)
 
-    def _traced(self, links: Links, flow: Flow) -> list[Drop]:
+    def _followed(self, links: Links, flow: Flow | None, to: str, ends: list[str], port: int | None) -> Followed:
+        again = command("./inv", "trace", *ends, *(["--port", port] if port else []))
         try:
-            source, destination = str(flow.source_address), str(flow.destination)
-            legs = trace.make(self.target, links, source, destination, "tcp", flow.port)
-        except OperatorError:
-            return []
-        found = []
-        for host, chain in (drop for leg in legs for drop in leg.drops):
-            rule = next(((name, text) for name, text, verdict in chain.rules if verdict == "drop"), None)
-            drop = Drop(host, str(flow), chain.family, chain.table, chain.name, rule)
-            if not (drop.is_iptables and host == self.plan.gateway.name):
-                found.append(drop)
-        return found
+            legs = trace.make(self.target, links, ends[0], ends[1], "tcp", port)
+        except OperatorError as error:
+            return Followed(flow, to, again, why_not=str(error))
+        ended = next((leg.ended for leg in legs if leg.ended), None)
+        why_not = [*(why for leg in legs for why in leg.unasked.values())]
+        return Followed(flow, to, again, ended, "" if ended else "; ".join(dict.fromkeys(why_not)))
 
     def _workstation(self, failures: Collection[str]) -> Workstation:
         """Read last, when every address was tried."""

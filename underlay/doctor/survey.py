@@ -1,20 +1,19 @@
 """All that the doctor looks at before it says anything: what was seen, as values."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Len
-from typing_extensions import TypedDict
 
 from underlay.access.answers import Finite, IPv4
 from underlay.access.target import Target
 from underlay.desired.traffic import Flow
 from underlay.doctor.policy import Packet
-from underlay.doctor.suspects import IPTABLES, words
 from underlay.observe.exchange import Outcome
 from underlay.observe.state import HostState
 from underlay.plan import Plan
-from underlay.remote.trace.filters import is_iptables
+from underlay.trace.ended import Ended
+from underlay.trace.seen import Taken
 
 CROWDED = 0.9
 """Of the connection table, the share from which on it counts as full: new connections are lost in bursts then."""
@@ -57,14 +56,6 @@ class Workstation:
     public_key: str = ""
 
 
-class Taken(TypedDict):
-    """What a kernel does with a packet, see `remote.trace.policy.taken`."""
-
-    route: dict[str, Any] | None
-    rule: dict[str, Any] | None
-    arguments: str | None
-
-
 @dataclass(frozen=True)
 class HostSurvey:
     """What a host sees around it; see `remote.survey`, whose keys these are."""
@@ -90,40 +81,21 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Drop:
-    """Where the packet of a connection, or its answer, ended on a host: in a chain that is not the plan's.
+class Followed:
+    """A packet that was really sent, and followed.
 
-    chain: the base chain
-    rule: the chain that has the rule, and its handle; or its text, if it is one of iptables. None: it was the policy
+    flow: the connection that it is of; None for ssh's
+    to: the host that it is for
+    again: the command that does it again
+    ended: where it ended; None if it did not, or that is not known
+    why_not: why it could not be followed; empty if it was
     """
 
-    host: str
-    flow: str
-    family: str
-    table: str
-    chain: str
-    rule: tuple[str, str] | None
-
-    @property
-    def is_iptables(self) -> bool:
-        """Whether the chain is one of iptables."""
-        return is_iptables(self.family, self.table, self.chain)
-
-    def __str__(self) -> str:
-        if self.is_iptables:
-            return f"-t {self.table} " + (f"-A {' '.join(self.rule)}" if self.rule else f"-P {self.chain} DROP")
-        how = f"the rule with handle {self.rule[1]} in chain {self.rule[0]}" if self.rule else "its policy"
-        return f"nftables chain {self.family} {self.table} {self.chain}, by {how}"
-
-    @property
-    def undo(self) -> list[str]:
-        """The command that takes it away."""
-        if self.is_iptables:
-            what = ["-D", self.rule[0], *words(self.rule[1])] if self.rule else ["-P", self.chain, "ACCEPT"]
-            return [IPTABLES, "-t", self.table, *what]
-        if self.rule:
-            return ["nft", "delete", "rule", self.family, self.table, self.rule[0], "handle", self.rule[1]]
-        return ["nft", "chain", self.family, self.table, self.chain, "{ policy accept; }"]
+    flow: Flow | None
+    to: str
+    again: str
+    ended: Ended | None = None
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +105,7 @@ class Survey:
     failures: the hosts that the plan's way does not lead to; `other_ways`: those of them that were reached another way
     states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words
     outcomes: of the connections that were tried
-    drops: where those end that were traced; of the gateway's own iptables nothing: what is in it was read
+    followed: packets of connections that fail for no reason on the hosts themselves
     taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
     """
 
@@ -145,7 +117,7 @@ class Survey:
     looks: dict[str, HostSurvey] = field(default_factory=dict)
     outcomes: dict[Flow, Outcome] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
-    drops: tuple[Drop, ...] = ()
+    followed: tuple[Followed, ...] = ()
     taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
 
     @property

@@ -3,7 +3,6 @@
 iptables has more matches than this reads: a rule with one of those may be met, or may not.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise

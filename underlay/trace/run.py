@@ -4,7 +4,7 @@ import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -24,8 +24,9 @@ from underlay.facts import firewall
 from underlay.plan import Plan
 from underlay.remote import send
 from underlay.remote import trace as trace_agent
+from underlay.trace.ended import Ended, ended
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
-from underlay.trace.seen import RAN, UNREACHABLE, Chain, Comparison, Observation, Row, Verdict, observe
+from underlay.trace.seen import RAN, UNREACHABLE, Comparison, Observation, Row, Verdict, observe
 
 NO_LISTENER = 33434
 """The port that is tried where the receiver can't be asked to listen: that of traceroute, where nobody listens."""
@@ -43,7 +44,7 @@ class Trace:
     said: what hosts on the way said about it (ICMP errors that came back)
     unasked: the hosts that can't be asked, and why
     blind: the hosts that could send and answer, but where we may not look, needs root
-    drops: the chains of rules in which the packet or its answer ended, with their host
+    ended: where the packet or its answer ended, and by what; None if it did not, or that is not known
     """
 
     path: Path
@@ -54,7 +55,7 @@ class Trace:
     said: tuple[str, ...]
     unasked: dict[str, str]
     blind: tuple[str, ...]
-    drops: tuple[tuple[str, Chain], ...] = ()
+    ended: Ended | None = None
 
     @property
     def difference(self) -> Row | None:
@@ -155,13 +156,15 @@ class _Run:
             )
         with reading(f"what {', '.join(observations)} noted"):
             comparison = Comparison(self.path, observations, self.forms, self.asked, error, own=self.own)
-            rows, drops = comparison.rows(), tuple(comparison.drops())
-            said = self._said(observations)
-        if not self.source_port:
-            rows[0] = Row(self.path.steps[0], f"{NOTHING} was sent from {error}", "differs")
+            rows, said = comparison.rows(), self._said(observations)
+            if not self.source_port:
+                rows[0] = Row(self.path.steps[0], f"{NOTHING} was sent from {error}", "differs")
+            blind = tuple(self.agents.keys() - self.sees - self.unasked.keys())
+            unseen = self.unasked | {name: f"{name} was not looked at, which needs root" for name in blind}
+            ours = frozenset(self.forms.values())
+            place = ended(self.plan, self.path, rows, observations, ours, unseen, error, self.asked)
         port = None if self.path.protocol == "icmp" else self.asked
-        blind = tuple(self.agents.keys() - self.sees - self.unasked.keys())
-        return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind, drops)
+        return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind, place)
 
     def _prepare(self, name: str) -> None:
         """What a host has to do before: one thread a host, because an agent takes one request at a time."""
@@ -323,8 +326,17 @@ def show(page: Console, trace: Trace, proxy: str | None) -> None:
         page.print(f"{name}: not looked at, needs root", style="dim", markup=False, highlight=False)
     for why in trace.unasked.values():
         page.print(f"not asked: {why}", style="yellow", markup=False, highlight=False)
+    if trace.ended and trace.code != GOOD:
+        for line in _ended(trace.ended):
+            page.print(line, markup=False, highlight=False)
     style = {GOOD: "bold green", WRONG: "bold red", COULD_NOT: "bold yellow"}[trace.code]
     page.print(summary(trace), style=style, markup=False, highlight=False)
+
+
+def _ended(found: Ended) -> list[str]:
+    parts = [f"{found.host}: {found.what}", *found.evidence]
+    parts += [f"as root on {found.host}: {found.undo}"] if found.undo else []
+    return [*parts, *([found.advice] if found.advice else [])]
 
 
 def _seen(row: Row) -> Text:
@@ -345,6 +357,7 @@ def document(trace: Trace) -> dict[str, Any]:
         "summary": summary(trace),
         "error": trace.error,
         "unreachable": trace.unasked,
+        "ended": asdict(trace.ended) if trace.ended and trace.code != GOOD else None,
         "steps": [
             {
                 "way": row.step.way,

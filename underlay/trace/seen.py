@@ -532,15 +532,6 @@ class Comparison:
     def _dropped(self, text: str) -> str:
         return f"DROPPED by {self._owned(text)}" if text else "DROPPED by the chain's policy"
 
-    def drops(self) -> list[tuple[str, Chain]]:
-        """The chains in which the packet or its answer ended, with their host."""
-        return [
-            (name, chain)
-            for name, observation in self.observations.items()
-            for chain in observation.chains
-            if chain.table and chain.decision[0] == "drop"
-        ]
-
     def _owned(self, text: str) -> str:
         """A rule with its owner: a line of the plan, or none."""
         for rule, form in self.forms.items():

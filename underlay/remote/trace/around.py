@@ -74,9 +74,7 @@ class Around:
             "arp": self._heard()[:MOST],
             "chains": list(_chains())[:MOST],
             "nft": bool(shutil.which("nft")),
-            "legacy": [
-                list(rule) for rule, number in _legacy_counters() if number > self.met.get(rule, 0)
-            ][:MOST],
+            "legacy": [list(rule) for rule, number in _legacy_counters() if number > self.met.get(rule, 0)][:MOST],
         }
 
     def _neighbours(self) -> Iterator[list[Any]]:
@@ -137,7 +135,8 @@ def _program(link: dict[str, Any]) -> str:
     found = link.get("xdp") or {}
     if not found:
         return ""
-    program = found.get("prog") or next(iter(found.get("attached", [])), {}).get("prog", {})
+    attached = found.get("attached") or [{}]
+    program = found.get("prog") or attached[0].get("prog") or {}
     modes = {1: "xdpdrv", 2: "xdpgeneric", 3: "xdpoffload"}
     return f"{modes.get(found.get('mode', 0), 'xdp')} {program.get('name', '')} {program.get('id', '')}".strip()
 

@@ -47,7 +47,10 @@ TABLE = "underlay-trace-"
 BEFORE_ALL = -450
 """Before connection tracking and every table of iptables."""
 VERDICTS = {
-    **{0: "drop", 1: "accept", 2: "stolen", 3: "queue"},
+    0: "drop",
+    1: "accept",
+    2: "stolen",
+    3: "queue",
     **{-number & 0xFFFFFFFF: word for number, word in ((3, "jump"), (4, "goto"), (5, "return"))},
 }
 INGRESS = "ingress"
