@@ -34,10 +34,10 @@ REQUEST = ip(6, HERE, THERE, tcp(20001, 80))
 @pytest.mark.parametrize(
     ("packet", "note"),
     [
-        (REQUEST, ("request", HERE, THERE, "")),
-        (ip(6, THERE, HERE, tcp(80, 20001, 0x12)), ("answer", THERE, HERE, "")),
-        (ip(6, THERE, HERE, tcp(80, 20001, 0x14)), ("answer", THERE, HERE, "reset")),
-        (ip(1, "127.0.0.9", HERE, b"\3\1\0\0\0\0\0\0" + REQUEST), ("error", "127.0.0.9", HERE, "3/1")),
+        (REQUEST, ("request", HERE, THERE, "", 64)),
+        (ip(6, THERE, HERE, tcp(80, 20001, 0x12)), ("answer", THERE, HERE, "", 64)),
+        (ip(6, THERE, HERE, tcp(80, 20001, 0x14)), ("answer", THERE, HERE, "reset", 64)),
+        (ip(1, "127.0.0.9", HERE, b"\3\1\0\0\0\0\0\0" + REQUEST), ("error", "127.0.0.9", HERE, "3/1", 64)),
         (ip(1, "127.0.0.9", HERE, b"\3\1\0\0\0\0\0\0" + ip(6, HERE, THERE, tcp(20002, 80))), None),
         (ip(1, HERE, THERE, struct.pack("!BBHHH", 8, 0, 0, 20001, 1)), None),
         (ip(6, HERE, THERE, tcp(20001, 81)), None),
@@ -47,7 +47,7 @@ REQUEST = ip(6, HERE, THERE, tcp(20001, 80))
     ],
     ids=["request", "answer", "reset", "error", "error of others", "echo", "port", "protocol", "version", "cut off"],
 )
-def test_which_packets_are_ours(packet: bytes, note: tuple[str, ...] | None) -> None:
+def test_which_packets_are_ours(packet: bytes, note: tuple[str, str, str, str, int] | None) -> None:
     """A packet of the connection is told from all others, and the way it goes."""
     assert Matcher("tcp", [20001, 80]).note(packet) == note
 
@@ -91,7 +91,7 @@ def chain(seen: dict[str, Any], way: str, stage: str) -> dict[str, Any]:
 def follow(ask: Ask, protocol: str) -> tuple[str | None, dict[str, Any]]:
     """One connection over the loopback: why there was no answer, and what was seen."""
     port = 0 if protocol == "icmp" else ask("listen", protocol, THERE)
-    ask("watch", protocol, [ask("reserve", protocol, HERE), port])
+    ask("watch", protocol, [ask("reserve", protocol, HERE), port], [])
     return ask("send", THERE, port), ask("seen")
 
 
@@ -103,7 +103,7 @@ def test_a_connection(ask: Ask, protocol: str) -> None:
     error, seen = follow(ask, protocol)
     assert error is None
     assert {tuple(packet) for packet in seen["packets"]} == {
-        (direction, "lo", way, *ends, "")
+        (direction, "lo", way, *ends, "", 64)
         for direction in ("in", "out")
         for way, ends in (("request", (HERE, THERE)), ("answer", (THERE, HERE)))
     }
@@ -132,9 +132,9 @@ def test_a_dropped_packet(ask: Ask) -> None:
 
 def test_nobody_listens(ask: Ask) -> None:
     """A refusal is told from silence."""
-    ask("watch", "tcp", [ask("reserve", "tcp", HERE), 9])
+    ask("watch", "tcp", [ask("reserve", "tcp", HERE), 9], [])
     assert ask("send", THERE, 9) == "Connection refused"
-    assert ["out", "lo", "answer", THERE, HERE, "reset"] in ask("seen")["packets"]
+    assert ["out", "lo", "answer", THERE, HERE, "reset", 64] in ask("seen")["packets"]
 
 
 def test_an_address_that_is_not_there(ask: Ask) -> None:
@@ -146,6 +146,7 @@ def test_an_address_that_is_not_there(ask: Ask) -> None:
 def test_only_this_connection(ask: Ask) -> None:
     """Another connection to the same port is not seen."""
     port = ask("listen", "tcp", THERE)
-    ask("watch", "tcp", [ask("reserve", "tcp", HERE), port])
+    ask("watch", "tcp", [ask("reserve", "tcp", HERE), port], [])
     ask("run", [["python3", "-c", f"import socket; socket.create_connection(('{THERE}', {port}))"], ""])
-    assert ask("seen") == {"packets": [], "chains": []}
+    seen = ask("seen")
+    assert seen["packets"] == seen["chains"] == []

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from underlay.observe.state import DRIFT, HostState
 from underlay.plan import SSH_PORT, Host
 from underlay.remote import arp, send, survey
 from underlay.remote.survey.neighbours import HEARD
+from underlay.remote.trace import policy as kernel
 from underlay.text import command
 from underlay.trace import run as trace
 from underlay.trace.seen import Taken
@@ -207,14 +209,7 @@ class _Surveyor:
         names = dict.fromkeys([self.plan.gateway.name, jump, *failures])
         direct = [name for name in names if name != self.ways.here and not self.target.endpoint(name).jump]
         addresses = [str(self.target.endpoint(name).address) for name in direct][: SAMPLE * 2]
-        hops = {}
-        for address in addresses:
-            found = _json("ip", "-j", "route", "get", address)
-            hops[address] = (
-                Hop(found[0].get("dev", ""), found[0].get("gateway", ""), found[0].get("prefsrc", ""))
-                if found
-                else Hop("")
-            )
+        hops = {address: _hop(address) for address in addresses}
         links = _json("ip", "-j", "link", "show")
         return Workstation(
             name=self.ways.here,
@@ -238,6 +233,17 @@ class _Surveyor:
         )
         beside = Path(f"{key}.pub")
         return beside.read_text(errors="replace").strip() if os.access(beside, os.R_OK) else ""
+
+
+def _hop(address: str) -> Hop:
+    """How this machine sends to an address."""
+    found = _json("ip", "-j", "route", "get", address)
+    packet = {"source": "", "destination": address, "nic": "", "protocol": "tcp", "sport": None, "dport": SSH_PORT}
+    with suppress(ValueError, KeyError):
+        line = str(kernel.taken([packet])[0]["line"] or "")
+        first = found[0] if found else {}
+        return Hop(first.get("dev", ""), first.get("gateway", ""), first.get("prefsrc", ""), line)
+    return Hop("")
 
 
 def _neighbours(asked: dict[str, str]) -> dict[str, str]:

@@ -31,11 +31,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Hop:
-    """The first hop to an address, from the workstation, and the source address; `nic` is empty without a route."""
+    """The first hop to an address, from the workstation, and the source address; `nic` is empty without a route.
+
+    line: the route that is taken, as `ip route del` takes it; also one that leads nowhere
+    """
 
     nic: str
     via: str = ""
     source: str = ""
+    line: str = ""
 
 
 @dataclass(frozen=True)

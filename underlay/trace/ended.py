@@ -141,6 +141,10 @@ class _Search:
         if (row.seen or "").startswith(f"{NOTHING} was sent"):
             return Ended("packet-lost", name, f"it can't send: {row.seen}")
         came = self._came(step, found)
+        if step.stage in (ROUTE, POLICY_RULE) and (
+            taken := self._taken(name, found.taken.get((step.way, "came" if came else "own")))
+        ):
+            return taken
         if step.stage == ANSWERS and found.came(step.way, "input"):
             return self._service(row, found)
         if found.packet("out", step.way, "") or found.came(step.way, "input"):
@@ -247,7 +251,7 @@ class _Search:
                     evidence=(evidence, truth),
                 )
             return self._duplicate(one, hop, other, {entry[2], *heard}, own or heard)
-        return self._unanswered(one, nic, hop, other, at)
+        return None
 
     def _duplicate(self, one: str, hop: str, other: str, heard: set[str], own: set[str]) -> Ended | None:
         strangers = heard - own
@@ -265,7 +269,8 @@ class _Search:
     def _unanswered(self, one: str, nic: str, hop: str, other: str, at: str) -> Ended | None:
         """Why nobody answers ARP, as both ends heard it."""
         here, there = self._around(one), self._around(other)
-        assert here is not None  # its caller has it
+        if here is None:
+            return None
         for name, around, port in ((one, here, nic), (other, there, at)):
             for link, _, flags, _ in around["links"] if around else []:
                 if link == port and "NOARP" in flags:
@@ -421,7 +426,9 @@ class _Search:
         after = self.path.steps[self.path.steps.index(step) :]
         arrives = next((each for each in after if each.stage == ARRIVES and each.host != name), None)
         other, at = (arrives.host, self._nic(arrives.host, arrives.nic)) if arrives else ("the next host", "")
-        if hop and (wrong := self._neighbour(name, nic, hop, other, at)):
+        if hop and (
+            wrong := self._neighbour(name, nic, hop, other, at) or self._unanswered(name, nic, hop, other, at)
+        ):
             return wrong
         if blocked := self._ipsec(name, step):
             return blocked
@@ -584,6 +591,8 @@ def _is_planned(plan: Plan, host: Host | None, line: str) -> bool:
     if found[0] in DEAD_ENDS or host is None:
         return False
     destination, nic, via = found[0], after.get("dev", ""), after.get("via", "")
+    if destination == "default" and table in ("254", "main"):
+        return True  # whoever made it: where the plan has others, they are not taken
     if host.role not in ROLES:
         return not via if _near(host, destination) else destination == "default"
     wanted = routing.host_network(plan, host).routes

@@ -62,7 +62,7 @@ def _cause(case: Investigation, group: list[Followed]) -> Cause:
         at=fix.at,
         advice="; ".join(filter(None, advice)) or _where_to_look(group[0]),
         plan=case.line(host) if host else "",
-        hosts=_victims(case, flows) | frozenset(name for each in lost for name in case.behind(case.plan.host(each))),
+        hosts=_victims(case, flows) | _behind(case, lost),
         flows=frozenset(concerned),
         cuts=True,
     )
@@ -80,6 +80,13 @@ def _victims(case: Investigation, flows: list[Flow]) -> frozenset[str]:
     sets = [flow.hosts - {case.gateway.name} for flow in flows]
     shared = frozenset.intersection(*map(frozenset, sets)) if sets else frozenset()
     return shared or frozenset(name for each in sets for name in each) - {OUTSIDE}
+
+
+def _behind(case: Investigation, lost: list[str]) -> frozenset[str]:
+    """The hosts that can't be reached, and those behind them."""
+    if case.gateway.name in lost:
+        return case.everybody
+    return frozenset(name for each in lost for name in case.behind(case.plan.host(each)))
 
 
 def _fix(case: Investigation, found: Ended) -> Fix:

@@ -51,6 +51,8 @@ def taken(packets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         arguments = as_arguments(lines[index]) if index is not None and _alone(rules, index) else None
         table = route.get("table", MAIN) if route else rule.get("table") if rule else None
         line = _best(table, packet["destination"]) if table else None
+        if route is None and line and not line.startswith(TYPES):
+            line = None  # it is not the route that lets it go nowhere
         found.append({"route": route, "rule": rule, "arguments": arguments, "line": line})
     return found
 
