@@ -28,6 +28,7 @@ from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor import run as doctor
 from underlay.doctor.cause import Cause, Diagnosis
+from underlay.doctor.causes import choice
 from underlay.doctor.diagnosis import diagnose, unexplained
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import Failure, Followed, Hop, HostSurvey, Survey, Way, Workstation
@@ -400,7 +401,9 @@ def followed(ended: Ended, which: Callable[[Flow], bool]) -> Survey:
     """What fails of a healthy site, and where a packet of each ends."""
     seen = failing(healthy(), which)
     failed = [flow for flow, outcome in seen.outcomes.items() if outcome.error]
-    return replace(seen, followed=tuple(Followed(flow, flow.receivers[0], "./inv trace", ended) for flow in failed))
+    return replace(
+        seen, followed=tuple(Followed(flow.receivers[0], "./inv trace", flow, ended=ended) for flow in failed)
+    )
 
 
 TAKEN = Ended("filter-unmanaged", "lb", "nftables chain inet block in", True, "nft delete rule inet block in handle 8")
@@ -443,7 +446,7 @@ def test_followed_to_a_host_that_is_lost() -> None:
     wrong = Ended("neighbour-wrong", "dev", "a neighbour entry", True, "ip neigh del 192.168.0.51 dev eth0")
     seen = without(healthy(), "silent", *(host.name for host in DEPLOYED))
     seen = replace(seen, workstation=replace(seen.workstation, neighbours={"192.168.0.51": "02:00"}))
-    found = only(diagnose(replace(seen, followed=(Followed(None, "gateway", "./inv trace", wrong),))))
+    found = only(diagnose(replace(seen, followed=(Followed("gateway", "./inv trace", ended=wrong),))))
     assert (found.id, found.fix) == ("neighbour-wrong", './inv lab.run dev "ip neigh del 192.168.0.51 dev eth0"')
 
 
@@ -451,7 +454,7 @@ def test_what_is_to_be_followed() -> None:
     """What nothing on the hosts explains, and those between neighbours first."""
     flows, lost = unexplained(failing(healthy(), lambda flow: "lb" in flow.hosts))
     assert (lost, {"lb" in flow.hosts for flow in flows}) == ([], {True})
-    chosen = policy.telling(PLAN, flows, 4)
+    chosen = choice.few(PLAN, flows, 4)
     assert len(chosen) == 4
     assert len({(flow.source, flow.receivers) for flow in chosen}) == 4
     assert [host.name for host in unexplained(without(healthy(), "silent", "lb"))[1]] == ["lb"]

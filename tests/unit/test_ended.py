@@ -68,6 +68,11 @@ def hop(old: Observation) -> dict[str, Any]:
     return {"routes": {("request", False): {"dst": MASTER, "dev": "eth0"}}}
 
 
+def silent(old: Observation) -> dict[str, Any]:
+    """lb hears no answer to its ARP, and sends nothing."""
+    return gone("request", direction="out", hooks=("none",))(old) | {"neighbours": frozenset({MASTER})}
+
+
 def entry(mac: str, *states: str) -> dict[str, dict[str, Any]]:
     return {"lb": {"neighbours": [(MASTER, "eth0", mac, list(states))]}}
 
@@ -122,7 +127,7 @@ def test_arp(
     planned: Planned, here: list[tuple[str, ...]], there: dict[str, Any], id: str, host: str, words: str
 ) -> None:
     """Who does not answer, or does not hear it, as both ends saw it."""
-    changes = LOST | {"lb": [*LOST["lb"], hop, gone("request", direction="out", hooks=("nothing",))]}
+    changes = LOST | {"lb": [*LOST["lb"], hop, silent]}
     end = found(planned(), ("lb", "master-1"), changes, {"lb": {"arp": here}, "master-1": there})
     assert end is not None
     assert (end.id, end.host) == (id, host)

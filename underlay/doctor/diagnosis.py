@@ -12,7 +12,7 @@ from underlay.access.answers import UnreadableError, reading
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.causes import host as hosts
-from underlay.doctor.causes import neighbours, packets, paths
+from underlay.doctor.causes import neighbours, paths
 from underlay.doctor.causes import services as behind
 from underlay.doctor.causes.unreached import no_connection, unreached
 from underlay.doctor.causes.workstation import workstation
@@ -83,7 +83,7 @@ class _Walk:
         case = self.case
         if self.stopped:
             return
-        self.step("packets that were followed", packets.taken(case))
+        self.step("packets that were followed", paths.followed(case))
         self.step("the gateway", no_connection(case))
         self.step("behind the load balancer", behind.services(case))
         self.step(f"{len(case.seen.outcomes)} connections", paths.connections(case))

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -18,13 +18,14 @@ from underlay.access.target import Target
 from underlay.desired import nginx, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
+from underlay.doctor.causes import choice
+from underlay.doctor.causes.choice import Ask
 from underlay.doctor.diagnosis import unexplained
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import CROWDED, Followed, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import Say, Ways, patient
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
-from underlay.observe.exchange import Outcome
 from underlay.observe.state import DRIFT, HostState
 from underlay.plan import SSH_PORT, Host
 from underlay.remote import arp, send, survey
@@ -38,10 +39,6 @@ SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "u
 SURVEY_SECONDS = 6
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
-TRACES = 5
-"""Connections that fail of which a packet is followed."""
-LOST = 2
-"""Hosts that can't be reached to which a packet is followed."""
 SAMPLE = 4
 """Hosts of each role at most between which connections are tried."""
 
@@ -90,7 +87,7 @@ class _Surveyor:
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
         )
-        return replace(seen, followed=tuple(self._follow(links, *unexplained(seen), outcomes)))
+        return replace(seen, followed=tuple(self._follow(links, seen)))
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""
@@ -163,6 +160,7 @@ class _Surveyor:
             routers = [(nic, str(self.plan.gateway_address(nic.network))) for nic in host.interfaces]
             neighbours += [[nic.nic, router, True] for nic, router in routers]
             found["echo"] = [[nic.nic, str(nic.address), router] for nic, router in routers]
+        found["paths"] = choice.paths(self.plan, host)
         masters = self.plan.hosts_of("master")
         match host.role:
             case "lb_nginx":
@@ -175,33 +173,27 @@ class _Surveyor:
         """The connections to try; of a large site, those between a few hosts of each role."""
         return traffic.expected(traffic.sample(self.plan, SAMPLE), self.target.outside)
 
-    def _follow(
-        self, links: Links, flows: list[Flow], lost: list[Host], outcomes: Mapping[Flow, Outcome]
-    ) -> Iterator[Followed]:
-        """Packets of some connections that fail, and of ssh to some hosts that can't be reached, each followed."""
-        real = [flow for flow in flows if not (flow.must_not or outcomes[flow].unasked)]
-        chosen: list[tuple[Flow | None, str, list[str], int | None]] = [
-            (flow, flow.receivers[0], [str(flow.source_address), str(flow.destination)], flow.port)
-            for flow in policy.telling(self.plan, real, TRACES)
-        ]
-        for host in lost[:LOST]:
-            endpoint = self.target.endpoint(host.name)
-            source = endpoint.jump or self.ways.here
-            if source and links.error(source) is None:
-                chosen.append((None, host.name, [source, str(endpoint.address)], SSH_PORT))
+    def _follow(self, links: Links, seen: Survey) -> Iterator[Followed]:
+        """Packets of what fails, each followed: some connections, pings, and ssh to hosts that can't be reached."""
+        chosen = list(choice.telling(seen, self.ways.here, *unexplained(seen)))
+        chosen = [each for each in chosen if links.error(each.source) is None]
         if chosen:
-            self.say(f"following packets of {len(chosen)} connections that fail")
-        return self.pool.map(lambda each: self._followed(links, *each), chosen)
+            self.say(f"following {len(chosen)} packets of what fails")
+        return self.pool.map(lambda each: self._followed(links, each), chosen)
 
-    def _followed(self, links: Links, flow: Flow | None, to: str, ends: list[str], port: int | None) -> Followed:
-        again = command("./inv", "trace", *ends, *(["--port", port] if port else []))
+    def _followed(self, links: Links, asked: Ask) -> Followed:
+        words = [asked.sender, asked.destination, *(["--port", asked.port] if asked.port else [])]
+        words += ["--proto", asked.protocol] if asked.protocol != "tcp" else []
+        found = Followed(asked.to, command("./inv", "trace", *words), asked.flow, asked.about, asked.said)
         try:
-            legs = trace.make(self.target, links, ends[0], ends[1], "tcp", port)
+            legs = trace.make(self.target, links, asked.sender, asked.destination, asked.protocol, asked.port)
         except OperatorError as error:
-            return Followed(flow, to, again, why_not=str(error))
+            return replace(found, why_not=str(error))
         ended = next((leg.ended for leg in legs if leg.ended), None)
+        if ended is None and asked.flow is None:
+            ended = next((each for leg in legs for each in leg.shaped), None)
         why_not = [*(why for leg in legs for why in leg.unasked.values())]
-        return Followed(flow, to, again, ended, "" if ended else "; ".join(dict.fromkeys(why_not)))
+        return replace(found, ended=ended, why_not="" if ended else "; ".join(dict.fromkeys(why_not)))
 
     def _workstation(self, failures: Collection[str]) -> Workstation:
         """Read last, when every address was tried."""

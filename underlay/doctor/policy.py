@@ -69,33 +69,6 @@ def packets(host: Host, flows: Iterable[Flow]) -> list[Packet]:
     return list(found.values())[:MOST]
 
 
-def telling(plan: Plan, flows: Iterable[Flow], most: int) -> list[Flow]:
-    """The few of many connections whose packets tell most: between neighbours first, then what they do not cover."""
-    left = dict.fromkeys(flows)
-    covered: set[object] = set()
-    chosen: list[Flow] = []
-
-    def news(flow: Flow) -> tuple[int, bool]:
-        near = any(flow.source_address in each.cidr and flow.destination in each.cidr for each in plan.networks)
-        return len(_places(plan, flow) - covered), near
-
-    while left and len(chosen) < most:
-        best = max(left, key=news)
-        if chosen and not news(best)[0]:
-            break
-        chosen.append(best)
-        covered |= _places(plan, best)
-        del left[best]
-    return chosen
-
-
-def _places(plan: Plan, flow: Flow) -> set[object]:
-    """What a connection is about: its hosts, its networks, each pair of hosts, the port."""
-    ends = (flow.source_address, flow.destination)
-    networks = {each.name for each in plan.networks if any(end in each.cidr for end in ends)}
-    return {*flow.hosts, *networks, frozenset(flow.hosts), (flow.source, flow.receivers[0]), flow.port}
-
-
 def _of(host: Host, flow: Flow) -> Iterator[Packet]:
     if flow.source == host.name and (nic := _nic(host, flow.source_address)):
         yield Packet(flow, nic, flow.destination, "", None, flow.port)

@@ -74,6 +74,7 @@ class HostSurvey:
     full: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
+    paths: dict[str, Annotated[list[Finite], Len(4, 4)]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,19 @@ class Way:
 class Followed:
     """A packet that was really sent, and followed.
 
-    flow: the connection that it is of; None for ssh's
     to: the host that it is for
     again: the command that does it again
+    flow: the connection that it is of, if it is of one that was tried
+    about: the hosts that it is about, if it is not; `said`: what was seen of it before
     ended: where it ended; None if it did not, or that is not known
     why_not: why it could not be followed; empty if it was
     """
 
-    flow: Flow | None
     to: str
     again: str
+    flow: Flow | None = None
+    about: frozenset[str] = frozenset()
+    said: str = ""
     ended: Ended | None = None
     why_not: str = ""
 

@@ -7,6 +7,7 @@ and the other end say.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from netaddr import IPNetwork
 
@@ -110,6 +111,17 @@ def ended(
     return _Search(plan, path, rows, observations, ours, unasked, port).find(error)
 
 
+def shaped(plan: Plan, path: Path, observations: Mapping[str, Observation]) -> tuple[Ended, ...]:
+    """What may hold packets back, or drop some, at the NICs of a path."""
+    search = _Search(plan, path, (), observations, frozenset(), {}, 0)
+    found = []
+    for name, seen in observations.items():
+        for nic, *_ in seen.around["links"] if seen.around else ():
+            taken = search.traffic_control(name, nic, ("egress", "root"), any_use=True)
+            found += [each for each in (taken, search.traffic_control(name, nic, ("ingress",), any_use=True)) if each]
+    return tuple(found)
+
+
 class _Search:
     def __init__(
         self,
@@ -125,36 +137,37 @@ class _Search:
         self.observations, self.ours, self.unasked, self.port = observations, ours, unasked, port
 
     def find(self, error: str | None) -> Ended | None:
-        steps = [row for row in self.rows if row.verdict == "differs"]
-        if not steps:
+        """The first that explains what was seen."""
+        row = next((row for row in self.rows if row.verdict == "differs"), None)
+        if row is None:
             return self._behind() if error else None
-        row = steps[0]
-        if self.rows.index(row) and self._unknown_before(row):
+        found = self.observations[row.step.host]
+        if self._unknown_before(row) and not found.packet("in", row.step.way, ""):
             return self._behind()
+        return next(self._candidates(row, found), None)
+
+    def _candidates(self, row: Row, found: Observation) -> Iterator[Ended]:
         step, name = row.step, row.step.host
-        found = self.observations[name]
         for chain in found.chains:
             if chain.way == step.way and chain.table and chain.decision[0] == "drop":
-                return self._rule(name, chain, "drops packets")
-        if step.stage == ARRIVES:
-            return self._between(step) if row.seen == NOTHING else self._elsewhere(row, found)
+                yield self._rule(name, chain, "drops packets")
+        came: Came = "came" if self._came(step, found) else "own"
+        if step.stage == ARRIVES and row.seen == NOTHING:
+            yield self._between(step)
         if (row.seen or "").startswith(f"{NOTHING} was sent"):
-            return Ended("packet-lost", name, f"it can't send: {row.seen}")
-        came = self._came(step, found)
-        if step.stage in (ROUTE, POLICY_RULE) and (
-            taken := self._taken(name, found.taken.get((step.way, "came" if came else "own")))
-        ):
-            return taken
+            yield Ended("packet-lost", name, f"it can't send: {row.seen}")
+        if step.stage in (ROUTE, POLICY_RULE) and (taken := self._taken(name, found.taken.get((step.way, came)))):
+            yield taken
         if step.stage == ANSWERS and found.came(step.way, "input"):
-            return self._service(row, found)
-        if found.packet("out", step.way, "") or found.came(step.way, "input"):
-            return self._elsewhere(row, found)
-        if came and not found.came(step.way, "prerouting"):
-            return self._at_the_nic(step, found)
-        hooks = ("input", "forward") if came else ("output",)
+            yield self._service(row, found)
+        if step.stage == ARRIVES or found.packet("out", step.way, "") or found.came(step.way, "input"):
+            yield self._elsewhere(row, found)
+        if came == "came" and not found.came(step.way, "prerouting"):
+            yield self._at_the_nic(step, found)
+        hooks = ("input", "forward") if came == "came" else ("output",)
         if not any(found.came(step.way, hook) for hook in hooks):
-            return self._routing(row, found, "came" if came else "own")
-        return self._leaving(step, found)
+            yield next(self._routing(row, found, came))
+        yield self._leaving(step, found)
 
     # --- where -------------------------------------------------------------------------------------------------------
 
@@ -234,7 +247,7 @@ class _Search:
         entry = next((each for each in around["neighbours"] if each[:2] == (hop, nic)), None)
         next_to = self._around(other)
         own = {link[1] for link in next_to["links"] if link[0] == at} if next_to else set()
-        heard = {mac for mac in found.heard.get(nic, {}).get(hop, [])}
+        heard = set(found.heard.get(nic, {}).get(hop, []))
         true = own or heard
         if entry and entry[2] and not {"FAILED", "INCOMPLETE"} & {*entry[3]}:
             if not true or entry[2] in true:
@@ -266,25 +279,22 @@ class _Search:
             advice=f"find {', '.join(sorted(strangers))} in the MAC tables of the switches: it has no right to it",
         )
 
-    def _unanswered(self, one: str, nic: str, hop: str, other: str, at: str) -> Ended | None:
+    def _unanswered(self, one: str, nic: str, hop: str, other: str, at: str) -> Iterator[Ended]:
         """Why nobody answers ARP, as both ends heard it."""
         here, there = self._around(one), self._around(other)
-        if here is None:
-            return None
         for name, around, port in ((one, here, nic), (other, there, at)):
             for link, _, flags, _ in around["links"] if around else []:
                 if link == port and "NOARP" in flags:
                     undo = command("ip", "link", "set", link, "arp", "on")
                     evidence = (f"ip link show {link}: {','.join(flags)}",)
-                    return Ended("nic-no-arp", name, f"its NIC {link} does no ARP", True, undo, evidence)
-        asked = [each for each in here["arp"] if each[2] == "request" and each[4] == hop]
-        if not any(each[0] == "out" for each in asked):
-            return self._arp_filter(one, "output") or Ended(
-                "packet-lost", one, f"it does not even ask who has {hop} on {nic}"
-            )
-        if there is None:
-            return None
+                    yield Ended("nic-no-arp", name, f"its NIC {link} does no ARP", True, undo, evidence)
+        asked = [each for each in here["arp"] if each[2] == "request" and each[4] == hop] if here else []
         mine = {each[3] for each in asked if each[0] == "out"}
+        if not mine:
+            yield from self._arp_filter(one, "output")
+            yield Ended("packet-lost", one, f"it does not even ask who has {hop} on {nic}")
+        if there is None or here is None:
+            return
         came = [each for each in there["arp"] if each[0] != "out" and each[2] == "request" and each[4] == hop]
         came = [each for each in came if each[3] in mine]
         advice = (
@@ -292,20 +302,18 @@ class _Search:
         )
         if not came:
             what = f"its ARP for {hop} left {nic} and did not arrive at {other} {at}".strip()
-            return Ended("packet-lost", one, what, advice=advice)
-        answered = [each for each in there["arp"] if each[0] == "out" and each[2] == "reply" and each[3] == hop]
-        if not answered:
-            return self._deaf(other, came[0][1], hop)
-        back = [each for each in here["arp"] if each[0] == "in" and each[2] == "reply" and each[3] == hop]
-        if not back:
+            yield Ended("packet-lost", one, what, advice=advice)
+        if not any(each[0] == "out" and each[2] == "reply" and each[3] == hop for each in there["arp"]):
+            yield from self._deaf(other, came[0][1] if came else at, hop)
+        if not any(each[0] == "in" and each[2] == "reply" and each[3] == hop for each in here["arp"]):
             what = f"its ARP answer for {hop} left {at} and did not arrive at {one} {nic}"
-            return Ended("packet-lost", other, what, advice=advice)
-        return self._arp_filter(one, "input")
+            yield Ended("packet-lost", other, what, advice=advice)
+        yield from self._arp_filter(one, "input")
 
-    def _deaf(self, name: str, nic: str, hop: str) -> Ended:
+    def _deaf(self, name: str, nic: str, hop: str) -> Iterator[Ended]:
         """A host that hears ARP for its address and does not answer."""
-        if taken := self._arp_filter(name, "input") or self._arp_filter(name, "output"):
-            return taken
+        yield from self._arp_filter(name, "input")
+        yield from self._arp_filter(name, "output")
         live = self.observations[name].live
         sysctls = live.sysctls if live else {}
         for sysctl in ARP_SYSCTLS:
@@ -313,30 +321,31 @@ class _Search:
             if on:
                 undo = " && ".join(command("sysctl", "-w", f"{key}=0") for key in on)
                 what = f"it does not answer ARP for {hop} on {nic}: {on[0]} is {sysctls[on[0]]}"
-                return Ended("sysctl-wrong", name, what, True, undo)
-        return Ended("packet-lost", name, f"it hears ARP for {hop} on {nic} and does not answer")
+                yield Ended("sysctl-wrong", name, what, True, undo)
+        yield Ended("packet-lost", name, f"it hears ARP for {hop} on {nic} and does not answer")
 
-    def _arp_filter(self, name: str, hook: str) -> Ended | None:
+    def _arp_filter(self, name: str, hook: str) -> Iterator[Ended]:
         around = self._around(name)
-        if around is None:
-            return None
-        for program, table, chain, rule in around["legacy"]:
+        for program, table, chain, rule in around["legacy"] if around else ():
             if program.startswith("arptables") and rule and chain.lower() == hook:
                 what = f"a rule takes ARP packets: {program} -t {table} -A {chain} {rule}"
-                advice = f"{program} -n -v -L shows it"
-                return Ended("filter-unmanaged", name, what, True, "", (), advice)
-        for family, table, chain, at, rules in around["chains"]:
+                yield Ended("filter-unmanaged", name, what, True, advice=f"{program} -n -v -L shows it")
+        for family, table, chain, at, rules in around["chains"] if around else ():
             drops = [(handle, rule) for handle, rule in rules if "drop" in rule.split()]
             if family == "arp" and at == hook and drops:
-                handle, rule = drops[0]
-                undo = command("nft", "delete", "rule", family, table, chain, "handle", handle)
-                what = f"a rule of nftables takes ARP packets: {family} {table} {chain}: {rule}"
-                return Ended("filter-unmanaged", name, what, True, undo if len(drops) == 1 else "")
-            if family == "arp" and at == hook and not around["nft"]:
-                what = f"nftables chain {family} {table} {chain} may take ARP packets"
-                advice = f"{command('arptables', '-L', '-n', '-v')} shows it, or nft, which is not there"
-                return Ended("filter-unmanaged", name, what, False, "", (), advice)
-        return None
+                yield self._native_rule(name, (family, table, chain), drops, "ARP packets")
+
+    def _native_rule(
+        self, name: str, place: tuple[str, str, str], drops: Sequence[tuple[str, str]], packets: str
+    ) -> Ended:
+        """Rules of nftables that could not be traced: if it is one alone, it is that one."""
+        around = self._around(name)
+        handle, rule = drops[0]
+        undo = command("nft", "delete", "rule", *place, "handle", handle)
+        what = f"a rule of nftables takes {packets}: {' '.join(place)}, handle {handle}: {rule}"
+        able = around is not None and around["nft"]
+        advice = "" if able else f"{name} has no nft to change it with: it belongs to another program"
+        return Ended("filter-unmanaged", name, what, True, undo if able and len(drops) == 1 else "", (), advice)
 
     # --- at a host ---------------------------------------------------------------------------------------------------
 
@@ -344,7 +353,7 @@ class _Search:
         """It arrived, and did not get to the hooks of the host."""
         came = found.packet("in", step.way, step.nic)
         nic = came[0] if came else self._nic(step.host, step.nic)
-        if taken := self._traffic_control(step.host, nic, ("ingress",)) or self._native(step.host, nic, "ingress"):
+        if taken := self.traffic_control(step.host, nic, ("ingress",)) or self._native(step.host, nic, "ingress"):
             return taken
         what = f"{self._packet(step)} arrived on {nic}, and its kernel dropped it before any rule"
         return Ended("packet-lost", step.host, what, evidence=self._counted(step.host))
@@ -352,33 +361,30 @@ class _Search:
     def _native(self, name: str, nic: str, hook: str) -> Ended | None:
         """A chain of nftables at a NIC, where it could not be traced."""
         around = self._around(name)
-        for family, table, chain, at, rules in around["chains"] if around else []:
-            if family == "netdev" and at == hook:
-                rule = next((rule for _, rule in rules if "drop" in rule.split()), "")
-                what = f"nftables chain {family} {table} {chain} at {nic} may take packets" + (
-                    f": {rule}" if rule else ""
-                )
-                return Ended("filter-unmanaged", name, what, True)
+        for family, table, chain, at, rules in around["chains"] if around else ():
+            drops = [(handle, rule) for handle, rule in rules if "drop" in rule.split()]
+            if family == "netdev" and at == hook and drops:
+                return self._native_rule(name, (family, table, chain), drops, f"packets at {nic}")
         return None
 
-    def _traffic_control(self, name: str, nic: str, hooks: Sequence[str]) -> Ended | None:
+    def traffic_control(self, name: str, nic: str, hooks: Sequence[str], *, any_use: bool = False) -> Ended | None:
+        """What traffic control has at a NIC that takes packets; with `any_use` also what has taken none so far."""
         around = self._around(name)
-        if around is None:
-            return None
-        for at, hook, preference, text in around["filters"]:
+        for at, hook, preference, text in around["filters"] if around else ():
             if at == nic and hook in hooks and TAKES.search(text):
-                undo = command("tc", "filter", "del", "dev", nic, hook, "pref", preference)
                 bpf = " bpf " in f" {text} "
+                undo = "" if bpf else command("tc", "filter", "del", "dev", nic, hook, "pref", preference)
                 what = f"a filter of traffic control at {nic} ({hook}) takes packets: {text}"
                 advice = "a program that others put there (a CNI?): find out what it does" if bpf else ""
-                return Ended("traffic-control", name, what, True, "" if bpf else undo, (), advice)
-        for at, kind, place, dropped, backlog in around["qdiscs"]:
-            if at == nic and place in ("root", "ingress") and (place == "root") == ("ingress" not in hooks):
-                if kind not in USUAL_QDISCS and (dropped > 0 or backlog > 0):
-                    what = (
-                        f"the {kind} queue of {nic} drops packets or holds them back: {dropped} dropped, {backlog} wait"
-                    )
-                    return Ended("traffic-control", name, what, True, command("tc", "qdisc", "del", "dev", nic, place))
+                return Ended("traffic-control", name, what, True, undo, (), advice)
+        for at, kind, place, dropped, backlog in around["qdiscs"] if around else ():
+            usual = kind in USUAL_QDISCS or (kind == "ingress") or not (any_use or dropped or backlog)
+            if at == nic and place == "root" and "root" in hooks and not usual:
+                what = f"the {kind} queue of {nic} holds packets back or drops them"
+                evidence = (f"tc -s qdisc show dev {nic}: {dropped} dropped, {backlog} wait",)
+                return Ended(
+                    "traffic-control", name, what, True, command("tc", "qdisc", "del", "dev", nic, place), evidence
+                )
         return None
 
     def _program(self, name: str, nic: str, program: str) -> Ended:
@@ -387,55 +393,44 @@ class _Search:
         what = f"a program at {nic} takes packets before the kernel sees them: {program}"
         return Ended("xdp-program", name, what, True, "", (), advice)
 
-    def _routing(self, row: Row, found: Observation, kind: Came) -> Ended:
+    def _routing(self, row: Row, found: Observation, kind: Came) -> Iterator[Ended]:
         """It did not get through the host's routing."""
         step, name = row.step, row.step.host
-        if kind == "came" and (old := self._ttl(step, found)):
-            return old
-        seen = row.seen or ""
-        if not seen or seen == NOTHING:
-            later = self.rows[self.rows.index(row) :]
-            here = [each.seen or "" for each in later if (each.step.host, each.step.way) == (name, step.way)]
-            seen = next((each for each in here if each and each != NOTHING), "")
-        if taken := self._taken(name, found.taken.get((step.way, kind))):
-            return taken
+        yield from self._ttl(step, found) if kind == "came" else ()
+        later = self.rows[self.rows.index(row) :]
+        here = [each.seen or "" for each in later if (each.step.host, each.step.way) == (name, step.way)]
+        seen = next((each for each in here if each and each != NOTHING), "")
+        yield from filter(None, [self._taken(name, found.taken.get((step.way, kind)))])
         if "rp_filter" in seen or "source address" in seen:
-            if taken := self._taken(name, found.taken.get((step.way, "back"))):
-                return taken
-            return Ended("packet-lost", name, f"{self._packet(step)} is {seen}", evidence=self._counted(name))
+            yield from filter(None, [self._taken(name, found.taken.get((step.way, "back")))])
+            yield Ended("packet-lost", name, f"{self._packet(step)} is {seen}", evidence=self._counted(name))
         if match := re.match(r"no forwarding: (\S+) is 0", seen):
             undo = command("sysctl", "-w", f"{match[1]}=1")
             what = "it does not forward" if match[1] == IP_FORWARD else "it does not forward what comes in there"
-            return Ended("sysctl-wrong", name, f"{what}: {match[1]} is 0", True, undo)
-        if blocked := self._ipsec(name, step):
-            return blocked
-        if old := self._legacy(name):
-            return old
-        what = f"{self._packet(step)} ended in its routing" + (f": {seen}" if seen and seen != NOTHING else "")
-        return Ended("packet-lost", name, what, evidence=self._counted(name))
+            yield Ended("sysctl-wrong", name, f"{what}: {match[1]} is 0", True, undo)
+        yield from filter(None, [self._ipsec(name, step), self._legacy(name)])
+        what = f"{self._packet(step)} ended in its routing" + (f": {seen}" if seen else "")
+        yield Ended("packet-lost", name, what, evidence=self._counted(name))
 
     def _leaving(self, step: Step, found: Observation) -> Ended:
         """It got through the host's routing and rules, and did not leave."""
         name = step.host
         hop, nic = self._hop(step, found)
         nic = nic or self._nic(name, step.nic)
-        if old := self._legacy(name):
-            return old
-        if taken := self._traffic_control(name, nic, ("egress", "root")) or self._native(name, nic, "egress"):
-            return taken
-        after = self.path.steps[self.path.steps.index(step) :]
+        after = self.path.steps[self.path.steps.index(step) :] if step in self.path.steps else ()
         arrives = next((each for each in after if each.stage == ARRIVES and each.host != name), None)
         other, at = (arrives.host, self._nic(arrives.host, arrives.nic)) if arrives else ("the next host", "")
-        if hop and (
-            wrong := self._neighbour(name, nic, hop, other, at) or self._unanswered(name, nic, hop, other, at)
-        ):
-            return wrong
-        if blocked := self._ipsec(name, step):
-            return blocked
         what = f"{self._packet(step)} did not leave by {nic}"
-        if hop in found.neighbours:
-            what += f": nobody answers ARP for {hop} ({other})"
-        return Ended("packet-lost", name, what, evidence=self._counted(name))
+        what += f": nobody answers ARP for {hop} ({other})" if hop in found.neighbours else ""
+        reasons = [
+            self._legacy(name),
+            self.traffic_control(name, nic, ("egress", "root")),
+            self._native(name, nic, "egress"),
+            self._neighbour(name, nic, hop, other, at) if hop else None,
+            self._ipsec(name, step),
+            next(self._unanswered(name, nic, hop, other, at), None) if hop in found.neighbours else None,
+        ]
+        return next(filter(None, reasons), Ended("packet-lost", name, what, evidence=self._counted(name)))
 
     def _elsewhere(self, row: Row, found: Observation) -> Ended:
         """It went on, and not as planned."""
@@ -457,7 +452,7 @@ class _Search:
             if not chain.table or (chain.way != step.way and step.stage != TRANSLATED_BACK):
                 continue
             for index, (_, text, verdict) in enumerate(chain.rules):
-                target = next((after for word, after in zip(words(text), words(text)[1:]) if word in ("-j", "-g")), "")
+                target = next((after for word, after in pairwise(words(text)) if word in ("-j", "-g")), "")
                 ends = verdict in PASSES and chain.table == "nat" and chain.family == "ip"
                 if text not in self.ours and (target in ALTERS or ends):
                     yield self._rule(name, chain, "is taken before ours" if ends else "changes packets", index)
@@ -475,7 +470,7 @@ class _Search:
         advice = f"{command('ss', '-ltnp', f'sport = :{self.port}')} shows who listens"
         return Ended("not-answered", name, what, evidence=self._counted(name), advice=advice)
 
-    # --- what takes packets --------------------------------------------------------------------------------------------
+    # --- what takes packets ------------------------------------------------------------------------------------------
 
     def _rule(self, name: str, chain: Chain, does: str, index: int | None = None) -> Ended:
         """A rule, or the policy, of a chain."""
@@ -522,7 +517,7 @@ class _Search:
         evidence = (f"its kernel says so (ip route get fibmatch): {line}",)
         return Ended("route-unmanaged", name, what, True, command("ip", "route", "del", *line.split()), evidence)
 
-    def _ttl(self, step: Step, found: Observation) -> Ended | None:
+    def _ttl(self, step: Step, found: Observation) -> Iterator[Ended]:
         """Who lets a packet that has no hop left live for so few, if that is how it ended."""
         ttl = found.ttl("in", step.way)
         before = self.path.steps[: self.path.steps.index(step)] if ttl is not None and ttl <= 1 else ()
@@ -531,16 +526,15 @@ class _Search:
             for chain in at.chains if at else ():
                 for index, (_, text, _) in enumerate(chain.rules):
                     if chain.way == step.way and SETS_TTL.search(text + chain.texts.get(text, "")):
-                        return self._rule(name, chain, "lets packets live for few hops only", index)
+                        yield self._rule(name, chain, "lets packets live for few hops only", index)
             sysctls = at.live.sysctls if at and at.live else {}
             if before and int(sysctls.get(DEFAULT_TTL, "64")) < FEW_HOPS:
                 undo = command("sysctl", "-w", f"{DEFAULT_TTL}=64")
                 what = f"its packets live for {sysctls[DEFAULT_TTL]} hops only: {DEFAULT_TTL}"
-                return Ended("sysctl-wrong", name, what, True, undo)
-        if not before:
-            return None
-        what = f"{self._packet(step)} arrived with no hop left (TTL {ttl}): it is not forwarded"
-        return Ended("packet-lost", step.host, what)
+                yield Ended("sysctl-wrong", name, what, True, undo)
+        if before:
+            what = f"{self._packet(step)} arrived with no hop left (TTL {ttl}): it is not forwarded"
+            yield Ended("packet-lost", step.host, what)
 
     def _ipsec(self, name: str, step: Step) -> Ended | None:
         around = self._around(name)
@@ -584,7 +578,7 @@ def _is_usual_rule(rule: Mapping[str, object]) -> bool:
 def _is_planned(plan: Plan, host: Host | None, line: str) -> bool:
     """Whether a route, as `ip route del` takes it, is one that the plan has, or that every host has."""
     found = line.split()
-    after = dict(zip(found, found[1:], strict=False))
+    after = dict(pairwise(found))
     table = after.get("table", str(MAIN))
     if found[0] in ("local", "broadcast", "multicast") and table in ("255", "local"):
         return True
@@ -611,5 +605,5 @@ def _near(host: Host, destination: str) -> Interface | None:
 def _selects(policy: str, packet: Packet) -> bool:
     """Whether an IPsec policy is about a packet."""
     found = policy.split()
-    after = dict(zip(found, found[1:], strict=False))
+    after = dict(pairwise(found))
     return packet.source in IPNetwork(after["src"]) and packet.destination in IPNetwork(after["dst"])

@@ -24,7 +24,7 @@ from underlay.facts import firewall
 from underlay.plan import Plan
 from underlay.remote import send
 from underlay.remote import trace as trace_agent
-from underlay.trace.ended import Ended, ended
+from underlay.trace.ended import Ended, ended, shaped
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
 from underlay.trace.seen import RAN, UNREACHABLE, Comparison, Observation, Row, Verdict, observe
 
@@ -45,6 +45,7 @@ class Trace:
     unasked: the hosts that can't be asked, and why
     blind: the hosts that could send and answer, but where we may not look, needs root
     ended: where the packet or its answer ended, and by what; None if it did not, or that is not known
+    shaped: what may hold packets back on the way
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Trace:
     unasked: dict[str, str]
     blind: tuple[str, ...]
     ended: Ended | None = None
+    shaped: tuple[Ended, ...] = ()
 
     @property
     def difference(self) -> Row | None:
@@ -163,8 +165,9 @@ class _Run:
             unseen = self.unasked | {name: f"{name} was not looked at, which needs root" for name in blind}
             ours = frozenset(self.forms.values())
             place = ended(self.plan, self.path, rows, observations, ours, unseen, error, self.asked)
+            queues = shaped(self.plan, self.path, observations)
         port = None if self.path.protocol == "icmp" else self.asked
-        return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind, place)
+        return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind, place, queues)
 
     def _prepare(self, name: str) -> None:
         """What a host has to do before: one thread a host, because an agent takes one request at a time."""
@@ -329,6 +332,8 @@ def show(page: Console, trace: Trace, proxy: str | None) -> None:
     if trace.ended and trace.code != GOOD:
         for line in _ended(trace.ended):
             page.print(line, markup=False, highlight=False)
+    for queue in trace.shaped:
+        page.print(f"{queue.host}: {queue.what}; {'; '.join(queue.evidence)}", markup=False, highlight=False)
     style = {GOOD: "bold green", WRONG: "bold red", COULD_NOT: "bold yellow"}[trace.code]
     page.print(summary(trace), style=style, markup=False, highlight=False)
 

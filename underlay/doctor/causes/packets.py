@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from underlay.compare.filters import FIREWALLD
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause
+from underlay.doctor.causes.choice import trouble
 from underlay.doctor.investigation import Fix, Investigation, first, some
 from underlay.doctor.survey import Followed
 from underlay.plan import OUTSIDE
 from underlay.text import command
 from underlay.trace.ended import Ended
+
+DELIVERED = "not-answered"
 
 
 def taken(case: Investigation) -> Iterator[Cause]:
@@ -24,11 +27,11 @@ def taken(case: Investigation) -> Iterator[Cause]:
         yield _cause(case, group)
 
 
-def located(case: Investigation) -> Iterator[Cause]:
-    """Where the packets ended that nothing takes that is known: `packet-lost`, `not-answered`."""
+def located(case: Investigation, *, delivered: bool) -> Iterator[Cause]:
+    """Where the packets ended that nothing takes that is known: `packet-lost`, or with `delivered` `not-answered`."""
     groups: dict[tuple[str, str], list[Followed]] = {}
     for each in case.seen.followed:
-        if each.ended and not _is_explained(case, each):
+        if each.ended and (each.ended.id == DELIVERED) == delivered and not _is_explained(case, each):
             groups.setdefault((each.ended.id, each.ended.host), []).append(each)
     for group in sorted(groups.values(), key=len, reverse=True):
         if not all(_is_explained(case, each) for each in group):
@@ -38,17 +41,20 @@ def located(case: Investigation) -> Iterator[Cause]:
 def _is_explained(case: Investigation, each: Followed) -> bool:
     if each.flow is not None:
         return case.is_explained(each.flow)
-    return case.is_cut(each.to)
+    if each.to in case.seen.failures:
+        return case.is_cut(each.to)
+    return any(not found.latent and found.hosts & each.about for found in case.found)
 
 
 def _cause(case: Investigation, group: list[Followed]) -> Cause:
     found = group[0].ended
     assert found is not None  # those without are in no group
     flows = [each.flow for each in group if each.flow is not None]
-    lost = [each.to for each in group if each.flow is None]
+    others = [each for each in group if each.flow is None]
+    lost = [each.to for each in others if each.to in case.seen.failures]
     fix = _fix(case, found)
     concerned = _concerned(case, flows)
-    ways = [*(str(flow) for flow in concerned or flows), *(f"{case.here} -> {name} (ssh)" for name in lost)]
+    ways = [*(str(flow) for flow in concerned or flows), *(each.said for each in others)]
     advice = [fix.advice, found.advice]
     if found.named and fix.command:
         advice.append("somebody made it: find out what for, or it comes back")
@@ -57,12 +63,12 @@ def _cause(case: Investigation, group: list[Followed]) -> Cause:
         id=found.id,
         host=found.host,
         cause=f"{found.host}: {found.what}",
-        evidence=(f"packets of {some(ways)} were followed, and end there", *first(found.evidence)),
+        evidence=(f"packets were followed, and end there: {some(ways)}", *first(found.evidence)),
         fix=fix.command,
         at=fix.at,
         advice="; ".join(filter(None, advice)) or _where_to_look(group[0]),
         plan=case.line(host) if host else "",
-        hosts=_victims(case, flows) | _behind(case, lost),
+        hosts=_victims(case, flows) | _behind(case, lost) | {name for each in others for name in each.about},
         flows=frozenset(concerned),
         cuts=True,
     )
@@ -105,6 +111,33 @@ def _fix(case: Investigation, found: Ended) -> Fix:
         zone += [f"--add-source={network.cidr}" for network in case.plan.networks]
         undo = f"{command(*zone)} && firewall-cmd --reload"
     return Fix(case.change(host.name, undo))
+
+
+def rates(case: Investigation) -> Iterator[Cause]:
+    """Packets that are late or lost in part, where nothing is known that does it: `path-slow`."""
+    owners = {str(nic.address): host.name for host in case.plan.hosts for nic in host.interfaces}
+    bad: dict[frozenset[str], list[str]] = {}
+    for name, look in case.seen.looks.items():
+        for ends, measured in look.paths.items():
+            source, _, destination = ends.partition(" ")
+            to = owners.get(destination, "")
+            if to and measured[1] and (words := trouble(measured)):
+                bad.setdefault(frozenset({name, to}), []).append(f"{name} {source} -> {destination}: {words}")
+    blamed = {name for each in case.found if not each.latent for name in each.hosts}
+    bad = {ends: words for ends, words in bad.items() if not ends & blamed}
+    if not bad:
+        return
+    common = frozenset.intersection(*bad) or next(iter(bad))
+    host = sorted(common, key=lambda name: name == case.gateway.name)[0]
+    yield Cause(
+        id="path-slow",
+        host=host,
+        cause=f"{host}: packets to and from it are lost in part, or late",
+        evidence=first([each for words in bad.values() for each in words]),
+        advice=f"look at its cable and its port of the switch (errors, duplex): {case.ssh(host, 'ip -s link')}",
+        plan=case.line(case.plan.host(host)),
+        hosts=frozenset(name for ends in bad for name in ends) - {case.gateway.name} | {host},
+    )
 
 
 def _where_to_look(each: Followed) -> str:

@@ -82,14 +82,14 @@ def _black_hole(case: Investigation, network: Network, host: Host, lossy: dict[H
 
 
 def connections(case: Investigation) -> Iterator[Cause]:
-    """What explains the connections that fail and that nothing else explains, if anything does: `rule-unmanaged`,
-    `filter-unmanaged`, where packets ended, `unexplained`."""
-    yield from _unmanaged_rules(case, _rules(case), certain=False)
-    yield from packets.located(case)
+    """The connections that fail and that nothing else explains: `not-answered`, `unexplained`."""
+    yield from packets.located(case, delivered=True)
     left = case.unexplained()
     if left:
         flow, (expected, seen) = next(iter(left.items()))
         why_not = [each.why_not for each in case.seen.followed if each.why_not]
+        if any(each.flow in left and not (each.ended or each.why_not) for each in case.seen.followed):
+            why_not = ["a packet of it that was sent again got there, and back: it comes and goes"]
         yield Cause(
             id="unexplained",
             host=flow.source,
@@ -110,6 +110,14 @@ def connections(case: Investigation) -> Iterator[Cause]:
             hosts=case.behind(host),
             cuts=True,
         )
+
+
+def followed(case: Investigation) -> Iterator[Cause]:
+    """What took packets that were followed, else where they ended: see `packets`; and rules that may be met."""
+    yield from packets.taken(case)
+    yield from _unmanaged_rules(case, _rules(case), certain=False)
+    yield from packets.rates(case)
+    yield from packets.located(case, delivered=False)
 
 
 def _lost(case: Investigation, hosts: Sequence[Host]) -> list[Host]:

@@ -12,6 +12,7 @@ from underlay.remote import at_once
 from underlay.remote.survey.connections import errors, names, sources
 from underlay.remote.survey.host import full, owners, services, talkers
 from underlay.remote.survey.neighbours import echo, neighbours
+from underlay.remote.survey.paths import paths
 
 WHOLE = 5
 """Seconds for all of a request; a key that takes longer has null as its answer."""
@@ -28,7 +29,7 @@ def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy)},
+        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy, paths)},
         "arp": neighbours,
         "connect": errors,
     }

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from underlay.remote.trace import filters
+from underlay.remote.trace.nftables import FAMILIES, GETRULE, attributes, elements, number, string
 
 SECONDS = 3
 MOST = 50
@@ -24,7 +25,6 @@ COUNTERS = ("snmp", "netstat", "xfrm_stat")
 """Files of /proc/net."""
 TABLES = {"stat/nf_conntrack": "conntrack", "stat/arp_cache": "neighbours"}
 """Those with a line a processor, in hexadecimal, and what they are of."""
-LEGACY = {"ip": ("iptables-legacy", "iptables-legacy-save"), "arp": ("arptables-legacy", "")}
 ETH_P_ARP = 0x0806
 REQUEST = 1
 
@@ -159,32 +159,42 @@ def _chains() -> Iterator[list[Any]]:
                 text, sign, handle = line.strip().rpartition(" # handle ")
                 if sign and not text.endswith("{"):
                     rules.append([handle, text[:400]])
-            yield [family, table, chain, hook, rules[:MOST]]
+            yield [family, table, chain, hook, (rules or list(_drops(family, table, chain)))[:MOST]]
+
+
+def _drops(family: str, table: str, chain: str) -> Iterator[list[str]]:
+    """The rules of a chain that drop, where there is no nft to print them."""
+    for number_of, rule in filters.dumped(GETRULE):
+        if (FAMILIES.get(number_of), string(rule[1]), string(rule[2])) == (family, table, chain):
+            parts = [
+                filters.meaning(string(each[1]), attributes(each.get(2, b""))) for each in elements(rule.get(4, b""))
+            ]
+            if any(word == "drops" for word, _ in parts):
+                yield [str(number(rule[3])), "it has a drop"]
 
 
 def _legacy_counters() -> Iterator[tuple[tuple[str, str, str, str], int]]:
     """The rules of older programs, and how many packets have met each."""
-    for family, (program, save) in LEGACY.items():
-        if not (tables := filters.names(family)):
-            continue
-        if not save:
-            for table in tables:
-                chain = ""
-                for line in _output(program, "-t", table, "-n", "-v", "-L").splitlines():
-                    if match := re.match(r"Chain (\S+)", line):
-                        chain = match[1]
-                    elif match := re.search(r"(.*?),? *pcnt=(\d+)", line):
-                        yield (program, table, chain, " ".join(match[1].split())), int(match[2])
-            continue
-        table = ""
-        for line in _output(save, "-c").splitlines():
-            if line.startswith("*"):
-                table = line[1:]
-            elif match := re.match(r":(\S+) (\w+) \[(\d+):", line):
-                if match[2] == "DROP":
-                    yield (program, table, match[1], ""), int(match[3])
-            elif match := re.match(r"\[(\d+):\d+\] -A (\S+) ?(.*)", line):
-                yield (program, table, match[2], match[3]), int(match[1])
+    for table in filters.names("arp"):
+        chain = ""
+        for line in _output("arptables-legacy", "-t", table, "-n", "-v", "-L").splitlines():
+            if match := re.match(r"Chain (\S+)", line):
+                chain = match[1]
+            elif match := re.search(r"(.*?),? *pcnt=(\d+)", line):
+                yield ("arptables-legacy", table, chain, " ".join(match[1].split())), int(match[2])
+    if filters.names("ip"):
+        yield from _iptables_counters(_output("iptables-legacy-save", "-c"))
+
+
+def _iptables_counters(text: str) -> Iterator[tuple[tuple[str, str, str, str], int]]:
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif match := re.match(r":(\S+) DROP \[(\d+):", line):
+            yield ("iptables-legacy", table, match[1], ""), int(match[2])
+        elif match := re.match(r"\[(\d+):\d+\] -A (\S+) ?(.*)", line):
+            yield ("iptables-legacy", table, match[2], match[3]), int(match[1])
 
 
 def _counters() -> dict[str, int]:
