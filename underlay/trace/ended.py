@@ -47,7 +47,8 @@ TAKES = re.compile(r"\b(action|police|gact|mirred|drop|direct-action|classid|flo
 """What a filter of traffic control that takes packets has in its text."""
 SETS_TTL = re.compile(r"-j TTL\b|\bip ttl set\b")
 FEW_HOPS = 16
-ALTERS = ("CT", "NOTRACK", "MARK", "CONNMARK", "TTL", "TPROXY", "SNAT", "DNAT", "MASQUERADE", "REDIRECT", "NETMAP")
+MARKS = ("MARK", "CONNMARK")
+ALTERS = ("CT", "NOTRACK", "TPROXY", "SNAT", "DNAT", "MASQUERADE", "REDIRECT", "NETMAP")
 PASSES = ("accept", "return")
 COUNTERS = {
     "IpInHdrErrors": "broken headers, or a TTL that ended",
@@ -141,7 +142,9 @@ class _Search:
         row = next((row for row in self.rows if row.verdict == "differs"), None)
         if row is None:
             return self._behind() if error else None
-        found = self.observations[row.step.host]
+        found = self.observations.get(row.step.host)
+        if found is None:
+            return Ended("packet-lost", row.step.host, f"it can't send: {row.seen}")
         if self._unknown_before(row) and not found.packet("in", row.step.way, ""):
             return self._behind()
         return next(self._candidates(row, found), None)
@@ -154,8 +157,6 @@ class _Search:
         came: Came = "came" if self._came(step, found) else "own"
         if step.stage == ARRIVES and row.seen == NOTHING:
             yield self._between(step)
-        if (row.seen or "").startswith(f"{NOTHING} was sent"):
-            yield Ended("packet-lost", name, f"it can't send: {row.seen}")
         if step.stage in (ROUTE, POLICY_RULE) and (taken := self._taken(name, found.taken.get((step.way, came)))):
             yield taken
         if step.stage == ANSWERS and found.came(step.way, "input"):
@@ -440,21 +441,22 @@ class _Search:
             taken := self._taken(name, found.taken.get((step.way, came)))
         ):
             return taken
-        for altered in self._altering(name, step):
-            return altered
         what = f"{self._packet(step)}, {step.stage}: {row.seen}; planned: {step.expected}"
-        return Ended("packet-lost", name, what, evidence=self._counted(name))
+        return next(self._altering(row), Ended("packet-lost", name, what, evidence=self._counted(name)))
 
-    def _altering(self, name: str, step: Step) -> Iterator[Ended]:
-        """Rules of others that were met and do something that makes the packet, or the connection, another one."""
-        found = self.observations[name]
-        for chain in found.chains:
+    def _altering(self, row: Row) -> Iterator[Ended]:
+        """Rules of others that were met and make the packet, or the connection, another one."""
+        step, name = row.step, row.step.host
+        routed = step.stage in (ROUTE, POLICY_RULE) or (
+            step.stage == LEAVES and (row.seen or "").split()[:1] != step.expected.split()[:1]
+        )
+        for chain in self.observations[name].chains:
             if not chain.table or (chain.way != step.way and step.stage != TRANSLATED_BACK):
                 continue
             for index, (_, text, verdict) in enumerate(chain.rules):
                 target = next((after for word, after in pairwise(words(text)) if word in ("-j", "-g")), "")
-                ends = verdict in PASSES and chain.table == "nat" and chain.family == "ip"
-                if text not in self.ours and (target in ALTERS or ends):
+                ends = verdict in PASSES and chain.table == "nat" and chain.family == "ip" and not routed
+                if text not in self.ours and (target in (MARKS if routed else ALTERS) or ends):
                     yield self._rule(name, chain, "is taken before ours" if ends else "changes packets", index)
 
     def _service(self, row: Row, found: Observation) -> Ended:

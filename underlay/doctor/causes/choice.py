@@ -13,8 +13,8 @@ NEAR = 3
 """Hosts beside the gateway that each host pings."""
 LOSSY = 0.05
 """Of pings, the share that may be lost: by chance, or because a queue was full for a moment."""
-LATE = 0.1
-"""Seconds that a ping may take, and that 20 packets of 1400 bytes may take to come in (2 Mbit/s)."""
+LATE = 0.2
+"""Seconds that a ping may take, and that 20 packets of 1400 bytes may take to come in (1 Mbit/s)."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ def located(case: Investigation, *, delivered: bool) -> Iterator[Cause]:
     """Where the packets ended that nothing takes that is known: `packet-lost`, or with `delivered` `not-answered`."""
     groups: dict[tuple[str, str], list[Followed]] = {}
     for each in case.seen.followed:
-        if each.ended and (each.ended.id == DELIVERED) == delivered and not _is_explained(case, each):
+        # A server that is not ours is looked at by itself.
+        ours = each.flow is not None or case.is_deployed(each.to)
+        if ours and each.ended and (each.ended.id == DELIVERED) == delivered and not _is_explained(case, each):
             groups.setdefault((each.ended.id, each.ended.host), []).append(each)
     for group in sorted(groups.values(), key=len, reverse=True):
         if not all(_is_explained(case, each) for each in group):
