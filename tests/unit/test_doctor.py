@@ -534,6 +534,15 @@ def test_unexplained() -> None:
     assert found.fix.startswith("./inv trace ")
 
 
+def test_the_same_mac() -> None:
+    """Two hosts of one network that have it are named, both."""
+    nics = {"eth0": Link(True, True, 1500, mac("lb", "mgmt"))}
+    found = only(diagnose(with_state(failing(healthy(), lambda flow: "jumphost" in flow.hosts), "jumphost", nics=nics)))
+    assert (found.id, found.fix) == ("mac-duplicate", "")
+    assert "jumphost eth0" in found.cause
+    assert "lb eth0" in found.cause
+
+
 def test_silent_host() -> None:
     """A host that nobody hears is off, for all that can be known; its neighbours are not blamed."""
     seen = without(healthy(), "silent", "lb")

@@ -69,7 +69,7 @@ class _Walk:
         self.stopped = bool(case.found)
         if self.stopped:
             return
-        self.step("neighbours", neighbours.duplicates(case))
+        self.step("neighbours", neighbours.same_mac(case), neighbours.duplicates(case))
         for planned in case.deployed:
             self.step(
                 planned.name, neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned)

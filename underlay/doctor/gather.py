@@ -39,8 +39,10 @@ SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "u
 SURVEY_SECONDS = 6
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
+FOLLOWED = 8
+"""Packets that are followed at the same time: sshd opens ten sessions at most in one connection."""
 SAMPLE = 4
-"""Hosts of each role at most between which connections are tried."""
+"""Hosts of each role at most between which connections and pings are tried."""
 
 T = TypeVar("T")
 
@@ -58,6 +60,7 @@ class _Surveyor:
         self.pool = pool
         self.say = say
         self.deployed = self.plan.deployed
+        self.sampled = traffic.sample(self.plan, SAMPLE)
         self.ways = Ways(target, pool, say, self._read, self._heard)
         self.states: dict[str, Future[HostState]] = {}
         self.looks: dict[str, Future[HostSurvey]] = {}
@@ -160,7 +163,8 @@ class _Surveyor:
             routers = [(nic, str(self.plan.gateway_address(nic.network))) for nic in host.interfaces]
             neighbours += [[nic.nic, router, True] for nic, router in routers]
             found["echo"] = [[nic.nic, str(nic.address), router] for nic, router in routers]
-        found["paths"] = choice.paths(self.plan, host)
+        if host in self.sampled.hosts:
+            found["paths"] = choice.paths(self.sampled, host)
         masters = self.plan.hosts_of("master")
         match host.role:
             case "lb_nginx":
@@ -171,12 +175,12 @@ class _Surveyor:
 
     def _flows(self) -> list[Flow]:
         """The connections to try; of a large site, those between a few hosts of each role."""
-        return traffic.expected(traffic.sample(self.plan, SAMPLE), self.target.outside)
+        return traffic.expected(self.sampled, self.target.outside)
 
     def _follow(self, links: Links, seen: Survey) -> Iterator[Followed]:
         """Packets of what fails, each followed: some connections, pings, and ssh to hosts that can't be reached."""
         chosen = list(choice.telling(seen, self.ways.here, *unexplained(seen)))
-        chosen = [each for each in chosen if links.error(each.source) is None]
+        chosen = [each for each in chosen if links.error(each.source) is None][:FOLLOWED]
         if chosen:
             self.say(f"following {len(chosen)} packets of what fails")
         return self.pool.map(lambda each: self._followed(links, each), chosen)
