@@ -210,6 +210,24 @@ def test_rules(planned: Planned, rule: tuple[str, str, str, str], id: str, words
     assert end.undo == f"iptables -t {table} -D {chain} {text}"
 
 
+def test_a_rule_of_the_plan(planned: Planned) -> None:
+    """What the plan's own rule drops is told, and no command is printed that deletes it."""
+    plan = planned()
+    path = way(plan, "lb", "master-1:storage")
+    seen = as_planned(plan, path)
+    kept = tuple(each for each in seen["gateway"].chains if (each.way, each.name) == ("request", "prerouting"))
+    chain = Chain("request", "filter", "FORWARD", kept[0].packet, "", (("FORWARD", "-j DROP", "drop"),), "")
+    packets = tuple(each for each in seen["gateway"].packets if each[0] == "in" and each[2] == "request")
+    seen |= {"gateway": replace(seen["gateway"], chains=(*kept, chain), packets=packets, around=around("gateway"))}
+    rows = Comparison(path, seen, {}, 80, "no answer", own=False).rows()
+    end = ended(plan, path, rows, seen, frozenset({"-j DROP"}), {}, "no answer", 80)
+    assert end is not None
+    assert (end.host, end.named, end.undo) == ("gateway", False, "")
+    end = ended(plan, path, rows, seen, frozenset(), {}, "no answer", 80)
+    assert end is not None
+    assert (end.host, end.named, end.undo) == ("gateway", True, "iptables -t filter -D FORWARD -j DROP")
+
+
 def test_no_way_but_all_as_planned(planned: Planned) -> None:
     """Nothing is blamed."""
     plan = planned()

@@ -150,3 +150,50 @@ def test_only_this_connection(ask: Ask) -> None:
     ask("run", [["python3", "-c", f"import socket; socket.create_connection(('{THERE}', {port}))"], ""])
     seen = ask("seen")
     assert seen["packets"] == seen["chains"] == []
+
+
+THINGS = """
+ip link add nic0 type veth peer name far
+ip link set nic0 up
+ip link set far up
+ip address add 192.0.2.1/24 dev nic0
+ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev nic0 nud permanent
+tc qdisc add dev nic0 root tbf rate 1mbit burst 3000 latency 50ms
+ip xfrm policy add src 0.0.0.0/0 dst 192.0.2.7/32 dir out action block
+iptables-legacy -A OUTPUT -d 127.0.0.2 -p udp -j DROP
+"""
+
+
+def test_what_is_around(ask: Ask) -> None:
+    """Neighbours, queues, IPsec policies, rules of an older iptables that were met, and what the kernel counted."""
+    for line in THINGS.strip().splitlines():
+        [(code, _, error)] = ask("run", [line.split(), ""])
+        assert code == 0, error
+    port = ask("listen", "udp", THERE)
+    ask("watch", "udp", [ask("reserve", "udp", HERE), port], ["nic0"])
+    assert ask("send", THERE, port) is not None
+    found = ask("seen")["around"]
+    [[nic, mac, flags, program]] = found["links"]
+    assert (nic, program, "UP" in flags) == ("nic0", "", True)
+    assert len(mac) == len("02:00:00:00:00:09")
+    assert ["192.0.2.9", "nic0", "02:00:00:00:00:09", ["PERMANENT"]] in found["neighbours"]
+    assert [each[:3] for each in found["qdiscs"]] == [["nic0", "tbf", "root"]]
+    assert found["policies"] == ["src 0.0.0.0/0 dst 192.0.2.7/32 dir out"]
+    assert found["legacy"] == [["iptables-legacy", "filter", "OUTPUT", "-d 127.0.0.2/32 -p udp -j DROP"]]
+    assert found["counters"]
+    assert ask("heard", ["nic0", "192.0.2.9"]) == {"nic0": {"192.0.2.9": []}}
+    assert ["out", "nic0", "request", "0.0.0.0", "192.0.2.9", mac] in ask("seen")["around"]["arp"]
+
+
+def test_which_route_is_taken(ask: Ask) -> None:
+    """One that leads nowhere is named as `ip route del` takes it."""
+    for line in ("ip route add blackhole 192.0.2.0/24", "ip route add unreachable 198.51.100.0/24 metric 7"):
+        [(code, _, error)] = ask("run", [line.split(), ""])
+        assert code == 0, error
+    packet = {"source": "", "destination": "192.0.2.7", "nic": "", "protocol": "tcp", "sport": None, "dport": 22}
+    found = ask("taken", packet, packet | {"destination": "198.51.100.1"}, packet | {"destination": "203.0.113.1"})
+    assert [each["line"] for each in found] == [
+        "blackhole 192.0.2.0/24 table 254",
+        "unreachable 198.51.100.0/24 metric 7 table 254",
+        None,
+    ]

@@ -480,6 +480,8 @@ class _Search:
             at = [number for number, rule in enumerate(chain.rules) if rule[2] == "drop"]
             index = at[-1] if at else None
         where, text, _ = chain.rules[index] if index is not None else (chain.name, "", "")
+        if text in self.ours:
+            return Ended("packet-lost", name, f"a rule of the plan {does}: -t {chain.table} -A {where} {text}")
         around = self._around(name)
         iptables = chain.family == "ip" and chain.name in BUILTIN_CHAINS.get(chain.table, ())
         if iptables and not text.isdecimal():

@@ -4,6 +4,7 @@ meanwhile. Reads only."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import shutil
@@ -25,7 +26,8 @@ COUNTERS = ("snmp", "netstat", "xfrm_stat")
 """Files of /proc/net."""
 TABLES = {"stat/nf_conntrack": "conntrack", "stat/arp_cache": "neighbours"}
 """Those with a line a processor, in hexadecimal, and what they are of."""
-ETH_P_ARP = 0x0806
+ETH_P_ALL, ETH_P_ARP = 3, 0x0806
+SO_ATTACH_FILTER = 26
 REQUEST = 1
 
 
@@ -36,7 +38,7 @@ class Around:
     """
 
     def __init__(self, nics: list[str]) -> None:
-        self.arp = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ARP))
+        self.arp = _arp_socket()
         self.links = {each["ifname"]: each for each in _json("ip", "-j", "-s", "-d", "link", "show")}
         here = [nic for nic in self.links if nic != "lo"]
         self.nics = [nic for nic in here if nic in nics] or here[:MOST]
@@ -128,6 +130,18 @@ class Around:
                 what = "request" if operation == REQUEST else "reply"
                 found[direction, nic, what, *ends, packet[8:14].hex(":")] = None
         return [list(each) for each in found]
+
+
+def _arp_socket() -> socket.socket:
+    """A socket for ARP packets, also those that this host sends: these only one for all protocols gets."""
+    found = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
+    protocol = (0x28, 0, 0, 0xFFFFF000)
+    instructions = (protocol, (0x15, 0, 1, ETH_P_ARP), (0x06, 0, 0, 64), (0x06, 0, 0, 0))
+    code = b"".join(struct.pack("HBBI", *each) for each in instructions)
+    program = ctypes.create_string_buffer(code)
+    attach = struct.pack("HP", len(instructions), ctypes.addressof(program))
+    found.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, attach)
+    return found
 
 
 def _program(link: dict[str, Any]) -> str:
