@@ -29,6 +29,22 @@ OPERATOR = "operator"
 """Where a fault is that concerns what the workstation's user keeps: known host keys. Also: where his ssh is run."""
 SECONDS = 60
 
+TOOLS = """
+tcp() { timeout 3 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null; }
+pings() { ping -nqc 2 -i 0.2 -W 2 "$@" >/dev/null 2>&1; }
+seen_as() {
+    ip netns exec ${namespaces}dev timeout 6 python3 -c 'if True:
+        import socket
+        server = socket.create_server(("", 7777))
+        print(server.accept()[1][0])' &
+    ip netns exec $namespaces$1 timeout 5 bash -c \
+        "until (: > /dev/tcp/$dev_enterprise/7777); do sleep 0.1; done" 2>/dev/null || true
+    wait $!
+}
+"""
+"""What every script has: `tcp ADDRESS PORT` and `pings ADDRESS [OPTION …]` succeed if that is answered; at "operator"
+`seen_as HOST` prints the address that a host has for the workstation."""
+
 _Text = Annotated[str, Field(min_length=1)]
 
 
@@ -132,7 +148,7 @@ def inject(name: str, plan: Plan) -> Fault:
         if fault.power_off:
             control.power_off(fault.where)
         else:
-            _execute(fault.where, fault.inject, plan)
+            execute(fault.where, fault.inject, plan)
     except BaseException:
         with suppress(LabError):  # what went wrong first is told; the record stays, for `heal` to be tried again
             _heal(fault, plan)
@@ -152,7 +168,7 @@ def heal(plan: Plan, name: str = "") -> list[Fault]:
 def is_broken(fault: Fault, plan: Plan) -> bool:
     """Whether the fault's proof holds now. LabError if it takes too long."""
     try:
-        _execute(fault.proof_at, fault.proof, plan)
+        execute(fault.proof_at, fault.proof, plan)
     except CommandError as error:
         if error.returncode is None:
             raise
@@ -164,7 +180,7 @@ def _heal(fault: Fault, plan: Plan) -> None:
     if fault.power_off:
         control.power_on(fault.where)
     else:
-        _execute(fault.where, fault.heal, plan)
+        execute(fault.where, fault.heal, plan)
     _record(fault).unlink(missing_ok=True)
 
 
@@ -180,14 +196,13 @@ def _require_lab() -> None:
         raise LabError(f"the lab on this machine belongs to {state.checkout}: break it from there")
 
 
-def _execute(where: str, script: str, plan: Plan) -> None:
+def execute(where: str, script: str, plan: Plan) -> None:
     """Run a script at a place. CommandError if it fails, without `returncode` if it takes too long."""
     drawn = blueprint.load()
     if where not in (SWITCH, OPERATOR):
         blueprint.check_name(where, (machine.name for machine in drawn.machines))
-    environment = variables(plan, drawn)
-    exports = "".join(f"{name}={shlex.quote(value)}\n" for name, value in environment.items())
-    commands = ["/bin/sh", "-euc", exports + script]
+    exports = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables(plan, drawn).items())
+    commands = ["/bin/sh", "-euc", exports + TOOLS + script]
     match where:
         case "switch":
             run(["ip", "netns", "exec", f"{network.PREFIX}{SWITCH}", *commands], timeout=SECONDS)

@@ -23,14 +23,13 @@ import pytest
 
 from lab import control, fault
 from lab.fault import Fault
-from lab.process import LabError, wait_until
+from lab.process import LabError
 from tests.lab.commands import Runner, inside, invoke, paste
-from underlay.plan import REPO, ROLES, Plan
+from tests.lab.faults import require_broken, require_good
+from underlay.plan import REPO, Plan
 
 SECONDS = 30
 """What the doctor may take here, where the machine is busy with a whole site: on a quiet one it is 12 at most."""
-PROOF_SECONDS = 10
-"""What is remembered of how it was (neighbours, lookups) may be for a moment."""
 FAULTS = [
     pytest.param(each, id=each.name, marks=pytest.mark.long if each.slow else ()) for each in fault.catalogue().values()
 ]
@@ -109,10 +108,10 @@ def test_fault(runner: Runner, scores: list[Score], plan: Plan, each: Fault) -> 
             paste(fix)
         else:
             fault.heal(plan)
-        require_good(runner, each, plan)
+        require_good(runner, plan, each)
         if each.boots:
             control.reboot(each.where)
-            require_good(runner, each, plan)
+            require_good(runner, plan, each)
     finally:
         fault.heal(plan)
     score.fixed = True
@@ -134,22 +133,7 @@ def test_boot_without_the_fix(runner: Runner, plan: Plan, each: Fault) -> None:
     finally:
         fault.heal(plan)
         control.reboot(each.where)
-    require_good(runner, each, plan)
-
-
-def require_broken(each: Fault, plan: Plan, broken: bool) -> None:
-    """The fault's proof holds, or does not, in a moment at most."""
-    if each.proof:
-        assert wait_until(lambda: fault.is_broken(each, plan) == broken, seconds=PROOF_SECONDS), (
-            f"{each.proof}: {broken=}"
-        )
-
-
-def require_good(runner: Runner, each: Fault, plan: Plan) -> None:
-    """The site is as planned."""
-    require_broken(each, plan, False)
-    code, output = runner("verify", *ROLES)
-    assert code == 0, output
+    require_good(runner, plan, each)
 
 
 def test_policy_rules_that_are_not_to_blame(runner: Runner) -> None:

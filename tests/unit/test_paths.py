@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.namespaces import Inside, namespace
-from tests.unit.test_doctor import DEPLOYED, PLAN, failing, healthy, look, only, with_look
+from tests.unit.test_doctor import DEPLOYED, PLAN, failing, healthy, only, with_look
 from underlay.doctor.causes.choice import Ask, paths, telling, trouble
 from underlay.doctor.diagnosis import diagnose, unexplained
 from underlay.doctor.survey import Followed, Survey
@@ -90,4 +90,6 @@ def test_a_slow_path() -> None:
     there = Followed("master-1", "./inv trace", about=frozenset({"lb", "master-1"}), said="slow", ended=queue)
     found = only(diagnose(replace(seen, followed=(there,))))
     assert found.fix == './inv change gateway "tc qdisc del dev eth1 root"'
-    assert look(DEPLOYED[0]).paths == {}
+    small = {"echo": {"eth0": [1500, 1420]}, "paths": {"100.64.0.53 100.64.0.1": [60, 30, 0.3, 0.2]}}
+    assert only(diagnose(with_look(healthy(), "lb", **small))).id == "path-slow"
+    assert only(diagnose(with_look(healthy(), "lb", **small | {"paths": {}}))).id == "mtu-black-hole"

@@ -167,7 +167,7 @@ CASES = {
     ),
     "a rule that says no": Case(
         *("gateway", f"ip rule add pref 50 to {STORAGE} prohibit", FAR),
-        *("policy-rule-unmanaged", "gateway", "prohibit"),
+        *("policy-rule-unmanaged", "gateway", "priority 50"),
     ),
     "no forwarding on a NIC": Case(
         *("gateway", "sysctl -qw net.ipv4.conf.eth1.forwarding=0", FAR),

@@ -15,6 +15,7 @@ class Cause:
     advice: what else a person should know before
     plan: the line of the plan that says how it should be
     latent: everything works at present, and will not after the next boot, deploy or so
+    odd: what else differs from a plain host there, and what changed there lately
     hosts: connections of these hosts may fail because of it; `cuts`: they can't be reached because of it, either
     flows: further connections that fail because of it
     """
@@ -28,6 +29,7 @@ class Cause:
     advice: str = ""
     plan: str = ""
     latent: bool = False
+    odd: tuple[str, ...] = ()
     hosts: frozenset[str] = frozenset()
     cuts: bool = False
     flows: frozenset[Flow] = frozenset()

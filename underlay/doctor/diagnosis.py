@@ -7,13 +7,15 @@ follows from it, and what follows from an earlier cause is none.
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import groupby
 
 from underlay.access.answers import UnreadableError, reading
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause, Diagnosis
+from underlay.doctor.causes import ends, neighbours, paths
 from underlay.doctor.causes import host as hosts
-from underlay.doctor.causes import neighbours, paths
 from underlay.doctor.causes import services as behind
+from underlay.doctor.causes.oddities import beside
 from underlay.doctor.causes.unreached import no_connection, unreached
 from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
@@ -48,8 +50,11 @@ class _Walk:
         self.unread: list[str] = []
         self.stopped = False
 
-    def step(self, name: str, *parts: Iterable[Cause]) -> None:
-        """One part of the walk; what it finds comes behind what was found before."""
+    def step(self, name: str, *parts: Iterable[Cause], silent: bool = False) -> bool:
+        """One part of the walk; what it finds comes behind what was found before.
+
+        Whether it found nothing; then it is silent, if so wanted.
+        """
         before = len(self.case.found)
         for findings in parts:
             try:
@@ -60,7 +65,9 @@ class _Walk:
             except UnreadableError as error:
                 self.unread.append(str(error))
         causes = [each.cause for each in self.case.found[before:]]
-        self.say(f"{name}: {'; '.join(causes) or 'ok'}")
+        if causes or not silent:
+            self.say(f"{name}: {'; '.join(causes) or 'ok'}")
+        return not causes
 
     def hosts(self) -> None:
         """This machine, then the hosts, and what is certain about what is between them."""
@@ -70,13 +77,25 @@ class _Walk:
         if self.stopped:
             return
         self.step("neighbours", neighbours.same_mac(case), neighbours.duplicates(case))
-        for planned in case.deployed:
-            self.step(
-                planned.name, neighbours.cables(case, planned), hosts.host(case, planned), unreached(case, planned)
-            )
+        for role, alike in groupby(case.deployed, lambda planned: planned.role):
+            good = [planned.name for planned in alike if self._host(planned)]
+            if good:
+                self.say(f"{good[0] if len(good) == 1 else f'{role} ({len(good)} hosts)'}: ok")
         self.step("upstream router", neighbours.upstream(case))
         self.step("large packets", paths.large_packets(case))
         self.step("other packet filters", paths.filters(case))
+
+    def _host(self, planned: Host) -> bool:
+        case = self.case
+        return self.step(
+            planned.name,
+            neighbours.cables(case, planned),
+            ends.tools(case, planned),
+            ends.programs(case, planned),
+            hosts.host(case, planned),
+            unreached(case, planned),
+            silent=True,
+        )
 
     def between(self) -> None:
         """What packets that were followed tell, and what is behind the hosts."""
@@ -90,16 +109,17 @@ class _Walk:
         self.step("name servers", behind.names(case))
         self.step("package sources", behind.packages(case))
         self.step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
+        self.step("clocks", *(ends.clock(case, planned) for planned in case.deployed))
 
     def diagnosis(self) -> Diagnosis:
         """What was found."""
-        case, found = self.case, self.case.found
-        live = [each for each in found if not each.latent]
+        case = self.case
+        live, latent = ([each for each in case.found if each.latent == late] for late in (False, True))
         if live:
             live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
+        live, latent = ([beside(each, case.seen.looks) for each in found] for found in (live, latent))
         # What could not be looked at follows from what is wrong, if anything is.
         missed = () if live else tuple(dict.fromkeys([*self.unread, *case.seen.unread]))
-        latent = [each for each in found if each.latent]
         return Diagnosis((*live, *latent), tuple(dict.fromkeys(case.notes)), missed)
 
 

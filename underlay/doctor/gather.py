@@ -1,5 +1,6 @@
 """Gathers what the doctor looks at, from every host that can be reached, in bounded time."""
 
+import errno
 import json
 import os
 import shlex
@@ -12,23 +13,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from underlay.access import answers
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
-from underlay.desired import nginx, traffic
+from underlay.desired import nginx, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
-from underlay.doctor.causes import choice
+from underlay.doctor.causes import choice, ends
 from underlay.doctor.causes.choice import Ask
 from underlay.doctor.diagnosis import unexplained
 from underlay.doctor.policy import Packet
-from underlay.doctor.survey import CROWDED, Followed, Hop, HostSurvey, Survey, Way, Workstation
-from underlay.doctor.ways import Say, Ways, patient
+from underlay.doctor.survey import CROWDED, Failure, Followed, Hop, HostSurvey, Survey, Way, Workstation
+from underlay.doctor.ways import CONNECT_SECONDS, Say, Ways
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.state import DRIFT, HostState
 from underlay.plan import SSH_PORT, Host
 from underlay.remote import arp, send, survey
+from underlay.remote.survey import programs
 from underlay.remote.survey.neighbours import HEARD
 from underlay.remote.trace import policy as kernel
 from underlay.text import command
@@ -36,7 +39,7 @@ from underlay.trace import run as trace
 from underlay.trace.seen import Taken
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
-SURVEY_SECONDS = 6
+SURVEY_SECONDS = 8
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
 FOLLOWED = 8
@@ -47,15 +50,22 @@ SAMPLE = 4
 T = TypeVar("T")
 
 
-def gather(target: Target, say: Say) -> Survey:
-    """Look at everything; takes some seconds, however much is dead. Raises nothing for a host."""
-    with patient(target) as own, ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool:
-        return _Surveyor(own, pool, say).run()
+def gather(target: Target, say: Say, since: float) -> Survey:
+    """Look at everything; takes some seconds, however much is dead. Raises nothing for a host.
+
+    since: what changed on the hosts since then is asked for, too; seconds of the epoch
+    """
+    with (
+        anew(target, ConnectTimeout=str(CONNECT_SECONDS)) as own,
+        ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool,
+    ):
+        return _Surveyor(own, pool, say, since).run()
 
 
 class _Surveyor:
-    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say) -> None:
+    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say, since: float) -> None:
         self.target = target
+        self.since = since
         self.plan = target.plan
         self.pool = pool
         self.say = say
@@ -65,6 +75,7 @@ class _Surveyor:
         self.states: dict[str, Future[HostState]] = {}
         self.looks: dict[str, Future[HostSurvey]] = {}
         self.unread: list[str] = []
+        self.blind: dict[str, str] = {}
 
     def run(self) -> Survey:
         links, failures = self.ways.connect()
@@ -74,10 +85,12 @@ class _Surveyor:
         for host in self.deployed:
             if host.name in other_ways:
                 self._read(links, host)
+        failures, elsewhere = self._knocked(links, failures, other_ways)
         self.say(f"read {len(self.states)} hosts, trying connections between them")
         outcomes = exchange.run(self._flows(), links, self.plan.gateway.name)
         states = {name: self._result(name, future) for name, future in self.states.items()}
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        self.blind = {name: str(error) for name, each in self.looks.items() if (error := each.exception())}
         failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
         seen = Survey(
             target=self.target,
@@ -89,8 +102,31 @@ class _Surveyor:
             looks={name: each for name, each in looks.items() if each is not None},
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
+            blind=self.blind,
+            elsewhere=elsewhere,
         )
         return replace(seen, followed=tuple(self._follow(links, seen)))
+
+    def _knocked(
+        self, links: Links, failures: dict[str, Failure], other_ways: Collection[str]
+    ) -> tuple[dict[str, Failure], dict[str, list[str]]]:
+        """Of hosts that take no connection: whether they refuse it, as seen from near, and where else sshd answers."""
+        failures, elsewhere = dict(failures), {}
+        for host in self.deployed:
+            failure = failures.get(host.name)
+            if failure is None or failure.why not in ("refused", "closed", "other") or host.name in other_ways:
+                continue
+            asked = [[str(nic.address), port, ""] for nic in host.interfaces for port in ends.SSH_PORTS]
+            answers: dict[str, str] = {}
+            if host == self.plan.gateway:
+                answers = programs.answers(asked)
+            elif self.plan.gateway.name in self.looks:
+                with suppress(UnreachableError, UnreadableError):
+                    answers = self._ask(links, self.plan.gateway, {"answers": asked}).answers
+            if answers.get(f"{host.primary.address}:{SSH_PORT}") == f"- {os.strerror(errno.ECONNREFUSED)}":
+                failures[host.name] = Failure("refused", failure.said)
+                elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
+        return failures, {name: there for name, there in elsewhere.items() if there}
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""
@@ -136,7 +172,8 @@ class _Surveyor:
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
         told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)
         with reading(f"what {host.name} sees"):
-            # What took too long is null.
+            late = [key for key in wanted if told.get(key) is None]
+            self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
             kept = json.dumps({key: value for key, value in told.items() if value is not None})
             found: HostSurvey = answers.parsed(HostSurvey, kept)
         return found
@@ -144,9 +181,11 @@ class _Surveyor:
     def _request(self, host: Host) -> dict[str, object]:
         """What to ask a host to look at; see `remote.survey`."""
         if host not in self.deployed:
-            return {"services": True}
+            return {"services": True, "stuck": True, "listeners": True}
+        found: dict[str, object] = {**ends.request(self.plan, host)}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
-        found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found |= {"odd": self._plain(host), "changed": self.since, "failed": True}
         if host == self.plan.gateway:
             primary = host.primary.nic
             neighbours += [[primary, str(each.published), False] for each in self.plan.published]
@@ -172,6 +211,12 @@ class _Surveyor:
             case "master":
                 found |= {"owners": [nginx.API_PORT], "services": True}
         return found
+
+    def _plain(self, host: Host) -> dict[str, object]:
+        """What is the plan's on a host, and not odd."""
+        tables, priorities = ([each.start, each.stop] for each in (routing.TABLES, routing.PRIORITIES))
+        nics = [nic.nic for nic in host.interfaces]
+        return {"nics": nics, "tables": tables, "priorities": priorities, "iptables": host == self.plan.gateway}
 
     def _flows(self) -> list[Flow]:
         """The connections to try; of a large site, those between a few hosts of each role."""

@@ -37,6 +37,7 @@ class Investigation:
 
     found: the causes so far; what follows from them is none
     notes: see `cause.Diagnosis`
+    told: host and unit, of services whose cause was found
     """
 
     def __init__(self, seen: Survey) -> None:
@@ -46,6 +47,7 @@ class Investigation:
         self.deployed = seen.plan.deployed
         self.found: list[Cause] = []
         self.notes: list[str] = []
+        self.told: set[tuple[str, str]] = set()
 
     # --- what was seen ---
 

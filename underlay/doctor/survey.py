@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Len
+from typing_extensions import TypedDict
 
 from underlay.access.answers import Finite, IPv4
 from underlay.access.target import Target
@@ -18,7 +19,18 @@ from underlay.trace.seen import Taken
 CROWDED = 0.9
 """Of the connection table, the share from which on it counts as full: new connections are lost in bursts then."""
 
-Why = Literal["no route", "no ARP answer", "silent", "refused", "key refused", "host key", "the jump host", "other"]
+Why = Literal[
+    "no route",
+    "no ARP answer",
+    "silent",
+    "refused",
+    "mute",
+    "closed",
+    "key refused",
+    "host key",
+    "the jump host",
+    "other",
+]
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,72 @@ class Workstation:
     public_key: str = ""
 
 
+class Odd(TypedDict):
+    """What differs from a plain host; since when, in seconds of the epoch, or 0 if that is not known."""
+
+    what: str
+    text: str
+    since: Finite
+
+
+class Listener(TypedDict):
+    """Who listens on TCP, see `remote.survey`; `address` is 0.0.0.0 for all."""
+
+    port: int
+    address: str
+    queue: int
+    room: int
+    program: str
+    pid: int
+    unit: str
+
+
+class Stuck(TypedDict):
+    """A process that can't go on, see `remote.survey`."""
+
+    unit: str
+    pid: int
+    program: str
+    how: Literal["stopped", "traced", "frozen", "disk"]
+    at: str
+
+
+class Limit(TypedDict):
+    """A limit that is met, see `remote.survey`."""
+
+    unit: str
+    what: str
+    used: int
+    limit: int
+    at: str
+
+
+class UnitSeen(TypedDict):
+    """What systemd says of a unit, see `remote.survey`."""
+
+    name: str
+    load: str
+    active: str
+    sub: str
+    result: str
+    file: str
+    path: str
+    restarts: int
+    unmet: bool
+    log: list[str]
+    sets: list[tuple[str, int, str]]
+
+
+class Resolver(TypedDict):
+    """How a host finds names, see `remote.survey`."""
+
+    servers: list[str]
+    linked: str
+    mode: int
+    order: list[str]
+    hosts: list[tuple[int, list[str]]]
+
+
 @dataclass(frozen=True)
 class HostSurvey:
     """What a host sees around it; see `remote.survey`, whose keys these are."""
@@ -70,11 +148,24 @@ class HostSurvey:
     sources: dict[str, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     services: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
     owners: dict[str, str] = field(default_factory=dict)
     full: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
     paths: dict[str, Annotated[list[Finite], Len(4, 4)]] = field(default_factory=dict)
+    odd: list[Odd] = field(default_factory=list)
+    changed: list[tuple[Finite, str, str]] = field(default_factory=list)
+    listeners: list[Listener] | None = None
+    stuck: list[Stuck] = field(default_factory=list)
+    limits: list[Limit] = field(default_factory=list)
+    answers: dict[str, str] = field(default_factory=dict)
+    complaints: list[str] = field(default_factory=list)
+    units: list[UnitSeen] | None = None
+    lacking: dict[str, str] = field(default_factory=dict)
+    resolver: Resolver | None = None
+    mounts: list[tuple[str, str]] = field(default_factory=list)
+    sysctls: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,7 +202,9 @@ class Survey:
     """Everything that was seen.
 
     failures: the hosts that the plan's way does not lead to; `other_ways`: those of them that were reached another way
-    states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words
+    states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words; `blind`: the
+        hosts from which nothing could be looked at, and why
+    elsewhere: of the hosts whose sshd can't be reached: where else it answers, as `ADDRESS:PORT`
     outcomes: of the connections that were tried
     followed: packets of connections that fail for no reason on the hosts themselves
     taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
@@ -126,6 +219,8 @@ class Survey:
     outcomes: dict[Flow, Outcome] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     followed: tuple[Followed, ...] = ()
+    elsewhere: dict[str, list[str]] = field(default_factory=dict)
+    blind: dict[str, str] = field(default_factory=dict)
     taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
 
     @property

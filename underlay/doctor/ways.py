@@ -6,47 +6,23 @@ is wrong with the way is told apart from what is wrong with the host.
 
 import errno
 import socket
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from underlay.access import via
 from underlay.access.sessions import Links
 from underlay.access.target import Target, configured
+from underlay.doctor.investigation import some
 from underlay.doctor.survey import Failure, Way, Why
 from underlay.plan import OUTSIDE, Host
 
 CONNECT_SECONDS = 3
 """What an ssh connection of the doctor's may take: somebody waits for it."""
+LOGIN_SECONDS = 5
+"""What a host may take to let it in."""
 KNOCK_SECONDS = 1.5
 Say = Callable[[str], None]
-
-
-@contextmanager
-def patient(target: Target) -> Iterator[Target]:
-    """The target with connections of its own, made anew: what an earlier command left open proves nothing."""
-    with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
-        # A socket's path is short; the name of a host is, too.
-        settings = {"ConnectTimeout": str(CONNECT_SECONDS), "ControlPath": f"{folder}/%n", "ControlPersist": "15"}
-        own = configured(target, Path(folder), {"*": settings})
-        try:
-            yield own
-        finally:
-            _disconnect(own)
-
-
-def _disconnect(target: Target) -> None:
-    """Close the connections that are still kept open for more."""
-    argv = ["ssh", "-F", str(target.ssh_config), "-O", "exit"]
-    open_to = [path.name for path in target.ssh_config.parent.iterdir() if path.is_socket()]
-    ending = [subprocess.Popen([*argv, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for name in open_to]
-    for process in ending:
-        with suppress(subprocess.TimeoutExpired):  # it ends by itself when it is idle
-            process.wait(2)
 
 
 class Ways:
@@ -78,7 +54,7 @@ class Ways:
     def connect(self) -> tuple[Links, dict[str, Failure]]:
         """Connections the plan's way; and why there is none, for the hosts that have none. The others are read."""
         self.say(f"connecting to {len(self.names)} hosts")
-        links = Links(self.target)
+        links = Links(self.target, LOGIN_SECONDS)
         jump = {name: self.target.endpoint(name).jump for name in self.names if name != self.here}
         knocks = {name: self.pool.submit(self._knock, links, name) for name, through in jump.items() if not through}
         if self.here:
@@ -125,7 +101,7 @@ class Ways:
         lost = [host for host in self.deployed if host.name in failures]
         if not lost:
             return links, {}
-        self.say(f"no way to {', '.join(host.name for host in lost)}: trying other ways")
+        self.say(f"no way to {some(host.name for host in lost)}: trying other ways")
         candidates: dict[str, list[Way]] = {}
         if gateway.name in failures:
             if jumphost.name not in failures:
@@ -173,7 +149,7 @@ class Ways:
             replace(each, jump=other_ways[each.name].via) if each.name in other_ways else each
             for each in target.endpoints
         )
-        links = Links(replace(target, endpoints=tuple(endpoints)))
+        links = Links(replace(target, endpoints=tuple(endpoints)), LOGIN_SECONDS)
         dead = {name for name in failures if name not in other_ways}
         for name in dead:
             links.take(name, f"{name} can't be reached: {failures[name].said}")
@@ -188,7 +164,11 @@ def failure_of(said: str, jump: bool) -> Failure:
     kinds: dict[str, Why] = {
         "Host key verification failed": "host key",
         "Permission denied": "key refused",
+        "banner exchange": "mute",
         "Connection refused": "refused",
+        "by UNKNOWN port": "other",
+        "Connection closed by": "closed",
+        "Connection reset by": "closed",
         "No route to host": "no ARP answer",
         "timed out": "silent",
         "no answer": "silent",

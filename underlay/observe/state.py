@@ -1,23 +1,27 @@
-"""The state of a host, read once for all checks: one command, made of what the role's checks look at."""
+"""The state of a host, read once for all checks: one command, made of what the role's checks look at.
 
+Each of its sections is read beside all others, with a time and a size of its own: one that hangs costs itself alone.
+"""
+
+import base64
 import re
 import shlex
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
 from underlay.access import answers
 from underlay.access.answers import UnreadableError, reading
-from underlay.access.sessions import Links, UnreachableError
+from underlay.access.sessions import Links, UnreachableError, last_words
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import Sshd
 from underlay.desired import checkout, nat, nginx, routing, units
 from underlay.desired.files import SSHD, authorized_keys
-from underlay.facts import files, filters, firewall, network, script, sections, sshd
+from underlay.facts import files, filters, firewall, network, sshd
 from underlay.facts.access import MACHINE_PUBLIC, ON_CALL, RotationDue, machine_public
 from underlay.facts.firewall import Firewall
 from underlay.observe import health
@@ -34,9 +38,14 @@ from underlay.observe.health import (
 )
 from underlay.plan import Host, Plan, roles
 
-SECONDS = 15
-TIMED_OUT = 124
-"""The exit code of timeout(1)."""
+SECONDS = 5
+"""What a section may take, but for one that takes long where all is well."""
+MOST = 4_000_000
+"""Bytes of a section; and eight times that of all."""
+LATE = (124, 137)
+"""Exit codes of timeout(1): ended after its time, or killed."""
+FLOOD = 141
+"""That of a command whose reader has gone."""
 NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS = "answers"
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
@@ -78,9 +87,20 @@ class HostState:
         """The output of a section whose command succeeded."""
         code, lines = self.sections.get(section, (1, ["it was not read"]))
         if code != 0:
-            why = "it took too long" if code == TIMED_OUT else (lines or ["no output"])[-1]
+            why = (
+                "it took too long"
+                if code in LATE
+                else f"it said more than {MOST // 1_000_000} MB"
+                if code == FLOOD
+                else (lines or ["no output"])[-1]
+            )
             raise UnreadableError(f"{section} of {self.name} can't be read: {answers.short(why)}")
         return lines
+
+    @property
+    def late(self) -> bool:
+        """Whether a section took too long."""
+        return any(code in LATE for code, _ in self.sections.values())
 
     def _read(self, section: str, parse: Callable[[list[str]], T]) -> T:
         lines = self.lines(section)
@@ -244,15 +264,19 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
     """
     links.check(host.name)
     commands = {name: command for name, command in _commands(plan, host).items() if name in wanted}
-    sent = time.time()
-    done = links.run(host.name, _script(commands), seconds=SECONDS)
-    asked = (sent, time.time())
+    seconds = {name: health.SECONDS.get(name, SECONDS) for name in commands}
     got = _answers(links, plan, host) if ANSWERS in wanted else {}
-    try:
-        read = sections(done.stdout.decode(errors="replace").split("\n"))
-    except ValueError as error:
-        raise UnreachableError(f"{host.name} was reached, but not read: {answers.short(error)}") from None
-    return HostState(host.name, read, got, asked)
+
+    def ask() -> HostState:
+        sent = time.time()
+        script, longest = _script(commands, seconds), max(seconds.values(), default=SECONDS)
+        done = links.run(host.name, "exec bash -s", seconds=longest + 2, stdin=script, most=8 * MOST)
+        found = _sections(done.stdout, commands)
+        if not found:
+            raise UnreachableError(f"{host.name} was reached, but not read: {last_words(done.stderr, 'no answer')}")
+        return HostState(host.name, found, got, (sent, time.time()))
+
+    return links.once_more(ask, lambda state: state.late)
 
 
 def _commands(plan: Plan, host: Host) -> dict[str, str]:
@@ -289,10 +313,53 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
     return found | health.commands(plan, host)
 
 
-def _script(commands: dict[str, str]) -> str:
-    now = "date +%s.%N"
-    # What a command says of its failure belongs to its section; one that failed fails no other.
-    return f"exec 2>&1\n{script({'begin': now, **commands, 'end': now})}\ntrue"
+SECTION = """\
+exec {{fd[{number}]}}< <(
+  said=$(timeout -k 1 {seconds} sh -c {command} 2>&1 </dev/null | head -c {most} | base64 -w 0; exit ${{PIPESTATUS[0]}})
+  echo "{number} $? $said"
+)
+"""
+"""Begins to read a section: `NUMBER CODE OUTPUT`, which no output can be taken for. Bash for pipes, no file is made."""
+SCRIPT = """\
+exec 2>/dev/null
+now() {{ echo "$1 0 $(date +%s.%N | base64 -w 0)"; }}
+now begin
+take() {{
+  left=$(($2 + 1 - SECONDS))
+  # What can't be killed keeps its pipe open: it is not waited for.
+  timeout $((left > 0 ? left : 0)).2 cat <&${{fd[$1]}}
+  echo
+}}
+{sections}
+{taking}
+now end
+"""
+
+
+def _script(commands: Mapping[str, str], seconds: Mapping[str, int]) -> bytes:
+    """What bash runs on the host."""
+    begin = [
+        SECTION.format(number=number, seconds=seconds[name], command=shlex.quote(f"exec 2>&1\n{command}"), most=MOST)
+        for number, (name, command) in enumerate(commands.items())
+    ]
+    taking = [f"take {number} {seconds[name]}\n" for number, name in enumerate(commands)]
+    return SCRIPT.format(sections="".join(begin), taking="".join(taking)).encode()
+
+
+def _sections(said: bytes, commands: Collection[str]) -> dict[str, tuple[int, list[str]]]:
+    """The sections, and the times `begin` and `end`; those that did not end took too long. Empty if none is there."""
+    numbers = {str(number).encode(): name for number, name in enumerate(commands)} | {b"begin": "begin", b"end": "end"}
+    found: dict[str, tuple[int, list[str]]] = {}
+    for line in said.split(b"\n"):
+        match line.split(b" "):
+            case [number, code, content] if number in numbers and code.isdigit():
+                try:
+                    raw = base64.b64decode(content, validate=True)
+                except ValueError:
+                    continue
+                lines = raw.decode(errors="replace").removesuffix("\n").split("\n") if raw else []
+                found[numbers[number]] = FLOOD if len(raw) >= MOST else int(code), lines
+    return {**dict.fromkeys(numbers.values(), (LATE[0], [])), **found} if found else {}
 
 
 def _answers(links: Links, plan: Plan, host: Host) -> dict[str, tuple[int, str]]:

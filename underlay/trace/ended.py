@@ -315,8 +315,10 @@ class _Search:
         """A host that hears ARP for its address and does not answer."""
         yield from self._arp_filter(name, "input")
         yield from self._arp_filter(name, "output")
-        live = self.observations[name].live
-        sysctls = live.sysctls if live else {}
+        found = self.observations[name]
+        for (_, kind), answer in found.taken.items():
+            yield from filter(None, [self._taken(name, answer) if kind == "back" else None])
+        sysctls = found.live.sysctls if found.live else {}
         for sysctl in ARP_SYSCTLS:
             on = [key for each in ("all", nic) if sysctls.get(key := _conf(each, sysctl), "0") != "0"]
             if on:

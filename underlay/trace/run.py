@@ -232,7 +232,7 @@ class _Run:
         errors = [each for each in source.packets if (each[0], each[2]) == ("in", "error")] if source else []
         return tuple(
             f"{sender}: {'prohibited' if kind in PROHIBITED else UNREACHABLE.get(kind, f'ICMP {kind}')}"
-            for _, _, _, sender, _, kind in errors
+            for _, _, _, sender, _, kind, *_ in errors
         )
 
 

@@ -260,12 +260,13 @@ def observe(agent: Agent, steps: Sequence[Step], protocol: str, ports: tuple[int
         around=seen["around"],
         owner=owner[1] if owner else "",
     )
-    return _closer(agent, found, asked, protocol, ports) if lost else found
+    return _closer(agent, found, steps, asked, protocol, ports) if lost else found
 
 
 def _closer(
     agent: Agent,
     found: Observation,
+    steps: Sequence[Step],
     asked: Mapping[tuple[Way, bool], tuple[Packet, str]],
     protocol: str,
     ports: tuple[int, int],
@@ -280,6 +281,11 @@ def _closer(
         if came:
             back = {"source": "", "destination": str(packet.source), "nic": ""}
             packets[way, "back"] = {**back, "protocol": protocol, "sport": dport, "dport": sport}
+    for step in steps:
+        if step.stage == DELIVERED and (step.way, True) not in asked:
+            # It did not come: whoever can't be answered gets no answer to ARP either.
+            back = {"source": str(step.packet.destination), "destination": str(step.packet.source), "nic": ""}
+            packets[step.way, "back"] = {**back, "protocol": protocol, "sport": None, "dport": None}
     taken = dict(zip(packets, agent.ask("taken", [*packets.values()], list[Taken]), strict=False)) if packets else {}
     hops = {
         (str(route["dev"]), hop)

@@ -258,6 +258,8 @@ def _guard(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
 def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
     """`service-down`, `file-differs`."""
     for each in case.differences(planned, state):
+        if isinstance(each.thing, Unit) and (planned.name, each.thing.name) in case.told:
+            continue
         if each.kind == "stopped" and isinstance(each.thing, Unit):
             id, cause, evidence = "service-down", each.what, f"systemctl status {each.thing.name}"
         elif isinstance(each.thing, File) and not each.thing.boot:

@@ -10,6 +10,7 @@ from underlay.desired import nat, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause
 from underlay.doctor.causes import packets
+from underlay.doctor.causes.choice import trouble
 from underlay.doctor.investigation import Investigation, first, some
 from underlay.doctor.policy import may_be_blamed
 from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
@@ -39,7 +40,7 @@ def large_packets(case: Investigation) -> Iterator[Cause]:
             mtus[case.gateway] = router.nics[near.nic].mtu
         usual = max(mtus.values(), key=lambda mtu: (list(mtus.values()).count(mtu), mtu), default=0)
         odd = [host for host, mtu in mtus.items() if mtu != usual]
-        lossy = {host: best for host, (limit, best) in paths.items() if 0 < best < limit}
+        lossy = {host: best for host, (limit, best) in paths.items() if 0 < best < limit and not _is_slow(case, host)}
         if odd:
             for host in odd:
                 yield _other_mtu(case, network, host, mtus[host], usual)
@@ -48,6 +49,11 @@ def large_packets(case: Investigation) -> Iterator[Cause]:
         else:
             for host, best in lossy.items():
                 yield _black_hole(case, network, host, {host: best}, usual)
+
+
+def _is_slow(case: Investigation, host: Host) -> bool:
+    """Whether packets of a host that are not the largest come late, or get lost in part: then size is not it."""
+    return any(measured[1] and trouble(measured) for measured in case.look(host).paths.values())
 
 
 def _other_mtu(case: Investigation, network: Network, host: Host, mtu: int, usual: int) -> Cause:

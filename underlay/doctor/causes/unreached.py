@@ -4,14 +4,19 @@ from collections.abc import Iterator
 
 from underlay.desired.files import authorized_keys
 from underlay.doctor.cause import Cause
+from underlay.doctor.causes.ends import LISTEN, LISTEN_ADVICE
 from underlay.doctor.causes.neighbours import is_silent, silent
 from underlay.doctor.investigation import Investigation, some
-from underlay.plan import Host
+from underlay.plan import SSH_PORT, Host
 from underlay.text import command
+
+START = "systemctl unmask ssh.service ssh.socket; systemctl restart ssh"
+"""Starts sshd, whatever keeps it from that: who stopped it may have masked it, too."""
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
-    """`host-key`, `key-refused`, `sshd-down`, `silent`, `wrong-network`."""
+    """`host-key`, `key-refused`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `sshd-closes`, `silent`,
+    `wrong-network`."""
     failure = case.seen.failures.get(host.name)
     if failure is None or case.is_cut(host.name):
         return
@@ -23,15 +28,22 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
             yield _host_key(case, host, said)
         case "key refused":
             yield _key_refused(case, host, said)
+        case "refused" if host.name in case.seen.elsewhere:
+            yield _sshd_elsewhere(case, host, said)
+        case "closed":
+            yield _sshd_closes(case, host, said)
+        case "mute":
+            yield _sshd_hangs(case, host, said)
         case "refused":
-            fix = case.console(host.name, command("systemctl", "start", "ssh"))
+            fix = case.console(host.name, f"if systemctl -q is-active ssh; then {LISTEN}; fi; {START}")
             yield Cause(
                 id="sshd-down",
                 host=host.name,
-                cause=f"{host.name}: its sshd does not run: nothing listens there",
+                cause=f"{host.name}: its sshd does not run, or listens elsewhere: nothing listens on port {SSH_PORT}",
                 evidence=(said,),
                 fix=fix.command,
                 at=fix.at,
+                advice="if it does not start: sshd -t; journalctl -u ssh -n 20",
                 plan=case.line(host),
                 hosts=case.behind(host),
                 cuts=True,
@@ -40,6 +52,57 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
             yield from _gateway(case, said)
         case _:
             yield from silent(case, host, said)
+
+
+def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
+    there = case.seen.elsewhere[host.name]
+    fix = case.console(host.name, f"{LISTEN} && sshd -t && systemctl restart ssh")
+    return Cause(
+        id="sshd-elsewhere",
+        host=host.name,
+        cause=f"{host.name}: its sshd does not listen where it must, but on {some(there)}",
+        evidence=(said, f"SSH answers on {some(there)}"),
+        fix=fix.command,
+        at=fix.at,
+        advice=LISTEN_ADVICE,
+        plan=case.line(host),
+        hosts=case.behind(host),
+        cuts=True,
+    )
+
+
+def _sshd_closes(case: Investigation, host: Host, said: str) -> Cause:
+    group = "/sys/fs/cgroup/system.slice/ssh.service/pids"
+    look = case.console(host.name, f"journalctl -u ssh -n 20; sshd -t; head {group}.max {group}.current")
+    where = "" if not look.at else f" {look.at}"
+    return Cause(
+        id="sshd-closes",
+        host=host.name,
+        cause=f"{host.name}: its sshd takes connections, and closes them at once: a limit is met, or it is broken",
+        evidence=(said,),
+        advice=f"it says why itself{where}: {look.command}; sshd -T | grep -iE 'maxstartups|penalt'",
+        plan=case.line(host),
+        hosts=case.behind(host),
+        cuts=True,
+    )
+
+
+def _sshd_hangs(case: Investigation, host: Host, said: str) -> Cause:
+    group = "/sys/fs/cgroup/system.slice/ssh.service/cgroup.freeze"
+    wake = f"systemctl thaw ssh; echo 0 > {group}; systemctl kill --signal=CONT ssh; systemctl restart ssh"
+    fix = case.console(host.name, wake)
+    return Cause(
+        id="sshd-hangs",
+        host=host.name,
+        cause=f"{host.name}: its sshd takes connections, and does not answer: it is stopped, frozen or hangs",
+        evidence=(said,),
+        fix=fix.command,
+        at=fix.at,
+        advice="what it waited for: ps -o pid,stat,wchan:20,args -C sshd; journalctl -u ssh -n 20",
+        plan=case.line(host),
+        hosts=case.behind(host),
+        cuts=True,
+    )
 
 
 def _host_key(case: Investigation, host: Host, said: str) -> Cause:

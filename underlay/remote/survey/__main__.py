@@ -10,11 +10,14 @@ from typing import Any
 
 from underlay.remote import at_once
 from underlay.remote.survey.connections import errors, names, sources
-from underlay.remote.survey.host import full, owners, services, talkers
+from underlay.remote.survey.host import failed, full, owners, services, talkers
 from underlay.remote.survey.neighbours import echo, neighbours
+from underlay.remote.survey.oddities import changed, odd
 from underlay.remote.survey.paths import paths
+from underlay.remote.survey.programs import answers, complaints, limits, listeners, stuck
+from underlay.remote.survey.system import lacking, mounts, resolver, sysctls, units
 
-WHOLE = 5
+WHOLE = 4
 """Seconds for all of a request; a key that takes longer has null as its answer."""
 
 
@@ -29,10 +32,12 @@ def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy, paths)},
+        **{each.__name__: each for each in (echo, sources, names, services, failed, owners, full, talkers, policy)},
+        **{each.__name__: each for each in (odd, changed, paths, answers, complaints, limits, listeners, stuck)},
+        **{each.__name__: each for each in (lacking, mounts, resolver, sysctls, units)},
         "arp": neighbours,
         "connect": errors,
     }
-    answers = at_once(lambda key: known[key](request[key]), [[key] for key in request], None, WHOLE)
-    print(json.dumps(dict(zip(request, answers, strict=True))), flush=True)
+    found = at_once(lambda key: known[key](request[key]), [[key] for key in request], None, WHOLE)
+    print(json.dumps(dict(zip(request, found, strict=True))), flush=True)
     os._exit(0)  # a name server that does not answer may still keep a thread

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from underlay.remote import at_once
 from underlay.remote.connect import connect, tls, words
+from underlay.remote.survey import programs
 
 PATIENCE = 1.5
 """Seconds that a connection has."""
@@ -58,8 +59,23 @@ def sources(_: bool) -> dict[str, str]:
             for uri in re.findall(r"\bhttps?://[^\s/]+\S*", "\n".join(lines)):
                 end = urlsplit(uri)
                 with suppress(ValueError):
-                    found[uri] = (end.hostname or "", end.port or (443 if end.scheme == "https" else 80))
-    return dict(zip(found, at_once(error_of, found.values(), LATE, 2 * PATIENCE), strict=True))
+                    page = f"{end.hostname}{end.path or '/'}" if end.scheme == "http" else ""
+                    found[uri] = (end.hostname or "", end.port or (443 if page == "" else 80), page)
+    for path in (Path("/etc/apt/apt.conf"), *Path("/etc/apt/apt.conf.d").glob("*")):
+        with suppress(OSError):
+            for uri in re.findall(r"^\s*[^/#\s].*proxy\S*\s+\"(https?://[^\"\s]+)\"", path.read_text(), re.I | re.M):
+                end = urlsplit(uri)
+                with suppress(ValueError):
+                    found[f"proxy {uri}"] = (end.hostname or "", end.port or 80, "")
+    return dict(zip(found, at_once(served, found.values(), LATE, 2 * PATIENCE + 0.5), strict=True))
+
+
+def served(name: str, port: int, page: str) -> str:
+    """What goes wrong with a web server, or with one of its pages; empty if nothing does."""
+    if not page:
+        return error_of(name, port)
+    said = programs.said(name, port, page)
+    return said.removeprefix("- ") if said.startswith("- ") else f"answers {said}" if said >= "500" else ""
 
 
 def names(_: bool) -> dict[str, str]:

@@ -14,6 +14,8 @@ from typing import Any
 
 ENTRIES = 30_000
 """Of the connection table, how many are looked at to tell who opened most."""
+SECONDS = 3
+"""What a program has that is asked something."""
 SEARCH = 1.5
 """Seconds to search for large files."""
 
@@ -38,6 +40,17 @@ def services(_: bool) -> list[str]:
     return found
 
 
+def failed(_: bool) -> dict[str, str]:
+    """See the module."""
+    listed = output("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--full")
+    names = [line.split()[0] for line in listed.splitlines() if line.strip()]
+    if not names:
+        return {}
+    shown = output("systemctl", "show", "--property=Id,FragmentPath", "--", *names)
+    units = [dict(line.partition("=")[::2] for line in block.splitlines()) for block in shown.strip().split("\n\n")]
+    return {unit["Id"]: unit.get("FragmentPath", "") for unit in units if "Id" in unit}
+
+
 def owners(ports: list[int]) -> dict[str, str]:
     """See the module."""
     found = {}
@@ -54,7 +67,7 @@ def owners(ports: list[int]) -> dict[str, str]:
 def output(*argv: str) -> str:
     """What a program prints; empty if it can't."""
     try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False).stdout
+        return subprocess.run(argv, capture_output=True, text=True, timeout=SECONDS, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
@@ -63,7 +76,7 @@ def full(share: float) -> dict[str, list[list[Any]]]:
     """See the module."""
     found: dict[str, list[list[Any]]] = {}
     devices = set()
-    for path in ("/", "/var"):
+    for path in ("/", "/var", "/run", "/tmp"):  # noqa: S108  it is looked at
         usage = os.statvfs(path)
         device = os.stat(path).st_dev
         if device not in devices and usage.f_blocks and 1 - usage.f_bavail / usage.f_blocks >= share:
