@@ -16,8 +16,7 @@ START = "systemctl unmask ssh.service ssh.socket; systemctl restart ssh"
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
-    """`host-key`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `no-connection`, `silent`,
-    `wrong-network`; and what `refused` tells."""
+    """`host-key`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `silent`, `wrong-network`; and what `refused` tells."""
     yield from refused(case, host)
     failure = case.seen.failures.get(host.name)
     if failure is None or case.is_cut(host.name):
@@ -49,7 +48,7 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
         case "own key":
             return  # told
         case _ if host == case.gateway:
-            yield _gateway(case, said)
+            yield from _gateway(case, said)
         case _:
             yield from silent(case, host, said)
 
@@ -114,23 +113,37 @@ def _host_key(case: Investigation, host: Host, said: str) -> Cause:
     )
 
 
-def _gateway(case: Investigation, said: str) -> Cause:
-    address = str(case.seen.target.endpoint(case.gateway.name).address)
-    mac = case.seen.workstation.neighbours.get(address)
-    alive = [name for name in case.seen.states if not case.is_deployed(name)]
-    others = (f"{some(alive)} can be reached: this machine's own link works",) if alive else ()
+def _gateway(case: Investigation, said: str) -> Iterator[Cause]:
+    """Nobody answers for its address."""
+    address, mac, others = _heard(case)
     if not mac:
         evidence = (said, f"nobody answers ARP for {address}", *others)
-        return is_silent(case, case.gateway, evidence, case.everybody)
+        yield is_silent(case, case.gateway, evidence, case.everybody)
+
+
+def no_connection(case: Investigation) -> Iterator[Cause]:
+    """`no-connection`: the gateway is there, and nothing tells more."""
+    failure = case.seen.failures.get(case.gateway.name)
+    address, mac, others = _heard(case)
+    if failure is None or not mac or case.is_cut(case.gateway.name) or case.gateway.name in case.seen.other_ways:
+        return
     fix = case.console(case.gateway.name, "conntrack -C; conntrack -S; iptables -nvL INPUT")
-    return Cause(
+    yield Cause(
         id="no-connection",
         host=case.gateway.name,
         cause=f"{case.gateway.name}: it is there, and takes no connection: its firewall, or a full connection table",
-        evidence=(said, f"{address} answers ARP: {mac}", *others),
+        evidence=(f"ssh {case.gateway.name}: {failure.said}", f"{address} answers ARP: {mac}", *others),
         fix=fix.command,
         at=fix.at,
         plan=case.line(case.gateway, address),
         hosts=case.everybody,
         cuts=True,
     )
+
+
+def _heard(case: Investigation) -> tuple[str, str | None, tuple[str, ...]]:
+    """The gateway's address from here, the MAC that answers for it, and who else can be reached."""
+    address = str(case.seen.target.endpoint(case.gateway.name).address)
+    alive = [name for name in case.seen.states if not case.is_deployed(name)]
+    others = (f"{some(alive)} can be reached: this machine's own link works",) if alive else ()
+    return address, case.seen.workstation.neighbours.get(address), others
