@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
@@ -156,18 +157,18 @@ class Links:
         finally:
             self._logins.end(begun, not error)
 
-    def once_more(self, ask: Callable[[], T], late: Callable[[T], bool]) -> T:
-        """What `ask` finds; if it came too late where others were late as well, what it finds alone.
+    def once_more(self, ask: Callable[[], T], late: Callable[[T], bool] = lambda _: False) -> T:
+        """What `ask` finds; if that is an error, or too late, where others were late as well: what it finds alone.
 
         A host that is silent while others are quick is not asked again, and of many only a few are.
         """
-        found = ask()
-        if not late(found) or not (self.pace.late or self._logins.late):
-            return found
-        with self._alone:
-            if self._chances > 0 and late(found := ask()):
-                self._chances -= 1
-        return found
+        good, result = _tried(ask, late)
+        if not good and (self.pace.late or self._logins.late):
+            with self._alone:
+                if self._chances > 0:
+                    good, result = _tried(ask, late)
+                    self._chances -= not good
+        return result()
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
         """The error of a short command, empty if there is none."""
@@ -294,6 +295,19 @@ class Links:
         if self.is_local(name):
             return ["sh", "-c", command]
         return ["ssh", "-F", str(self.target.ssh_config), name, command]
+
+
+def _tried(ask: Callable[[], T], late: Callable[[T], bool]) -> tuple[bool, Callable[[], T]]:
+    """Whether it went well, and what gives or raises what it came to."""
+
+    def failed(error: UnreachableError) -> T:
+        raise error
+
+    try:
+        found = ask()
+    except UnreachableError as error:
+        return False, partial(failed, error)
+    return not late(found), lambda: found
 
 
 def _many_files() -> None:

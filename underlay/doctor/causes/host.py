@@ -282,7 +282,8 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
     """`disk-full`."""
     for mount, largest in case.look(planned).full.items():
         path = largest[0][1] if largest else ""
-        fix, advice = f"{command('du', '-xh', mount)} | sort -h | tail -20", "find out what can go"
+        look = command("sh", "-c", f"{command('du', '-xh', mount)} | sort -h | tail -20")
+        fix, advice = "", f"find out what can go: {case.ssh(planned.name, look)}"
         if path.startswith(JOURNAL):
             fix, advice = command("journalctl", "--vacuum-size=100M"), "this removes the oldest entries of the journal"
         elif path.startswith(LOGS):
@@ -292,7 +293,7 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
             host=planned.name,
             cause=f"{planned.name}: the file system of {mount} is full",
             evidence=tuple(f"{path}: {size / 2**20:.0f} MiB" for size, path in largest) or (f"df {mount}",),
-            fix=case.ssh(planned.name, fix),
+            fix=case.ssh(planned.name, fix) if fix else "",
             advice=advice,
             plan=case.line(planned),
             hosts=case.behind(planned),

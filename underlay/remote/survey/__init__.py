@@ -17,6 +17,8 @@ Keys of the request, and of the answer:
 - `owners`: [PORT, …] → PORT → the systemd unit that listens there, or the program's name
 - `talkers`: SHARE → if the connection table is fuller: [[ADDRESS, SHARE], …], who opened most of its
   entries
+- `paths`: [[SOURCE, DESTINATION], …] → `SOURCE DESTINATION` → [pings sent, answered, seconds of the fastest first
+  answer, seconds from the first to the last answer of the fastest burst of 20 with 1400 bytes each]
 - `policy`: [PACKET, …] → for each by which route and policy rule it goes, see `remote.trace.policy.taken`
 - `login`: [ACCOUNT, ADDRESS, KEY, FORWARDS] → why it does not get in from there, see `logins.refused`
 - `accounts`: true → who may get in: `accounts` [[NAME, UID, empty password, expired], …] that have a shell; `keys`
@@ -40,6 +42,5 @@ Keys of the request, and of the answer:
   nsswitch.conf, the rows of /etc/hosts and their numbers
 - `mounts`: true → [[PATH, `read-only` or `inodes`], …] of what must be writable
 - `sysctls`: [KEY, …] → KEY → value
-- `full`: SHARE → of the file systems of /, /var, /run and /tmp that are fuller: mount point → [[SIZE, PATH], …],
-  largest first
+- `full`: SHARE → of the file systems that must be writable and are fuller: folder → [[SIZE, PATH], …], largest first
 """

@@ -10,13 +10,13 @@ from underlay.doctor.investigation import Investigation, some
 from underlay.plan import SSH_PORT, Host
 from underlay.text import command
 
+FREEZABLE = ("init.scope", "system.slice", "system.slice/ssh.service")
 START = "systemctl unmask ssh.service ssh.socket; systemctl restart ssh"
 """Starts sshd, whatever keeps it from that: who stopped it may have masked it, too."""
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
-    """`host-key`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `sshd-closes`, `no-connection`, `silent`,
-    `wrong-network`; and what `refused` tells."""
+    """`host-key`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `silent`, `wrong-network`; and what `refused` tells."""
     yield from refused(case, host)
     failure = case.seen.failures.get(host.name)
     if failure is None or case.is_cut(host.name):
@@ -29,8 +29,6 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
             yield _host_key(case, host, said)
         case "refused" if host.name in case.seen.elsewhere:
             yield _sshd_elsewhere(case, host, said)
-        case "closed":
-            yield _sshd_closes(case, host, said)
         case "mute":
             yield _sshd_hangs(case, host, said)
         case "refused":
@@ -50,7 +48,7 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
         case "own key":
             return  # told
         case _ if host == case.gateway:
-            yield _gateway(case, said)
+            yield from _gateway(case, said)
         case _:
             yield from silent(case, host, said)
 
@@ -72,25 +70,9 @@ def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
     )
 
 
-def _sshd_closes(case: Investigation, host: Host, said: str) -> Cause:
-    group = "/sys/fs/cgroup/system.slice/ssh.service/pids"
-    look = case.console(host.name, f"journalctl -u ssh -n 20; sshd -t; head {group}.max {group}.current")
-    where = "" if not look.at else f" {look.at}"
-    return Cause(
-        id="sshd-closes",
-        host=host.name,
-        cause=f"{host.name}: its sshd takes connections, and closes them at once: a limit is met, or it is broken",
-        evidence=(said,),
-        advice=f"it says why itself{where}: {look.command}; sshd -T | grep -iE 'maxstartups|penalt'",
-        plan=case.line(host),
-        hosts=case.behind(host),
-        cuts=True,
-    )
-
-
 def _sshd_hangs(case: Investigation, host: Host, said: str) -> Cause:
-    group = "/sys/fs/cgroup/system.slice/ssh.service/cgroup.freeze"
-    wake = f"systemctl thaw ssh; echo 0 > {group}; systemctl kill --signal=CONT ssh; systemctl restart ssh"
+    groups = " ".join(f"/sys/fs/cgroup/{each}/cgroup.freeze" for each in FREEZABLE)
+    wake = f"echo 0 | tee {groups}; systemctl thaw ssh; systemctl kill --signal=CONT ssh; systemctl restart ssh"
     fix = case.console(host.name, wake)
     return Cause(
         id="sshd-hangs",
@@ -131,23 +113,37 @@ def _host_key(case: Investigation, host: Host, said: str) -> Cause:
     )
 
 
-def _gateway(case: Investigation, said: str) -> Cause:
-    address = str(case.seen.target.endpoint(case.gateway.name).address)
-    mac = case.seen.workstation.neighbours.get(address)
-    alive = [name for name in case.seen.states if not case.is_deployed(name)]
-    others = (f"{some(alive)} can be reached: this machine's own link works",) if alive else ()
+def _gateway(case: Investigation, said: str) -> Iterator[Cause]:
+    """Nobody answers for its address."""
+    address, mac, others = _heard(case)
     if not mac:
         evidence = (said, f"nobody answers ARP for {address}", *others)
-        return is_silent(case, case.gateway, evidence, case.everybody)
+        yield is_silent(case, case.gateway, evidence, case.everybody)
+
+
+def no_connection(case: Investigation) -> Iterator[Cause]:
+    """`no-connection`: the gateway is there, and nothing tells more."""
+    failure = case.seen.failures.get(case.gateway.name)
+    address, mac, others = _heard(case)
+    if failure is None or not mac or case.is_cut(case.gateway.name) or case.gateway.name in case.seen.other_ways:
+        return
     fix = case.console(case.gateway.name, "conntrack -C; conntrack -S; iptables -nvL INPUT")
-    return Cause(
+    yield Cause(
         id="no-connection",
         host=case.gateway.name,
         cause=f"{case.gateway.name}: it is there, and takes no connection: its firewall, or a full connection table",
-        evidence=(said, f"{address} answers ARP: {mac}", *others),
+        evidence=(f"ssh {case.gateway.name}: {failure.said}", f"{address} answers ARP: {mac}", *others),
         fix=fix.command,
         at=fix.at,
         plan=case.line(case.gateway, address),
         hosts=case.everybody,
         cuts=True,
     )
+
+
+def _heard(case: Investigation) -> tuple[str, str | None, tuple[str, ...]]:
+    """The gateway's address from here, the MAC that answers for it, and who else can be reached."""
+    address = str(case.seen.target.endpoint(case.gateway.name).address)
+    alive = [name for name in case.seen.states if not case.is_deployed(name)]
+    others = (f"{some(alive)} can be reached: this machine's own link works",) if alive else ()
+    return address, case.seen.workstation.neighbours.get(address), others
