@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from underlay.desired.traffic import Flow
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -15,6 +17,7 @@ class Cause:
     latent: everything works at present, and will not after the next boot, deploy or so
     odd: what else differs from a plain host there, and what changed there lately
     hosts: connections of these hosts may fail because of it; `cuts`: they can't be reached because of it, either
+    flows: further connections that fail because of it
     """
 
     id: str
@@ -29,6 +32,7 @@ class Cause:
     odd: tuple[str, ...] = ()
     hosts: frozenset[str] = frozenset()
     cuts: bool = False
+    flows: frozenset[Flow] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,8 @@ class Investigation:
     def is_explained(self, flow: Flow) -> bool:
         """Whether an earlier cause explains that a connection fails."""
         blamed = {name for each in self.found if not each.latent for name in each.hosts}
+        if any(flow in each.flows for each in self.found):
+            return True
         return bool(flow.hosts & blamed) or (self.gateway.name in blamed and self._crosses(flow))
 
     def _crosses(self, flow: Flow) -> bool:

@@ -38,7 +38,7 @@ from underlay.observe.health import (
 )
 from underlay.plan import Host, Plan, roles
 
-SECONDS = 5
+SECONDS = 4
 """What a section may take, but for one that takes long where all is well."""
 MOST = 4_000_000
 """Bytes of a section; and eight times that of all."""
@@ -253,8 +253,10 @@ def _listening(lines: list[str]) -> set[int]:
 
 
 def _packages(lines: list[str]) -> set[str]:
-    rows = (line.split() for line in lines)
-    return {row[0] for row in rows if row[-1] == "installed"}
+    rows = [line.split() for line in lines]
+    if not rows or any(len(row) != 4 for row in rows):
+        raise ValueError("each line has to be a package and its status")
+    return {name for name, _, _, status in rows if status == "installed"}
 
 
 def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS) -> HostState:
