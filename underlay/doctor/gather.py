@@ -132,7 +132,7 @@ class _Surveyor:
                     answers = self._ask(links, self.plan.gateway, {"answers": asked}).answers
             heard = answers.get(f"{host.primary.address}:{SSH_PORT}", "")
             if heard == f"- {os.strerror(errno.ECONNREFUSED)}":
-                failures[host.name] = Failure("refused", failure.said)
+                failures[host.name] = replace(failure, why="refused")
                 elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
         return failures, {name: there for name, there in elsewhere.items() if there}
 
