@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_doctor import PLAN, failing, healthy, only, state, target, with_look, with_state, without
+from tests.unit.test_doctor import PLAN, failing, healthy, only, target, with_look, with_state, without
 from underlay.access import hostkeys
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.survey import Accounts, Failure, Login, Reason, Survey, Why
 from underlay.doctor.ways import failure_of
+from underlay.remote import guard, send
 from underlay.remote.survey.logins import keys, session, sshd
 from underlay.remote.survey.logins.account import client
 from underlay.remote.survey.logins.common import Line
@@ -261,6 +262,16 @@ def test_what_takes_a_right_of_sudo_away() -> None:
     assert session._right("root", [folder, good]) == ""
 
 
+def test_at_the_console(tmp_path: Path) -> None:
+    """The program that every host has says it in plain words."""
+    program = tmp_path / "guard.pyz"
+    program.write_bytes(send.packed(guard))
+    argv = ["python3", "-I", "-S", str(program), "login", "no-such-account"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "no-such-account does not get in: there is no account no-such-account\n" in done.stdout
+
+
 # --- who may get in -------------------------------------------------------------------------------------------------
 
 
@@ -336,8 +347,3 @@ def test_a_stranger_on_call() -> None:
     assert "rotate-key" in found.advice
     ours = with_look(seen, "jumphost", accounts=who(recorded=["eve"]))
     assert only(diagnose(ours)).fix == "./inv deploy jumphost"
-
-
-def test_state_is_as_planned() -> None:
-    """Of what is compared below."""
-    assert state(PLAN.jumphost).on_call == {}

@@ -225,8 +225,8 @@ def _lists(user: str, address: str, there: dict[str, list[str]]) -> Iterator[Rea
             where = str(lines[-1]) if lines else " ".join(patterns)
             can = lines and plain(name)
             fix = f"sed -i '{lines[-1].number}s/.*/& {name}/' {shlex.quote(lines[-1].path)}" if can else ""
-            who = user if keyword == "users" else f"no group of {user}"
-            yield reason(f"sshd lets in whom it names, and {who} is not among them: {where}", config(fix))
+            who = f"{user} is not" if keyword == "users" else f"no group of {user} is"
+            yield reason(f"sshd lets in whom it names, and {who} among them: {where}", config(fix))
 
 
 def config(fix: str) -> str:
