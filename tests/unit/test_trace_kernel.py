@@ -179,7 +179,7 @@ CASES = {
     ),
     "a TTL that ends": Case("lb", "sysctl -qw net.ipv4.ip_default_ttl=1", FAR, "sysctl-wrong", "lb", "1 hops only"),
     "not translated": Case(
-        *("gateway", f"iptables -t nat -I POSTROUTING -s 100.64.32.2 -j RETURN", OUT),
+        *("gateway", "iptables -t nat -I POSTROUTING -s 100.64.32.2 -j RETURN", OUT),
         *("rule-unmanaged", "gateway", "is taken before ours"),
     ),
     "another zone": Case(
