@@ -15,7 +15,8 @@ from underlay.access import answers
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
-from underlay.desired import nginx, traffic
+from underlay.compare.systemd import next_boot
+from underlay.desired import nginx, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor.policy import Packet
@@ -142,6 +143,7 @@ class _Surveyor:
             return {"services": True}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
         found: dict[str, object] = {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found["boot"] = next_boot.request(host, routing.host_network(self.plan, host))
         if host == self.plan.gateway:
             primary = host.primary.nic
             neighbours += [[primary, str(each.published), False] for each in self.plan.published]

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from underlay.access.answers import Finite, IPv4
 from underlay.access.target import Target
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired.traffic import Flow
 from underlay.doctor.policy import Packet
 from underlay.doctor.suspects import IPTABLES, words
@@ -79,6 +80,7 @@ class HostSurvey:
     full: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
+    boot: NextBoot | None = None
 
 
 @dataclass(frozen=True)

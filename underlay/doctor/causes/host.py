@@ -28,7 +28,7 @@ def host(case: Investigation, planned: Host) -> Iterator[Cause]:
         return
     yield from _network(case, planned, state)
     if planned == case.gateway:
-        yield from _firewalld(case, planned, state, now=True)
+        yield from firewalld(case, planned, state, now=True)
         yield from _rules(case, planned, state)
         yield from _connection_table(case, planned, state)
     yield from _guard(case, planned, state)
@@ -154,7 +154,7 @@ def _need(case: Investigation, planned: Host, address: Address) -> frozenset[str
 # --- the gateway ----------------------------------------------------------------------------------------------------
 
 
-def _firewalld(case: Investigation, planned: Host, state: HostState, *, now: bool) -> Iterator[Cause]:
+def firewalld(case: Investigation, planned: Host, state: HostState, *, now: bool) -> Iterator[Cause]:
     """`firewalld`; it is latent where it only runs after a boot."""
     found = state.filters.firewalld
     if found is None or now != (found.active != "inactive"):
@@ -294,81 +294,4 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
             advice=advice,
             plan=case.line(planned),
             hosts=case.behind(planned),
-        )
-
-
-# --- what works at present ------------------------------------------------------------------------------------------
-
-
-def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
-    """`boot-differs`, `boot-undone`, `firewalld`, `sshd-open`, `clock-off`."""
-    state = case.state(planned)
-    if state is None:
-        return
-    if planned == case.gateway:
-        yield from _firewalld(case, planned, state, now=False)
-    what = [
-        each
-        for each in case.differences(planned, state)
-        if (each.at_boot and each.kind != "unmanaged")
-        or each.kind == "disabled"
-        or (isinstance(each.thing, File) and each.thing.boot)
-    ]
-    undone = {each.found: each for each in what if isinstance(each.found, Place)}
-    what = [each for each in what if not isinstance(each.found, Place)]
-    for place, each in undone.items():
-        path = command(place.path)
-        look = isinstance(each.thing, Nic)
-        yield Cause(
-            id="boot-undone",
-            host=planned.name,
-            cause=f"{planned.name}: after its next boot it will not be as planned: {each.what}",
-            evidence=(f"{place.path}, line {place.number}: {place.text}",),
-            fix=case.ssh(planned.name, f"cat {path}" if look else f"sed -i '{place.number}s/^/# /' {path}"),
-            advice=f"{'name the NIC there' if look else 'this makes the line a comment'}; "
-            "somebody wrote it: find out what for",
-            plan=each.origin(case.plan, planned) or case.line(planned),
-            latent=True,
-        )
-    if what:
-        yield Cause(
-            id="boot-differs",
-            host=planned.name,
-            cause=f"{planned.name}: after its next boot it will not be as planned",
-            evidence=first([f"{each.where}: {each.what} ({each.word})" for each in what]),
-            fix=case.deploy(planned),
-            plan=next(filter(None, (each.origin(case.plan, planned) for each in what)), case.line(planned)),
-            latent=True,
-        )
-    yield from _sshd(case, planned, state)
-    offset = state.clock.offset
-    if abs(offset) > CLOCK_SECONDS:
-        yield Cause(
-            id="clock-off",
-            host=planned.name,
-            cause=f"{planned.name}: its clock is {abs(offset):.0f} s {'ahead' if offset > 0 else 'behind'}",
-            evidence=("compared with the clock of this machine; certificates and logs depend on it",),
-            fix=case.ssh(planned.name, "systemctl restart systemd-timesyncd"),
-            advice="or restart whatever keeps the time there (chrony, ntpd)",
-            plan=case.line(planned),
-            latent=True,
-        )
-
-
-def _sshd(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
-    """`sshd-open`: our file is there, and other lines win over it. Without that a deploy is the fix: `file-differs`."""
-    if state.files.get(SSHD) != sshd_file(case.plan, planned):
-        return
-    found = sshd.differences(sshd_settings(case.plan, planned), case.plan.operator.user, state.sshd)
-    if found:
-        paths = dict.fromkeys([*(each.found.path for each in found if isinstance(each.found, Place)), sshd.CONFIG])
-        yield Cause(
-            id="sshd-open",
-            host=planned.name,
-            cause=f"{planned.name}: {found[0].what}",
-            evidence=first([each.what for each in found]),
-            fix=case.ssh(planned.name, command("grep", "-nE", "^", *paths)),
-            advice="; ".join(first(sshd.advice(found))),
-            plan=case.line(planned),
-            latent=True,
         )

@@ -16,5 +16,7 @@ Keys of the request, and of the answer:
 - `talkers`: SHARE → if the connection table is fuller: [[ADDRESS, SHARE], …], who opened most of its
   entries
 - `policy`: [PACKET, …] → for each by which route and policy rule it goes, see `remote.trace.policy.taken`
+- `boot`: {"units": [NAME, …], "files": [PATH, …], "nics": [NIC, …], "nginx": BOOL} → what the next boot will
+  do, as `compare.systemd.next_boot.NextBoot`: each part is asked that will do it
 - `full`: SHARE → of the file systems of / and /var that are fuller: mount point → [[SIZE, PATH], …], largest first
 """

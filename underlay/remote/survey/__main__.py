@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from underlay.remote import at_once
+from underlay.remote.survey.boot import boot
 from underlay.remote.survey.connections import errors, names, sources
 from underlay.remote.survey.host import full, owners, services, talkers
 from underlay.remote.survey.neighbours import echo, neighbours
@@ -28,7 +29,7 @@ def main() -> None:
     """Answer the request, all of its keys at the same time."""
     request = json.load(sys.stdin)
     known: dict[str, Callable[[Any], Any]] = {
-        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy)},
+        **{each.__name__: each for each in (echo, sources, names, services, owners, full, talkers, policy, boot)},
         "arp": neighbours,
         "connect": errors,
     }

@@ -1,0 +1,350 @@
+"""What the next boot of a host will do, asked of the parts that will do it: `boot`, see the package."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shlex
+import subprocess
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from underlay.remote import at_once
+from underlay.remote.survey import scripts, transaction
+from underlay.remote.survey.transaction import Unread
+
+SECONDS = 4
+NETWORKD = "systemd-network"
+NETWORK_FILES = ("/etc/systemd/network", "/etc/systemd/networkd.conf.d", "/etc/systemd/networkd.conf")
+PSEUDO = {"proc", "sysfs", "tmpfs", "devtmpfs", "devpts", "none", "cgroup2", "debugfs", "overlay", "swap"}
+OPTIONAL = {"noauto", "nofail", "x-systemd.automount"}
+LEAST = 0.01
+"""Of the inodes of a file system, the share that is free at least."""
+DPKG_STATES = ("half-installed", "half-configured", "unpacked", "triggers-awaited", "triggers-pending")
+
+
+def boot(wanted: dict[str, Any]) -> dict[str, Any]:
+    """See the package; `wanted`: see there."""
+    parts: dict[str, Callable[[], Any]] = {
+        "systemd": lambda: _systemd(wanted["units"]),
+        "sshd": _sshd,
+        "nginx": lambda: _nginx() if wanted.get("nginx") else "",
+        "unreadable": _unreadable,
+        "links": _links,
+        "fstab": _fstab,
+        "disks": _disks,
+        "dpkg": _dpkg,
+        "broken": lambda: _broken(wanted["files"]),
+        "init": _init,
+        "modules": lambda: _modules(wanted["nics"]),
+        "ifupdown": lambda: _ifupdown(wanted["nics"]),
+    }
+
+    def ask(name: str) -> Any:
+        try:
+            return [parts[name](), ""]
+        except (Unread, OSError, ValueError) as error:
+            return [None, str(error)]
+
+    answers = at_once(ask, [[name] for name in parts], [None, f"no answer within {SECONDS} s"], SECONDS)
+    found = dict(zip(parts, answers, strict=True))
+    unread = [f"{name}: {why}" for name, (_, why) in found.items() if why]
+    there = {name: answer for name, (answer, _) in found.items() if answer is not None}
+    return {**there, "container": _container(), "unread": unread}
+
+
+def _run(*argv: str) -> tuple[int, str]:
+    """The exit code of a program, and what it prints on both streams. Raises Unread."""
+    try:
+        done = subprocess.run(
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            timeout=SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unread(f"{argv[0]}: {error}") from None
+    return done.returncode, done.stdout.strip()[-30000:]
+
+
+def _container() -> bool:
+    return os.path.exists("/run/systemd/container")
+
+
+def _systemd(names: list[str]) -> dict[str, Any]:
+    text, said = transaction.dump()
+    found = transaction.units(text)
+    booted = transaction.booted()
+    default = re.search(r"default target (\S+?)\.?$", said, re.MULTILINE)
+    rings = transaction.cycles(said)
+    return {
+        "default": default[1] if default else "",
+        "units": {name: transaction.state(found, name, booted) for name in names},
+        "cycles": rings,
+        "files": transaction.links(found, {name for ring in rings for name in ring}),
+        "said": [*transaction.told(said)][: transaction.MOST],
+        "lines": scripts.lines(found, "underlay-firewall.service", booted, _container()),
+        "begins": _begins(found),
+    }
+
+
+def _begins(found: dict[str, transaction.Unit]) -> list[str]:
+    """The services that a boot starts and keeps running, and that do not run now."""
+    running = set()
+    for path in Path("/proc").glob("[0-9]*/cgroup"):
+        with suppress(OSError):
+            running |= set(re.findall(r"/([^/\n]+\.service)", path.read_text()))
+    return sorted(
+        name
+        for name, unit in found.items()
+        if name == unit.name and name.endswith(".service")
+        and unit.starts
+        and unit.all("Type") not in (["oneshot"], [])
+        and not running & {name, *unit.all("Alias", "Name")}
+        and not any(path.startswith(transaction.VENDOR) and "systemd-" in name for path in unit.files)
+        and not transaction.unmet(unit)
+    )[:20]
+
+
+# --- programs and their files ---------------------------------------------------------------------------------------
+
+
+def _sshd() -> dict[str, Any]:
+    """What sshd will make of its files: with the options that its unit gives it."""
+    options = ""
+    with suppress(OSError):
+        said = re.findall(r"^\s*SSHD_OPTS=(.*)$", Path("/etc/default/ssh").read_text(), re.MULTILINE)
+        options = said[-1].strip().strip("\"'") if said else ""
+    code, said_of_it = _run("sshd", "-T", *shlex.split(options))
+    if code:
+        return {"error": said_of_it.replace("\r", "")[-600:], "options": options}
+    pairs = [line.partition(" ")[::2] for line in said_of_it.splitlines()]
+    keys = []
+    for key, path in pairs:
+        if key == "hostkey" and os.path.exists(path):
+            code, public = _run("ssh-keygen", "-yf", path)
+            if code == 0:
+                keys.append(" ".join(public.split()[:2]))
+    return {
+        "error": "",
+        "options": options,
+        "listen": [value for key, value in pairs if key == "listenaddress"],
+        "keys": keys,
+    }
+
+
+def _nginx() -> str:
+    """What nginx says against its files; empty if it takes them."""
+    code, said = _run("nginx", "-t", "-q")
+    return (said or f"exit code {code}")[-600:] if code else ""
+
+
+def _unreadable() -> list[str]:
+    """What is there for networkd and networkd can't read; or what leads nowhere."""
+    paths = []
+    for top in NETWORK_FILES:
+        paths += [top] if os.path.lexists(top) else []
+        for folder, folders, files in os.walk(top):
+            paths += [os.path.join(folder, name) for name in (*folders, *files)]
+    dangling = [path for path in paths if os.path.islink(path) and not os.path.exists(path)]
+    there = [path for path in paths if path not in dangling][:2000]
+    code = "import os, sys; print('\\n'.join(p for p in sys.argv[1:] if not os.access(p, os.R_OK)))"
+    try:
+        done = subprocess.run(
+            ["/usr/bin/python3", "-IS", "-c", code, *there],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=True,
+            user=NETWORKD,
+            group=NETWORKD,
+            extra_groups=[],
+        )
+    except (OSError, subprocess.SubprocessError, LookupError) as error:
+        raise Unread(f"as {NETWORKD}: {error}") from None
+    # What is in a folder that can't be read is not told by itself.
+    closed = [path for path in done.stdout.splitlines() if path]
+    return [path for path in (*closed, *dangling) if not any(path.startswith(f"{each}/") for each in closed)][:20]
+
+
+def _links() -> dict[str, str]:
+    """The .link files of udev, which may rename a NIC or give it another MAC; none in a container: udev is not there."""
+    if _container():
+        return {}
+    found = {}
+    for folder in ("/etc/systemd/network", "/run/systemd/network", "/usr/local/lib/systemd/network"):
+        for path in (*glob.glob(f"{folder}/*.link"), *glob.glob(f"{folder}/*.link.d/*.conf")):
+            with suppress(OSError):
+                found[path] = "" if os.path.realpath(path) == "/dev/null" else Path(path).read_text(errors="replace")
+    return found
+
+
+def _modules(nics: list[str]) -> list[list[Any]]:
+    """Modules that the network is made of and that modprobe is told not to load: [MODULE, FILE, NUMBER, LINE]."""
+    if _container():
+        return []
+    wanted = {"nf_tables", "nf_conntrack", "nf_nat", "nft_chain_nat", "ip_tables", "iptable_nat", "x_tables", "nft_compat"}
+    for nic in nics:
+        with suppress(OSError):
+            wanted.add(os.path.basename(os.readlink(f"/sys/class/net/{nic}/device/driver/module")))
+    found = []
+    for path in (*glob.glob("/etc/modprobe.d/*.conf"), *glob.glob("/run/modprobe.d/*.conf")):
+        with suppress(OSError):
+            for number, line in enumerate(Path(path).read_text(errors="replace").splitlines(), 1):
+                words = line.split()
+                name = words[1].replace("-", "_") if len(words) > 1 else ""
+                refused = words[:1] == ["blacklist"] or (words[:1] == ["install"] and "false" in line)
+                if refused and name in wanted and (words[0] == "install" or not name.startswith(("nf", "x_", "ip"))):
+                    found.append([name, path, number, line.strip()[:200]])
+    return found
+
+
+def _ifupdown(nics: list[str]) -> list[list[Any]]:
+    """NICs of the plan that ifupdown is told to configure: [NIC, FILE, NUMBER, LINE]."""
+    if not os.path.exists("/usr/sbin/ifup") and not os.path.exists("/sbin/ifup"):
+        return []
+    found = []
+    for path in ("/etc/network/interfaces", *sorted(glob.glob("/etc/network/interfaces.d/*"))):
+        with suppress(OSError):
+            for number, line in enumerate(Path(path).read_text(errors="replace").splitlines(), 1):
+                words = line.split()
+                if words[:1] == ["iface"] and words[1:2] and words[1] in nics and words[2:4] == ["inet", "dhcp"]:
+                    found.append([words[1], path, number, line.strip()[:200]])
+    return found
+
+
+# --- disks ----------------------------------------------------------------------------------------------------------
+
+
+def _mounts() -> dict[str, str]:
+    """Where something is mounted → its options."""
+    found = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, where, _, options, *_ = line.split()
+        found[where] = options
+    return found
+
+
+def _fstab() -> list[list[Any]]:
+    """Lines that the boot waits for and that can't be mounted: [NUMBER, LINE, WHY]."""
+    path = Path("/etc/fstab")
+    mounted = _mounts()
+    found: list[list[Any]] = []
+    if not path.exists():
+        return found
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        words = line.split()
+        if len(words) < 3 or words[0].startswith("#"):
+            continue
+        source, where, kind = words[:3]
+        options = words[3].split(",") if len(words) > 3 else []
+        if OPTIONAL & set(options) or where in ("none", "swap") or where in mounted or kind == "swap":
+            continue
+        real = _device(source)
+        # Where there is no udev, systemd passes over what is on a device.
+        if _container() and real.startswith("/dev/"):
+            continue
+        if real.startswith("/") and not os.path.exists(real):
+            why = f"there is no {real}"
+        elif kind not in _kinds() and kind not in ("none", "auto", "bind") and not kind.startswith(("nfs", "fuse", "cifs")):
+            why = f"this kernel has no file system {kind}"
+        else:
+            why = "it is not mounted now"
+        found.append([number, line.strip()[:300], why])
+    return found
+
+
+def _device(source: str) -> str:
+    key, _, value = source.partition("=")
+    folders = {"UUID": "uuid", "LABEL": "label", "PARTUUID": "partuuid", "PARTLABEL": "partlabel", "ID": "id"}
+    quoted = value.strip('"')
+    return f"/dev/disk/by-{folders[key]}/{quoted}" if key in folders else source
+
+
+def _kinds() -> set[str]:
+    found = {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines() if line.split()}
+    return found | {os.path.basename(path).split(".")[0] for path in glob.glob(f"/lib/modules/{os.uname().release}/kernel/fs/*")}
+
+
+def _disks() -> list[list[str]]:
+    """What can't be written: [MOUNT POINT, "read-only" or "inodes"]."""
+    found = []
+    mounted = _mounts()
+    for where in ("/", "/etc", "/var", "/var/lib", "/var/lib/underlay"):
+        if where in mounted and "ro" in mounted[where].split(","):
+            found.append([where, "read-only"])
+    seen = set()
+    for where in ("/", "/var", "/var/lib/underlay"):
+        if os.path.isdir(where):
+            usage = os.statvfs(where)
+            if usage.f_fsid not in seen and usage.f_files and usage.f_favail / usage.f_files < LEAST:
+                found.append([where, "inodes"])
+            seen.add(usage.f_fsid)
+    return found
+
+
+def _dpkg() -> list[str]:
+    """Packages that an installation left half-way, while none is at work."""
+    if _locked("/var/lib/dpkg/lock-frontend") or _locked("/var/lib/dpkg/lock"):
+        return []
+    found = []
+    name = ""
+    with open("/var/lib/dpkg/status", errors="replace") as status:
+        for line in status:
+            if line.startswith("Package: "):
+                name = line.split(maxsplit=1)[1].strip()
+            elif line.startswith("Status: ") and (words := line.split()[1:]) and words[-1] in DPKG_STATES:
+                found.append(f"{name} ({words[-1]})")
+    if not found and any(each.name.isdigit() for each in Path("/var/lib/dpkg/updates").glob("*")):
+        found.append("what it was about to write down")
+    return found[:20]
+
+
+def _locked(path: str) -> bool:
+    """Whether a process holds the lock of a file: by the kernel's own list, which takes none."""
+    try:
+        number = os.stat(path).st_ino
+    except OSError:
+        return False
+    return any(line.split()[5].endswith(f":{number}") for line in Path("/proc/locks").read_text().splitlines() if "->" not in line)
+
+
+def _broken(archives: list[str]) -> list[list[str]]:
+    """Zip applications of ours that are not whole: [PATH, WHY]."""
+    found = []
+    for path in archives:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() or "__main__.py" not in archive.namelist():
+                    found.append([path, "is damaged"])
+        except FileNotFoundError:
+            found.append([path, "is not there"])
+        except (OSError, zipfile.BadZipFile):
+            found.append([path, "is damaged"])
+    return found
+
+
+def _init() -> list[str]:
+    """What is wrong with what the machine itself needs to come up, in words."""
+    found = []
+    if not os.access("/sbin/init", os.X_OK) or "systemd" not in os.path.realpath("/sbin/init"):
+        found.append(f"/sbin/init is {'not there' if not os.path.exists('/sbin/init') else os.path.realpath('/sbin/init')}")
+    with suppress(OSError):
+        if not re.fullmatch("[0-9a-f]{32}", Path("/etc/machine-id").read_text().strip()):
+            found.append("/etc/machine-id has no id: systemd takes the boot for the first one of a new machine")
+    if not os.path.exists("/etc/machine-id"):
+        found.append("/etc/machine-id is not there: systemd takes the boot for the first one of a new machine")
+    if not _container() and os.path.exists("/boot/grub/grub.cfg"):
+        text = Path("/boot/grub/grub.cfg").read_text(errors="replace")
+        kernels = re.findall(r"^\s*(?:linux|initrd)\s+(\S+)", text, re.MULTILINE)[:2]
+        gone = [path for path in kernels if not os.path.exists(path) and not os.path.exists(f"/boot{path}")]
+        found += [f"/boot/grub/grub.cfg begins with {path}, which is not there" for path in gone]
+    return found
