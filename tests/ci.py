@@ -58,7 +58,7 @@ IN_LABS = (
 LONG = (
     Stage("any plan, any command line", ("pytest", "-q", "tests/unit/test_fuzz.py", "--hypothesis-profile=long")),
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends"),
-    _in_lab("Debian 13, faults", "trixie", "faults"),
+    *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults", "--part", part) for part in ("1/2", "2/2")),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
 )
 """What CI has no time for."""
