@@ -13,6 +13,7 @@ from underlay.doctor.cause import Cause, Diagnosis
 from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import neighbours, paths
 from underlay.doctor.causes import services as behind
+from underlay.doctor.causes.boot import boot
 from underlay.doctor.causes.unreached import unreached
 from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
@@ -51,7 +52,7 @@ def diagnose(seen: Survey, say: Say = lambda _: None) -> Diagnosis:
         step(f"{len(seen.outcomes)} connections", paths.connections(case))
         step("name servers", behind.names(case))
         step("package sources", behind.packages(case))
-        step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
+        step("after a boot", *(boot(case, planned) for planned in case.deployed))
     live = [each for each in case.found if not each.latent]
     if live:
         live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))

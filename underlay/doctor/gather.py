@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from underlay.access import answers
+from underlay.access import answers, hostkeys
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
@@ -32,7 +32,7 @@ from underlay.remote.survey.neighbours import HEARD
 from underlay.trace import run as trace
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
-SURVEY_SECONDS = 6
+SURVEY_SECONDS = 9
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
 TRACES = 1
@@ -86,6 +86,7 @@ class _Surveyor:
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
             drops=drops,
+            host_keys={host.name: hostkeys.of_host(host, self.target.known_hosts) for host in self.deployed},
         )
 
     def _read(self, links: Links, host: Host) -> None:

@@ -136,6 +136,7 @@ class Survey:
     states, looks: of the hosts that were reached; `unread`: what could not be read of them, in words
     outcomes: of the connections that were tried
     drops: where those end that were traced; of the gateway's own iptables nothing: what is in it was read
+    host_keys: host → the keys by which it is known here, as TYPE and KEY
     taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
     """
 
@@ -149,6 +150,7 @@ class Survey:
     unread: tuple[str, ...] = ()
     drops: tuple[Drop, ...] = ()
     taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
+    host_keys: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:

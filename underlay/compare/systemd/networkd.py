@@ -148,6 +148,15 @@ def read_file(files: Mapping[str, str], path: str) -> NetworkFile:
     return NetworkFile(path, _read(files, [path, *merged(files, f"network/{PurePosixPath(path).name}.d", ".conf")]))
 
 
+def keeps_down(file: NetworkFile) -> Setting | None:
+    """The setting with which networkd leaves a NIC alone, switched off, or to another one."""
+    for section, key, bad in KEEPS_DOWN:
+        found = file.last(section, key)
+        if found and (found.value.lower() in bad or not bad):
+            return found
+    return None
+
+
 def networkd_conf(files: Mapping[str, str]) -> NetworkFile:
     """networkd's own configuration."""
     main = [path for root in CONFIGURATION if (path := f"{root}/networkd.conf") in files][:1]
@@ -375,6 +384,14 @@ def undone(path: str, files: Mapping[str, str]) -> Setting | None:
     return None
 
 
+KEEPS_DOWN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Link", "Unmanaged", ON),
+    ("Link", "ActivationPolicy", ("manual", "down", "always-down", "bound")),
+    ("Link", "ARP", OFF),
+    *(("Network", key, ()) for key in ("Bridge", "Bond", "VRF")),
+)
+"""Section, key and values of what keeps a NIC from having the addresses of its file, or from being heard with them."""
+MATCHES = ("Name", "Type", "Kind", "Driver", "Path", "MACAddress", "PermanentMACAddress", "Property", *CONDITIONS)
 CLEARED = {("Network", "Address"), ("Network", "Gateway")}
 """Keys of which an empty value takes back all addresses, or all routes."""
 PATTERNS = tuple(

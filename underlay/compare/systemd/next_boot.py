@@ -26,6 +26,8 @@ MANAGERS = re.compile(r"(NetworkManager|connman|dhcpcd|networking|wicd|netctl|cl
 SERVERS = re.compile(r"(apache2|httpd|lighttpd|haproxy|caddy|traefik|varnish|envoy)\.service")
 """Who else takes the ports of a load balancer."""
 SSH_PORT = 22
+ANY = ("0.0.0.0", "::", "*", "")  # noqa: S104 (what sshd says)
+RESTORE = "put the keys in /etc/ssh back from a backup (docs/oncall.md)"
 CONFIG = re.compile(r"^\s*(Port|ListenAddress)\s*[ =]", re.IGNORECASE)
 
 Kind = Literal["boot-unit", "boot-program", "boot-script", "boot-disk", "boot-network", "packages-broken"]
@@ -192,7 +194,8 @@ def notes(found: NextBoot) -> Iterator[str]:
                 yield f"{name} does not run, and the next boot starts it"
         for line in found.systemd.lines:
             if not line.before and not line.tried and line.sure:
-                yield f"{line.unit} runs at the next boot, as never before: {line.path}, line {line.number}: {line.text}"
+                where = Place(line.path, line.number, line.text)
+                yield f"{line.unit} runs at the next boot, as never before: {where}"
     for number, text, why in found.fstab:
         if not why.startswith(("there is no", "this kernel")):
             yield f"/etc/fstab, line {number}: {text}: {why}, and the next boot waits for it"
@@ -205,7 +208,7 @@ def set_aside(path: str) -> str:
 
 def comment_out(path: str, *numbers: int) -> str:
     """The command that makes lines of a file comments."""
-    return f"sed -i '{'; '.join(f's/^/# /' if n == 0 else f'{n}s/^/# /' for n in numbers)}' {command(path)}"
+    return f"sed -i '{'; '.join('s/^/# /' if n == 0 else f'{n}s/^/# /' for n in numbers)}' {command(path)}"
 
 
 RELOAD = "systemctl daemon-reload"
@@ -215,7 +218,9 @@ RELOAD = "systemctl daemon-reload"
 
 
 def _systemd(host: Host, wanted: HostNetwork, found: Systemd, container: bool) -> Iterator[Problem]:
-    names = [name for name in needed(host, wanted) if not (container and name == UDEV)]
+    names = list(needed(host, wanted))
+    if container:  # there its condition does not hold
+        names.remove(UDEV)
     lost = {name: unit for name in names if (unit := found.units.get(name)) and not unit.starts}
     ssh = [name for name in (units.SSH.name, units.SSH_SOCKET.name) if name in lost]
     if len(ssh) == 1:
@@ -317,7 +322,9 @@ def _lost(name: str, unit: Start, found: Systemd) -> Problem:
     else:
         why = "something that it depends on can't be started"
     evidence = said or (f"systemd's own test of the boot starts it by no job; {name} is {unit.load}",)
-    return Problem("boot-unit", name, f"the next boot does not start {name}: {why}", evidence, fix, "" if fix else advice)
+    return Problem(
+        "boot-unit", name, f"the next boot does not start {name}: {why}", evidence, fix, "" if fix else advice
+    )
 
 
 def _reinstall(unit: Start) -> tuple[str, ...]:
@@ -372,7 +379,7 @@ def _sshd(host: Host, found: Ssh | None, known: Sequence[str], files: Mapping[st
     if found.error:
         if "privilege separation directory" in found.error:
             return  # its unit makes it
-        yield _refused("sshd", found.error, {})
+        yield _refused("sshd", found.error)
         return
     address = str(host.primary.address)
     if found.listen and not any(_covers(each, address) for each in found.listen):
@@ -382,13 +389,15 @@ def _sshd(host: Host, found: Ssh | None, known: Sequence[str], files: Mapping[st
             for number, line in enumerate(text.splitlines(), 1)
             if CONFIG.match(line)
         ]
-        fix = [comment_out(path, *(n for p, n, _ in lines if p == path)) for path in dict.fromkeys(p for p, *_ in lines)]
+        fix = [
+            comment_out(path, *(n for p, n, _ in lines if p == path)) for path in dict.fromkeys(p for p, *_ in lines)
+        ]
         if found.options:
             fix.append("sed -i 's/^[[:space:]]*SSHD_OPTS=/# &/' /etc/default/ssh")
         yield Problem(
             "boot-program",
             "sshd",
-            f"after the next boot sshd listens on {', '.join(found.listen[:3])} and not on port {SSH_PORT} of {address}",
+            f"after the next boot sshd does not listen on port {SSH_PORT} of {address}, but on {found.listen[0]}",
             (*(f"{path}, line {number}: {line}" for path, number, line in lines[:4]),)
             or (f"/etc/default/ssh: SSHD_OPTS={found.options}",),
             tuple(fix),
@@ -397,20 +406,21 @@ def _sshd(host: Host, found: Ssh | None, known: Sequence[str], files: Mapping[st
         yield Problem(
             "boot-program",
             "host key",
-            "after the next boot sshd has another host key than it is known by: whoever connects is warned, and refused",
+            "after the next boot sshd has another host key than it is known by, and whoever connects is refused",
             tuple(f"on disk: {key[:60]}…" for key in found.keys[:2]),
-            advice="put the keys in /etc/ssh back from a backup (docs/oncall.md), or make the new ones known everywhere",
+            advice=f"{RESTORE}, or make the new ones known everywhere",
         )
     elif known and not found.keys:
-        yield Problem("boot-program", "host key", "sshd has no host key on disk: it does not start at the next boot")
+        what = "sshd has no host key on disk: it does not start at the next boot"
+        yield Problem("boot-program", "host key", what, ("sshd -T",), advice=RESTORE)
 
 
 def _covers(listen: str, address: str) -> bool:
     where, _, port = listen.rpartition(":")
-    return port == str(SSH_PORT) and where.strip("[]") in ("0.0.0.0", "::", "*", "", address)
+    return port == str(SSH_PORT) and where.strip("[]") in (*ANY, address)
 
 
-def _refused(program: str, error: str, _: Mapping[str, str]) -> Problem:
+def _refused(program: str, error: str) -> Problem:
     """A program that does not take its files: at the line that it names, if it names one."""
     lines = [line for line in error.splitlines() if line.strip()]
     place = re.search(r"(/etc/[\w./@+-]+)(?::| line )(\d+)", error)
@@ -421,7 +431,7 @@ def _refused(program: str, error: str, _: Mapping[str, str]) -> Problem:
     if open_key:
         fix = (command("chmod", "600", open_key[1]),)
     elif gone:
-        advice = "put the keys in /etc/ssh back from a backup (docs/oncall.md): ssh-keygen -A makes others"
+        advice = f"{RESTORE}: ssh-keygen -A makes others"
     elif place:
         fix = (comment_out(place[1], int(place[2])),)
         advice = "this makes the line a comment; somebody wrote it: find out what for"
@@ -439,7 +449,7 @@ def _refused(program: str, error: str, _: Mapping[str, str]) -> Problem:
 
 def _nginx(error: str | None) -> Iterator[Problem]:
     if error:
-        yield _refused("nginx", error, {})
+        yield _refused("nginx", error)
 
 
 # --- network --------------------------------------------------------------------------------------------------------
@@ -480,9 +490,7 @@ def _network(wanted: HostNetwork, found: NextBoot, devices: Sequence[Device], sy
         )
     if found.systemd and "networking.service" in found.systemd.begins:
         for nic, path, number, line in found.ifupdown:
-            yield Problem(
-                "boot-network", path, f"ifupdown configures {nic}, too: {Place(path, number, line)}", (line,)
-            )
+            yield Problem("boot-network", path, f"ifupdown configures {nic}, too: {Place(path, number, line)}", (line,))
 
 
 def _link_of(files: Mapping[str, str], device: Device, system: System) -> NetworkFile | None:
@@ -644,8 +652,9 @@ def _sysctl(wanted: HostNetwork, key: str, value: str) -> str:
 
 
 def _ip(wanted: HostNetwork, words: list[str]) -> str:
-    kind, verb, rest = (*words[:2], "", "")[:2] + (words[2:],)
-    if "rule".startswith(kind) and kind.startswith("ru") and verb.startswith("flush"):
+    kind, verb = (*words[:2], "", "")[:2]
+    rest = words[2:]
+    if kind.startswith("ru") and verb.startswith("flush"):
         return "takes all policy rules away"
     if kind and "link".startswith(kind) and verb == "set" and "down" in rest and set(rest) & set(wanted.nics):
         return f"switches {next(iter(set(rest) & set(wanted.nics)))} off"
@@ -658,5 +667,3 @@ def _ip(wanted: HostNetwork, words: list[str]) -> str:
         if table in ([str(each.table)] for each in wanted.routes):
             return f"takes the routes of table {table[0]} away"
     return ""
-
-

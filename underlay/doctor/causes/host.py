@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-from underlay.compare import network, sshd
-from underlay.compare.difference import File, Nic, Place, Sysctl
+from underlay.compare import network
+from underlay.compare.difference import File, Nic, Sysctl
 from underlay.desired import routing
-from underlay.desired.files import SSHD, sshd_file, sshd_settings
 from underlay.desired.routing import IP_FORWARD, Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit

@@ -14,7 +14,7 @@ from underlay.remote.survey.connections import errors, names, sources
 from underlay.remote.survey.host import full, owners, services, talkers
 from underlay.remote.survey.neighbours import echo, neighbours
 
-WHOLE = 5
+WHOLE = 8
 """Seconds for all of a request; a key that takes longer has null as its answer."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import pwd
 import re
 import shlex
 import subprocess
@@ -15,13 +16,17 @@ from typing import Any
 
 from underlay.remote import at_once
 from underlay.remote.survey import scripts, transaction
-from underlay.remote.survey.transaction import Unread
+from underlay.remote.survey.transaction import UnreadError
 
-SECONDS = 4
+SECONDS = 7
 NETWORKD = "systemd-network"
-NETWORK_FILES = ("/etc/systemd/network", "/etc/systemd/networkd.conf.d", "/etc/systemd/networkd.conf")
+NETWORK_FILES = ("/etc/systemd/network", "/etc/systemd/networkd.conf.d")
 PSEUDO = {"proc", "sysfs", "tmpfs", "devtmpfs", "devpts", "none", "cgroup2", "debugfs", "overlay", "swap"}
 OPTIONAL = {"noauto", "nofail", "x-systemd.automount"}
+MODULES = ["nf_tables", "nf_conntrack", "nf_nat", "nft_chain_nat", "ip_tables", "iptable_nat", "x_tables", "nft_compat"]
+"""What iptables loads."""
+KINDS = ("nfs", "nfs4", "fuse", "cifs", "none", "auto", "bind")
+"""Of file systems: those that have a program of their own, or no name of the kernel's."""
 LEAST = 0.01
 """Of the inodes of a file system, the share that is free at least."""
 DPKG_STATES = ("half-installed", "half-configured", "unpacked", "triggers-awaited", "triggers-pending")
@@ -47,7 +52,7 @@ def boot(wanted: dict[str, Any]) -> dict[str, Any]:
     def ask(name: str) -> Any:
         try:
             return [parts[name](), ""]
-        except (Unread, OSError, ValueError) as error:
+        except (UnreadError, OSError, ValueError) as error:
             return [None, str(error)]
 
     answers = at_once(ask, [[name] for name in parts], [None, f"no answer within {SECONDS} s"], SECONDS)
@@ -58,7 +63,7 @@ def boot(wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(*argv: str) -> tuple[int, str]:
-    """The exit code of a program, and what it prints on both streams. Raises Unread."""
+    """The exit code of a program, and what it prints on both streams. Raises UnreadError."""
     try:
         done = subprocess.run(
             argv,
@@ -71,7 +76,7 @@ def _run(*argv: str) -> tuple[int, str]:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unread(f"{argv[0]}: {error}") from None
+        raise UnreadError(f"{argv[0]}: {error}") from None
     return done.returncode, done.stdout.strip()[-30000:]
 
 
@@ -82,34 +87,31 @@ def _container() -> bool:
 def _systemd(names: list[str]) -> dict[str, Any]:
     text, said = transaction.dump()
     found = transaction.units(text)
-    booted = transaction.booted()
+    booted, running = transaction.booted(), transaction.running()
     default = re.search(r"default target (\S+?)\.?$", said, re.MULTILINE)
     rings = transaction.cycles(said)
     return {
         "default": default[1] if default else "",
-        "units": {name: transaction.state(found, name, booted) for name in names},
+        "units": {name: transaction.state(found, name, running, booted) for name in names},
         "cycles": rings,
         "files": transaction.links(found, {name for ring in rings for name in ring}),
         "said": [*transaction.told(said)][: transaction.MOST],
         "lines": scripts.lines(found, "underlay-firewall.service", booted, _container()),
-        "begins": _begins(found),
+        "begins": _begins(found, running),
     }
 
 
-def _begins(found: dict[str, transaction.Unit]) -> list[str]:
+def _begins(found: dict[str, transaction.Unit], running: dict[str, float]) -> list[str]:
     """The services that a boot starts and keeps running, and that do not run now."""
-    running = set()
-    for path in Path("/proc").glob("[0-9]*/cgroup"):
-        with suppress(OSError):
-            running |= set(re.findall(r"/([^/\n]+\.service)", path.read_text()))
     return sorted(
         name
         for name, unit in found.items()
-        if name == unit.name and name.endswith(".service")
+        if name == unit.name
+        and name.endswith(".service")
         and unit.starts
         and unit.all("Type") not in (["oneshot"], [])
-        and not running & {name, *unit.all("Alias", "Name")}
-        and not any(path.startswith(transaction.VENDOR) and "systemd-" in name for path in unit.files)
+        and not running.keys() & {name, *unit.all("Alias", "Name")}
+        and not (name.startswith("systemd-") and all(path.startswith(transaction.VENDOR) for path in unit.files))
         and not transaction.unmet(unit)
     )[:20]
 
@@ -148,35 +150,30 @@ def _nginx() -> str:
 
 
 def _unreadable() -> list[str]:
-    """What is there for networkd and networkd can't read; or what leads nowhere."""
-    paths = []
+    """What is there for networkd and networkd can't read."""
+    user = pwd.getpwnam(NETWORKD)
+    closed: list[str] = []
     for top in NETWORK_FILES:
-        paths += [top] if os.path.lexists(top) else []
-        for folder, folders, files in os.walk(top):
-            paths += [os.path.join(folder, name) for name in (*folders, *files)]
-    dangling = [path for path in paths if os.path.islink(path) and not os.path.exists(path)]
-    there = [path for path in paths if path not in dangling][:2000]
-    code = "import os, sys; print('\\n'.join(p for p in sys.argv[1:] if not os.access(p, os.R_OK)))"
+        for folder, _, files in os.walk(top):
+            paths = [] if _may(folder, user, 0o5) else [folder]
+            paths = paths or [path for name in files if not _may(path := os.path.join(folder, name), user, 0o4)]
+            closed += [path for path in paths if not any(path.startswith(f"{each}/") for each in closed)]
+    return closed[:20]
+
+
+def _may(path: str, user: pwd.struct_passwd, bits: int) -> bool:
+    """Whether an account may read a file (4), and enter a folder (5), as its mode says. What is not there, nobody may
+    not."""
     try:
-        done = subprocess.run(
-            ["/usr/bin/python3", "-IS", "-c", code, *there],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=True,
-            user=NETWORKD,
-            group=NETWORKD,
-            extra_groups=[],
-        )
-    except (OSError, subprocess.SubprocessError, LookupError) as error:
-        raise Unread(f"as {NETWORKD}: {error}") from None
-    # What is in a folder that can't be read is not told by itself.
-    closed = [path for path in done.stdout.splitlines() if path]
-    return [path for path in (*closed, *dangling) if not any(path.startswith(f"{each}/") for each in closed)][:20]
+        found = os.stat(path)
+    except OSError:
+        return True
+    shift = 6 if found.st_uid == user.pw_uid else 3 if found.st_gid == user.pw_gid else 0
+    return (found.st_mode >> shift) & bits == bits
 
 
 def _links() -> dict[str, str]:
-    """The .link files of udev, which may rename a NIC or give it another MAC; none in a container: udev is not there."""
+    """The .link files of udev, which may rename a NIC; none in a container, where udev is not."""
     if _container():
         return {}
     found = {}
@@ -191,7 +188,16 @@ def _modules(nics: list[str]) -> list[list[Any]]:
     """Modules that the network is made of and that modprobe is told not to load: [MODULE, FILE, NUMBER, LINE]."""
     if _container():
         return []
-    wanted = {"nf_tables", "nf_conntrack", "nf_nat", "nft_chain_nat", "ip_tables", "iptable_nat", "x_tables", "nft_compat"}
+    wanted = {
+        "nf_tables",
+        "nf_conntrack",
+        "nf_nat",
+        "nft_chain_nat",
+        "ip_tables",
+        "iptable_nat",
+        "x_tables",
+        "nft_compat",
+    }
     for nic in nics:
         with suppress(OSError):
             wanted.add(os.path.basename(os.readlink(f"/sys/class/net/{nic}/device/driver/module")))
@@ -254,7 +260,11 @@ def _fstab() -> list[list[Any]]:
             continue
         if real.startswith("/") and not os.path.exists(real):
             why = f"there is no {real}"
-        elif kind not in _kinds() and kind not in ("none", "auto", "bind") and not kind.startswith(("nfs", "fuse", "cifs")):
+        elif (
+            kind not in _kinds()
+            and kind not in ("none", "auto", "bind")
+            and not kind.startswith(("nfs", "fuse", "cifs"))
+        ):
             why = f"this kernel has no file system {kind}"
         else:
             why = "it is not mounted now"
@@ -271,7 +281,9 @@ def _device(source: str) -> str:
 
 def _kinds() -> set[str]:
     found = {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines() if line.split()}
-    return found | {os.path.basename(path).split(".")[0] for path in glob.glob(f"/lib/modules/{os.uname().release}/kernel/fs/*")}
+    return found | {
+        os.path.basename(path).split(".")[0] for path in glob.glob(f"/lib/modules/{os.uname().release}/kernel/fs/*")
+    }
 
 
 def _disks() -> list[list[str]]:
@@ -314,7 +326,11 @@ def _locked(path: str) -> bool:
         number = os.stat(path).st_ino
     except OSError:
         return False
-    return any(line.split()[5].endswith(f":{number}") for line in Path("/proc/locks").read_text().splitlines() if "->" not in line)
+    return any(
+        line.split()[5].endswith(f":{number}")
+        for line in Path("/proc/locks").read_text().splitlines()
+        if "->" not in line
+    )
 
 
 def _broken(archives: list[str]) -> list[list[str]]:
@@ -336,7 +352,9 @@ def _init() -> list[str]:
     """What is wrong with what the machine itself needs to come up, in words."""
     found = []
     if not os.access("/sbin/init", os.X_OK) or "systemd" not in os.path.realpath("/sbin/init"):
-        found.append(f"/sbin/init is {'not there' if not os.path.exists('/sbin/init') else os.path.realpath('/sbin/init')}")
+        found.append(
+            f"/sbin/init is {'not there' if not os.path.exists('/sbin/init') else os.path.realpath('/sbin/init')}"
+        )
     with suppress(OSError):
         if not re.fullmatch("[0-9a-f]{32}", Path("/etc/machine-id").read_text().strip()):
             found.append("/etc/machine-id has no id: systemd takes the boot for the first one of a new machine")

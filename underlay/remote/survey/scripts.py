@@ -11,7 +11,9 @@ from typing import Any
 
 from underlay.remote.survey.transaction import Unit, age, before
 
-PROGRAMS = re.compile(r"(?<![\w/.-])(?:/\S*/)?(?:ip6?tables\S*|nft|ip|sysctl|ifconfig|route|systemctl|service)\s|/proc/sys/")
+PROGRAMS = re.compile(
+    r"(?<![\w/.-])(?:/\S*/)?(?:ip6?tables\S*|nft|ip|sysctl|ifconfig|route|systemctl|service)\s|/proc/sys/"
+)
 """What can change the network: only such lines are told."""
 SHELLS = re.compile(r"/(sh|bash|dash|env)$")
 OF_PEOPLE = ("/etc/", "/usr/local/", "/opt/", "/srv/", "/root/", "/home/", "/var/")
@@ -48,30 +50,29 @@ def lines(found: Mapping[str, Unit], ours: str, booted: float, container: bool) 
 
 
 def _all(found: Mapping[str, Unit], container: bool) -> Iterator[tuple[str, str, int, str, bool]]:
+    """Unit, path, number, text, and whether it is in a branch."""
     starting = {name: unit for name, unit in found.items() if unit.starts}
     timed = {each for unit in starting.values() for each in unit.names("Triggers")}
-    for name, unit in found.items():
-        if not (name.endswith(".service") and (name in starting or name in timed) and "underlay" not in name):
-            continue
-        for phase, line in unit.commands:
+    for name in (name for name in {**starting, **dict.fromkeys(timed)} if name in found and "underlay" not in name):
+        for phase, line in found[name].commands:
             if phase in ("ExecStartPre", "ExecStart", "ExecStartPost"):
-                yield from _of_command(name, unit, line)
+                yield from _of_command(name, found[name], line)
     if "cron.service" in starting:
-        for path in (path for pattern in ROOT_CRON for path in sorted(glob.glob(pattern))):
-            for number, line, _ in _read(path):
-                if line.strip().startswith("@reboot"):
-                    yield "cron.service", path, number, line.strip().removeprefix("@reboot"), False
+        for path in _files(*ROOT_CRON):
+            rows = ((number, line.strip()) for number, line, _ in _read(path))
+            yield from (("cron.service", path, number, row[7:], False) for number, row in rows if row[:7] == "@reboot")
     for unit_name, pattern in HOOKS.items():
-        if unit_name in starting:
-            for path in sorted(glob.glob(pattern)):
-                if os.access(path, os.X_OK) and not _packaged(path):
-                    for number, line, branch in _read(path):
-                        yield unit_name, path, number, line, branch
-    if not container:
-        for path in sorted(glob.glob(UDEV)):
-            for number, line, _ in _read(path):
-                for command in re.findall(r'RUN(?:\{program\})?\s*\+?=\s*"([^"]*)"', line):
-                    yield "systemd-udevd.service", path, number, command, True
+        for path in _files(pattern) if unit_name in starting else ():
+            if os.access(path, os.X_OK) and not _packaged(path):
+                yield from ((unit_name, path, *each) for each in _read(path))
+    for path in () if container else _files(UDEV):
+        for number, line, _ in _read(path):
+            for command in re.findall(r'RUN(?:\{program\})?\s*\+?=\s*"([^"]*)"', line):
+                yield "systemd-udevd.service", path, number, command, True
+
+
+def _files(*patterns: str) -> list[str]:
+    return [path for pattern in patterns for path in sorted(glob.glob(pattern))]
 
 
 def _of_command(name: str, unit: Unit, line: str) -> Iterator[tuple[str, str, int, str, bool]]:
@@ -108,9 +109,9 @@ def _read(path: str) -> Iterator[tuple[int, str, bool]]:
         if words.startswith(("fi", "done", "esac", "}")):
             depth = max(0, depth - 1)
         yield number, line, depth > 0 or bool(re.search(r"\|\||&&|^(if|while|for|case)\b", words))
-        if re.match(r"(if|while|until|for|case)\b", words) and not re.search(r";\s*(fi|done|esac)\b", words):
-            depth += 1
-        elif words.endswith("{"):
+        if (
+            re.match(r"(if|while|until|for|case)\b", words) and not re.search(r";\s*(fi|done|esac)\b", words)
+        ) or words.endswith("{"):
             depth += 1
         if re.match(r"exit\b", words) and not depth:
             return

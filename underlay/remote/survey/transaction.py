@@ -1,23 +1,23 @@
-"""What systemd starts at the next boot, by its own word: its program, run as a test, reads all units and generators anew.
+"""What systemd starts at the next boot, by its own word: its program, run as a test, reads all units anew.
 
 It runs as nobody, who may read every file, and talks to no running systemd: so it also answers while that one hangs.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import shlex
 import subprocess
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 READER = ("--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search")
-SECONDS = 4
+SECONDS = 7
 VENDOR = ("/usr/lib/", "/lib/", "/run/")
 """Where units come from that no person wrote."""
 UNITS = (
@@ -36,12 +36,12 @@ MOST = 40
 """Lines of a kind that are told at most."""
 
 
-class Unread(Exception):
+class UnreadError(Exception):
     """What is wrong, as a person reads it."""
 
 
 def dump() -> tuple[str, str]:
-    """What systemd's test prints: of all units, and what it says of them meanwhile. Raises Unread."""
+    """What systemd's test prints: of all units, and what it says of them meanwhile. Raises UnreadError."""
     program = next(filter(os.path.exists, PROGRAMS), PROGRAMS[0])
     argv = ["setpriv", *READER, "--ambient-caps=+dac_read_search", "--", program]
     argv += ["--test", "--system", "--no-pager", "--log-target=console", "--log-color=no", "--unit=default.target"]
@@ -58,9 +58,9 @@ def dump() -> tuple[str, str]:
             stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Unread(f"{program} --test: {error}") from None
+        raise UnreadError(f"{program} --test: {error}") from None
     if "By jobs" not in done.stdout:
-        raise Unread(f"{program} --test: {(done.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
+        raise UnreadError(f"{program} --test: {(done.stderr.strip().splitlines() or ['it says nothing'])[-1]}")
     return done.stdout, done.stderr
 
 
@@ -129,10 +129,10 @@ def before(found: Mapping[str, Unit], name: str) -> set[str]:
 # --- one unit -------------------------------------------------------------------------------------------------------
 
 
-def state(found: Mapping[str, Unit], name: str, booted: float) -> dict[str, Any]:
+def state(found: Mapping[str, Unit], name: str, since: Mapping[str, float], booted: float) -> dict[str, Any]:
     """What becomes of a unit, see `compare.systemd.next_boot.Start`."""
     unit = found.get(name, Unit())
-    begun = started(name) or booted
+    begun = since.get(name, booted)
     load = (unit.all("Unit Load State") or ["not-found"])[0]
     mask = masked_by(name) if load in ("masked", "not-found") else ""
     gone = absent(unit) if unit.starts else []
@@ -145,9 +145,7 @@ def state(found: Mapping[str, Unit], name: str, booted: float) -> dict[str, Any]
         "package": package(broken) if broken and not broken.startswith("/etc/") else "",
         "files": [path for path in unit.files if not path.startswith(VENDOR)],
         "wanted": [each for each in unit.names(*WANTS) if each in found and found[each].starts],
-        "against": [
-            each for each in unit.names("ConflictedBy", "Conflicts") if each in found and found[each].starts
-        ],
+        "against": [each for each in unit.names("ConflictedBy", "Conflicts") if each in found and found[each].starts],
         "needs": [
             each
             for each in unit.names("Requires", "BindsTo", "Requisite")
@@ -183,30 +181,54 @@ def package(path: str) -> str:
     return ""
 
 
+PATHS: dict[str, Callable[[str], bool]] = {
+    "PathExists": os.path.exists,
+    "PathExistsGlob": lambda pattern: bool(glob.glob(pattern)),
+    "PathIsDirectory": os.path.isdir,
+    "PathIsSymbolicLink": os.path.islink,
+    "PathIsMountPoint": os.path.ismount,
+    "PathIsReadWrite": lambda path: os.path.exists(path) and not os.statvfs(path).f_flag & os.ST_RDONLY,
+    "DirectoryNotEmpty": lambda path: os.path.isdir(path) and bool(os.listdir(path)),
+    "FileNotEmpty": lambda path: os.path.isfile(path) and os.path.getsize(path) > 0,
+    "FileIsExecutable": lambda path: os.path.isfile(path) and os.access(path, os.X_OK),
+}
+"""Conditions that are looked at here: systemd's program for it takes as long as all the rest."""
+
+
 def unmet(unit: Unit) -> list[str]:
     """The conditions that do not hold. Those that look below /run are made by the boot itself."""
-    asked = []
+    found, either, others = list[str](), dict[bool, list[str]](), list[str]()
     for key, values in unit.values.items():
-        if re.fullmatch(r"(Condition|Assert)[A-Z]\w+", key):
-            for value in values:
-                what = value.rpartition(" ")[0]
-                if not what.lstrip("|!").startswith("/run/"):
-                    asked.append(f"{key}={what}")
-    if not asked:
-        return []
-    with suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(
-            ["systemd-analyze", "condition", *asked],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        if done.returncode:
-            said = re.findall(r"((?:Condition|Assert)\w+=\S+?) (?:failed|was not met)", done.stdout + done.stderr)
-            return said or asked
-    return []
+        kind = re.fullmatch(r"(?:Condition|Assert)([A-Z]\w+)", key)
+        for value in values if kind else ():
+            what = value.rpartition(" ")[0]
+            path = what.lstrip("|!")
+            check = PATHS.get(kind[1]) if kind else None
+            if path.startswith("/run/"):
+                continue
+            if check is None:
+                others.append(f"{key}={what}")
+                continue
+            holds = check(path) == ("!" not in what[: len(what) - len(path)])
+            if what.startswith("|"):
+                either.setdefault(holds, []).append(f"{key}={what}")
+            elif not holds:
+                found.append(f"{key}={what}")
+    if True not in either and not any("=|" in each for each in others):
+        found += either.get(False, [])[:1]
+    texts = [_text(path) for path in unit.files if not path.startswith(VENDOR)]
+    return found + [
+        each for each in others if any(each in text.replace(" ", "") for text in texts) and not _holds(each)
+    ]
+
+
+def _holds(condition: str) -> bool:
+    try:
+        argv = ["systemd-analyze", "condition", condition]
+        done = subprocess.run(argv, capture_output=True, timeout=SECONDS, check=False, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+    return done.returncode == 0
 
 
 def absent(unit: Unit) -> list[str]:
@@ -240,7 +262,9 @@ def changed(path: str, begun: float) -> list[str]:
     if path.startswith(VENDOR) or age(path) <= begun:
         return []
     lines = re.sub(r"\\\n", " ", _text(path)).splitlines()
-    keys = [line.partition("=")[0].strip() for line in lines if "=" in line and not line.lstrip().startswith(("#", ";"))]
+    keys = [
+        line.partition("=")[0].strip() for line in lines if "=" in line and not line.lstrip().startswith(("#", ";"))
+    ]
     return [key for key in dict.fromkeys(keys) if not HARMLESS.fullmatch(key)][:MOST]
 
 
@@ -269,14 +293,15 @@ def booted() -> float:
     return _begin(1) or 0.0
 
 
-def started(name: str) -> float | None:
-    """When the oldest process of a unit began; None if it has none."""
-    found = []
+def running() -> dict[str, float]:
+    """The units that have a process → when the oldest one began."""
+    found: dict[str, float] = {}
     for path in Path("/proc").glob("[0-9]*/cgroup"):
         with suppress(OSError):
-            if path.read_text().rstrip().endswith(f"/{name}"):
-                found.append(_begin(int(path.parent.name)))
-    return min((each for each in found if each), default=None)
+            begun = _begin(int(path.parent.name))
+            for name in set(re.findall(r"/([^/\n]+\.service)", path.read_text())) if begun else ():
+                found[name] = min(begun or 0, found.get(name, begun or 0))
+    return found
 
 
 def _begin(pid: int) -> float | None:
@@ -300,14 +325,12 @@ def cycles(said: str) -> list[list[str]]:
     """The units of each cycle that systemd found: it leaves one of them out, and not always the same one."""
     found: list[list[str]] = []
     for line in said.splitlines():
-        if match := re.search(r"[Ff]ound ordering cycle(?: on|:) (\S+)", line):
-            found.append([match[1].strip(":,/")])
-            found[-1] += re.findall(r"([\w@.:\\-]+\.\w+)/start", line)
-        elif found and (match := re.search(r"[Ff]ound dependency on (\S+?)/", line)):
-            found[-1].append(match[1])
-        elif found and (match := re.search(r": Job (\S+?)/\w+ deleted", line)):
-            found[-1].append(match[1])
-    return [list(dict.fromkeys(each)) for each in found][:MOST]
+        names = re.findall(r"([\w@.:\\-]+\.[a-z]+)/(?:start|verify-active|stop|restart)\b", line)
+        if re.search("[Ff]ound ordering cycle", line):
+            found.append(names)
+        elif found and re.search(r"[Ff]ound dependency on|Job \S+ deleted", line):
+            found[-1] += names
+    return [list(dict.fromkeys(each)) for each in found if each][:MOST]
 
 
 def links(found: Mapping[str, Unit], names: Iterable[str]) -> dict[str, list[str]]:
@@ -315,5 +338,3 @@ def links(found: Mapping[str, Unit], names: Iterable[str]) -> dict[str, list[str
     return {
         name: [path for path in found[name].files if not path.startswith(VENDOR)] for name in names if name in found
     }
-
-

@@ -1,0 +1,161 @@
+"""What works at present and will not after the next boot: as the parts said that make it, and as their files are."""
+
+from collections.abc import Iterator
+
+from underlay.access.answers import UnreadableError
+from underlay.compare import boot as compared
+from underlay.compare import sshd
+from underlay.compare.difference import File, Nic, Place
+from underlay.compare.systemd import next_boot
+from underlay.compare.systemd.next_boot import Problem
+from underlay.desired import nginx, routing
+from underlay.desired.files import SSHD, sshd_file, sshd_settings
+from underlay.desired.units import Unit
+from underlay.doctor.cause import Cause
+from underlay.doctor.causes.host import firewalld
+from underlay.doctor.investigation import Investigation, first
+from underlay.observe.state import HostState
+from underlay.plan import Host
+from underlay.text import command
+
+CLOCK_SECONDS = 60
+
+
+def boot(case: Investigation, planned: Host) -> Iterator[Cause]:
+    """`boot-unit`, `boot-program`, `boot-script`, `boot-disk`, `boot-network`, `packages-broken`, then what is read
+    from files. Raises UnreadableError for what could not be asked, when all else was told."""
+    state = case.state(planned)
+    if state is None:
+        return
+    found = case.look(planned).boot
+    if found:
+        for each in _problems(case, planned, state):
+            yield _cause(case, planned, each)
+        case.notes += [f"{planned.name}: {each}" for each in next_boot.notes(found)]
+    yield from _files(case, planned, state)
+    if found is None or found.unread:
+        why = "; ".join(found.unread) if found else "no answer in time"
+        raise UnreadableError(f"what the next boot of {planned.name} does can't be read: {why}")
+
+
+def _problems(case: Investigation, planned: Host, state: HostState) -> list[Problem]:
+    found = case.look(planned).boot
+    assert found is not None
+    network = state.network
+    try:
+        ssh_files = state.sshd.files
+    except UnreadableError:  # sshd does not take them, and says so itself
+        ssh_files = {}
+    problems = next_boot.problems(
+        planned,
+        routing.host_network(case.plan, planned),
+        found,
+        network.devices,
+        network.system,
+        case.seen.host_keys.get(planned.name, []),
+        ssh_files,
+    )
+    # A file of ours that is not as planned is a cause of its own.
+    ours = {"nginx": nginx.PATH, "sshd": SSHD}
+    wanted = {nginx.PATH: nginx.configuration(case.plan), SSHD: sshd_file(case.plan, planned)}
+    return [
+        each
+        for each in problems
+        if each.about not in ours or state.files.get(ours[each.about]) == wanted[ours[each.about]]
+    ]
+
+
+def _cause(case: Investigation, planned: Host, problem: Problem) -> Cause:
+    line = " && ".join(problem.commands)
+    if len(problem.commands) > 1 and not problem.guard:
+        line = command("sh", "-c", line)
+    make = case.change if problem.guard else case.ssh
+    return Cause(
+        id=problem.kind,
+        host=planned.name,
+        cause=f"{planned.name}: {problem.what}",
+        evidence=first(problem.evidence),
+        fix=make(planned.name, line) if line else "",
+        advice=problem.advice,
+        plan=case.line(planned),
+        latent=True,
+    )
+
+
+def _files(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
+    """`boot-differs`, `boot-undone`, `firewalld`, `sshd-open`, `clock-off`."""
+    asked = case.look(planned).boot
+    if planned == case.gateway:
+        yield from firewalld(case, planned, state, now=False)
+    what = [
+        each
+        for each in case.differences(planned, state)
+        if (each.at_boot and each.kind != "unmanaged")
+        # systemd itself says more of units.
+        or (each.kind == "disabled" and not (asked and asked.systemd and isinstance(each.thing, Unit)))
+        or (isinstance(each.thing, File) and each.thing.boot)
+    ]
+    undone = {each.found: each for each in what if isinstance(each.found, Place)}
+    what = [each for each in what if not isinstance(each.found, Place)]
+    for place, each in undone.items():
+        path = command(place.path)
+        look = isinstance(each.thing, Nic)
+        fix, advice = f"sed -i '{place.number}s/^/# /' {path}", "this makes the line a comment"
+        if look:
+            fix, advice = f"cat {path}", "name the NIC there"
+        elif compared.matches_nics(place):
+            later = place.path.rpartition("/")[0] + "/50-" + place.path.rpartition("/")[2]
+            fix, advice = f"mv {path} {command(later)}", "this puts it behind ours"
+        then = f" && {case.deploy(planned)}" if isinstance(each.thing, File) and place.path.endswith(".network") else ""
+        yield Cause(
+            id="boot-undone",
+            host=planned.name,
+            cause=f"{planned.name}: after its next boot it will not be as planned: {each.what}",
+            evidence=(f"{place.path}, line {place.number}: {place.text}",),
+            fix=case.ssh(planned.name, fix) + then,
+            advice=f"{advice}; somebody wrote it: find out what for",
+            plan=each.origin(case.plan, planned) or case.line(planned),
+            latent=True,
+        )
+    if what:
+        yield Cause(
+            id="boot-differs",
+            host=planned.name,
+            cause=f"{planned.name}: after its next boot it will not be as planned",
+            evidence=first([f"{each.where}: {each.what} ({each.word})" for each in what]),
+            fix=case.deploy(planned),
+            plan=next(filter(None, (each.origin(case.plan, planned) for each in what)), case.line(planned)),
+            latent=True,
+        )
+    yield from _sshd(case, planned, state)
+    offset = state.clock.offset
+    if abs(offset) > CLOCK_SECONDS:
+        yield Cause(
+            id="clock-off",
+            host=planned.name,
+            cause=f"{planned.name}: its clock is {abs(offset):.0f} s {'ahead' if offset > 0 else 'behind'}",
+            evidence=("compared with the clock of this machine; certificates and logs depend on it",),
+            fix=case.ssh(planned.name, "systemctl restart systemd-timesyncd"),
+            advice="or restart whatever keeps the time there (chrony, ntpd)",
+            plan=case.line(planned),
+            latent=True,
+        )
+
+
+def _sshd(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
+    """`sshd-open`: our file is there, and other lines win over it. Without that a deploy is the fix: `file-differs`."""
+    if state.files.get(SSHD) != sshd_file(case.plan, planned):
+        return
+    found = sshd.differences(sshd_settings(case.plan, planned), case.plan.operator.user, state.sshd)
+    if found:
+        paths = dict.fromkeys([*(each.found.path for each in found if isinstance(each.found, Place)), sshd.CONFIG])
+        yield Cause(
+            id="sshd-open",
+            host=planned.name,
+            cause=f"{planned.name}: {found[0].what}",
+            evidence=first([each.what for each in found]),
+            fix=case.ssh(planned.name, command("grep", "-nE", "^", *paths)),
+            advice="; ".join(first(sshd.advice(found))),
+            plan=case.line(planned),
+            latent=True,
+        )
