@@ -19,6 +19,7 @@ from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import CONFIG
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.compare.tables import Table
 from underlay.console import screen
 from underlay.desired import nat, nginx, routing, traffic, units
@@ -108,7 +109,7 @@ def look(host: Host, **parts: Any) -> HostSurvey:
     if host == PLAN.gateway:
         arp["eth0"] |= {"192.168.0.1": ["upstream"], "192.168.0.52": [], "192.168.0.53": []}
     echo = {} if host == PLAN.gateway else {nic.nic: [1500, 1500] for nic in host.interfaces}
-    return replace(HostSurvey(arp=arp, echo=echo), **parts)
+    return replace(HostSurvey(arp=arp, echo=echo, boot=NextBoot()), **parts)
 
 
 def good(flow: Flow) -> Outcome:

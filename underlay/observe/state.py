@@ -1,5 +1,6 @@
 """The state of a host, read once for all checks: one command, made of what the role's checks look at."""
 
+import json
 import re
 import shlex
 import time
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+from typing_extensions import TypedDict
+
 from underlay.access import answers
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
@@ -15,6 +18,8 @@ from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import Sshd
+from underlay.compare.systemd import next_boot
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired import checkout, nat, nginx, routing, units
 from underlay.desired.files import SSHD, authorized_keys
 from underlay.facts import files, filters, firewall, network, script, sections, sshd
@@ -33,12 +38,15 @@ from underlay.observe.health import (
     Upstream,
 )
 from underlay.plan import Host, Plan, roles
+from underlay.remote import send, survey
+from underlay.remote.guard.paths import COPY
 
 SECONDS = 15
 TIMED_OUT = 124
 """The exit code of timeout(1)."""
 NO_SUCH_NAME = "no-such-name.invalid"
-ANSWERS = "answers"
+ANSWERS, BOOT = "answers", "boot"
+BOOT_SECONDS = 9
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
@@ -50,10 +58,17 @@ CHECKS = DRIFT | {
     "tree",
     "python",
     "nginx",
+    BOOT,
     ANSWERS,
 }
 """The sections that the checks of all roles look at; a role has only some of them."""
 ALL = CHECKS | HEALTH
+
+_NAMES = " ".join(unit.name for unit in units.ALL)
+UNITS = f"""\
+systemctl show --property=Id,ActiveState {_NAMES}
+for unit in {_NAMES}; do echo "$unit=$(SYSTEMD_OFFLINE=1 systemctl is-enabled $unit 2>/dev/null)"; done"""
+"""Whether one is enabled is asked of the disk: systemd itself keeps what it read at its last reload."""
 
 LAST_TIME = 2.0**40
 """Seconds since 1970 that a clock can tell."""
@@ -66,6 +81,7 @@ class HostState:
     """What a host said, by section; each property reads one, or raises UnreadableError.
 
     answers: of the web server: `NAME/PATH` → status (0: none) and body
+    next_boot: what it will do, or why it did not say
     asked: when the host was asked and when it had answered, by the operator's clock, in seconds since 1970
     """
 
@@ -73,6 +89,7 @@ class HostState:
     sections: dict[str, tuple[int, list[str]]]
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: tuple[float, float] = (0.0, 0.0)
+    next_boot: NextBoot | str = "it was not asked"
 
     def lines(self, section: str) -> list[str]:
         """The output of a section whose command succeeded."""
@@ -157,6 +174,13 @@ class HostState:
         found = (re.fullmatch(r"(.+)-([^-]+)\.dist-info", line) for line in self.lines("python"))
         return {checkout.normalised(match[1]): match[2] for match in found if match}
 
+    @property
+    def boot(self) -> NextBoot:
+        """What its next boot will do."""
+        if isinstance(self.next_boot, str):
+            raise UnreadableError(f"what the next boot of {self.name} does can't be read: {self.next_boot}")
+        return self.next_boot
+
     @cached_property
     def clock(self) -> Clock:
         """How far the host's clock is from the operator's, and how long a command is on its way."""
@@ -209,6 +233,12 @@ class HostState:
         return self._read("upstreams", health.upstreams)
 
 
+class _Boot(TypedDict):
+    """See `remote.survey`."""
+
+    boot: NextBoot | None
+
+
 def _time(lines: list[str]) -> float:
     found = float(lines[0])
     if not 0 <= found < LAST_TIME:
@@ -218,13 +248,12 @@ def _time(lines: list[str]) -> float:
 
 def _units(lines: list[str]) -> dict[str, UnitState]:
     found, values = {}, dict[str, str]()
-    for line in [*lines, ""]:
+    for line in lines:
         key, _, value = line.partition("=")
+        if key == "ActiveState":
+            found[values["Id"]] = value
         values[key] = value
-        if not line and "Id" in values:
-            found[values["Id"]] = UnitState(values["ActiveState"], values["UnitFileState"])
-            values = {}
-    return found
+    return {name: UnitState(active, values[name].replace("not-found", "")) for name, active in found.items()}
 
 
 def _listening(lines: list[str]) -> set[int]:
@@ -252,13 +281,13 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
         read = sections(done.stdout.decode(errors="replace").split("\n"))
     except ValueError as error:
         raise UnreachableError(f"{host.name} was reached, but not read: {answers.short(error)}") from None
-    return HostState(host.name, read, got, asked)
+    return HostState(host.name, read, got, asked, _boot(links, plan, host) if BOOT in wanted else "it was not asked")
 
 
 def _commands(plan: Plan, host: Host) -> dict[str, str]:
     found = {
         "network": network.command(routing.host_network(plan, host).sysctls),
-        "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(unit.name for unit in units.ALL)}",
+        "units": UNITS,
         "filters": filters.command(),
         "sshd": sshd.command(),
         "listening": "ss -Hltn",
@@ -293,6 +322,17 @@ def _script(commands: dict[str, str]) -> str:
     now = "date +%s.%N"
     # What a command says of its failure belongs to its section; one that failed fails no other.
     return f"exec 2>&1\n{script({'begin': now, **commands, 'end': now})}\ntrue"
+
+
+def _boot(links: Links, plan: Plan, host: Host) -> NextBoot | str:
+    asked = {BOOT: next_boot.request(host, routing.host_network(plan, host), COPY)}
+    stdin = send.line(survey) + json.dumps(asked).encode()
+    try:
+        said = links.ask(host.name, shlex.join(send.argv()), _Boot, seconds=BOOT_SECONDS, stdin=stdin)
+    except UnreachableError as error:
+        return str(error)
+    found: NextBoot | None = said[BOOT]
+    return found or "no answer in time"
 
 
 def _answers(links: Links, plan: Plan, host: Host) -> dict[str, tuple[int, str]]:

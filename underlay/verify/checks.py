@@ -7,6 +7,7 @@ from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KEY
 from underlay.compare import boot, network, sshd
 from underlay.compare.difference import File, SshdSetting
+from underlay.compare.systemd import next_boot
 from underlay.compare.systemd.units import state_of
 from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys, link_path, sshd_settings
@@ -141,6 +142,19 @@ class EveryHost:
             seen = [*(f"{path}, of an earlier deploy" for path in stale), *(each.what for each in undone)]
             look_at = [*stale, *map(boot.advice, undone)]
             wrong("nothing that wins over our files at the next boot", seen, look_at)
+
+    def test_next_boot(self, plan: Plan, planned: Host, state: HostState, evidence: Evidence) -> None:
+        """The next boot starts what the host needs, as its parts say that make it."""
+        found = state.boot
+        if found.unread:
+            wrong("every part of the next boot to say what it does", found.unread, f"./inv doctor; {planned.name}")
+        known = hostkeys.of_host(planned, evidence.target.known_hosts)
+        network, files = state.network, state.sshd.files
+        wanted = routing.host_network(plan, planned)
+        problems = next_boot.problems(planned, wanted, found, network.devices, network.system, known, files)
+        if problems:
+            look_at = [*(line for each in problems for line in each.evidence), "./inv doctor has the fixes"]
+            wrong("a boot after which all is as planned", [each.what for each in problems], look_at)
 
     def test_packages(self, planned: Host, state: HostState) -> None:
         """The packages are installed."""

@@ -12,7 +12,6 @@ from underlay.compare.systemd.networkd import Device, NetworkFile, System
 from underlay.desired import units
 from underlay.desired.routing import HostNetwork
 from underlay.plan import Host
-from underlay.remote.guard.paths import COPY
 from underlay.text import command
 
 SYSCTL = "systemd-sysctl.service"
@@ -153,10 +152,10 @@ def needed(host: Host, wanted: HostNetwork) -> tuple[str, ...]:
     return (*TARGETS, *names, *([SYSCTL] if wanted.sysctls else []))
 
 
-def request(host: Host, wanted: HostNetwork) -> dict[str, object]:
-    """What to ask a host: see `remote.survey`."""
+def request(host: Host, wanted: HostNetwork, program: object) -> dict[str, object]:
+    """What to ask a host: see `remote.survey`; `program`: where the guard is there."""
     nginx = units.NGINX in units.UNITS[host.role]
-    files = [str(COPY)]
+    files = [str(program)]
     return {"units": needed(host, wanted), "files": files, "nics": list(wanted.nics), "nginx": nginx}
 
 
@@ -175,7 +174,7 @@ def problems(
     """
     every = [*_machine(found), *_packages(found)]
     if found.systemd:
-        every += _systemd(host, wanted, found.systemd, found.container)
+        every += _systemd(host, wanted, found)
     every += [*_sshd(host, found.sshd, known, ssh_files or {}), *_nginx(found.nginx)]
     every += [*_network(wanted, found, devices, system or System())]
     if found.systemd:
@@ -186,18 +185,19 @@ def problems(
     return [*seen.values()]
 
 
-def notes(found: NextBoot) -> Iterator[str]:
-    """What is worth to know, and no fault."""
+def notes(found: NextBoot, told: Sequence[Problem]) -> Iterator[str]:
+    """What is worth to know, and no fault; not what is among these problems."""
+    about = {each.about for each in told}
     if found.systemd:
         for name in found.systemd.begins:
-            if not MANAGERS.fullmatch(name) and not SERVERS.fullmatch(name):
+            if name not in about and not re.match("rescue|emergency", name):
                 yield f"{name} does not run, and the next boot starts it"
         for line in found.systemd.lines:
-            if not line.before and not line.tried and line.sure:
+            if line.path not in about and not (line.before or line.tried):
                 where = Place(line.path, line.number, line.text)
                 yield f"{line.unit} runs at the next boot, as never before: {where}"
     for number, text, why in found.fstab:
-        if not why.startswith(("there is no", "this kernel")):
+        if "/etc/fstab" not in about:
             yield f"/etc/fstab, line {number}: {text}: {why}, and the next boot waits for it"
 
 
@@ -207,8 +207,8 @@ def set_aside(path: str) -> str:
 
 
 def comment_out(path: str, *numbers: int) -> str:
-    """The command that makes lines of a file comments."""
-    return f"sed -i '{'; '.join('s/^/# /' if n == 0 else f'{n}s/^/# /' for n in numbers)}' {command(path)}"
+    """The command that makes lines of a file comments; nothing in it but the path may need quotes."""
+    return f"sed -i {' '.join(f'-e {number}s/^/#/' for number in numbers)} {command(path)}"
 
 
 RELOAD = "systemctl daemon-reload"
@@ -217,9 +217,11 @@ RELOAD = "systemctl daemon-reload"
 # --- systemd --------------------------------------------------------------------------------------------------------
 
 
-def _systemd(host: Host, wanted: HostNetwork, found: Systemd, container: bool) -> Iterator[Problem]:
+def _systemd(host: Host, wanted: HostNetwork, boot: NextBoot) -> Iterator[Problem]:
+    found = boot.systemd
+    assert found is not None
     names = list(needed(host, wanted))
-    if container:  # there its condition does not hold
+    if boot.container:  # there its condition does not hold
         names.remove(UDEV)
     lost = {name: unit for name in names if (unit := found.units.get(name)) and not unit.starts}
     ssh = [name for name in (units.SSH.name, units.SSH_SOCKET.name) if name in lost]
@@ -249,7 +251,7 @@ def _systemd(host: Host, wanted: HostNetwork, found: Systemd, container: bool) -
     for name in names:
         unit = found.units.get(name)
         if unit and unit.starts:
-            yield from _fails(name, unit)
+            yield from _fails(name, unit, {path for path, _ in boot.broken})
     for name in found.begins:
         if MANAGERS.fullmatch(name) or (host.role == "lb_nginx" and SERVERS.fullmatch(name)):
             what = "configures NICs, too" if MANAGERS.fullmatch(name) else "takes the ports of nginx"
@@ -331,8 +333,9 @@ def _reinstall(unit: Start) -> tuple[str, ...]:
     return (command("apt-get", "install", "--reinstall", "-y", unit.package),) if unit.package else ()
 
 
-def _fails(name: str, unit: Start) -> Iterator[Problem]:
-    """A unit that is started, and will not do what it does now."""
+def _fails(name: str, unit: Start, told: set[str]) -> Iterator[Problem]:
+    """A unit that is started, and will not do what it does now; `told`: files that are told by themselves."""
+    absent = [path for path in unit.absent if path not in told]
     newer = {path: keys for path, keys in unit.newer if not _is_ours(path, name)}
     aside = (*map(set_aside, newer), RELOAD) if newer else ()
     if unit.unmet and name != GUARD:
@@ -345,18 +348,16 @@ def _fails(name: str, unit: Start) -> Iterator[Problem]:
         yield Problem(
             "boot-unit", name, f"the next boot passes over {name}: {condition} does not hold", evidence, fix, advice
         )
-    elif unit.absent:
-        path = unit.absent[0]
-        guard = path == str(COPY)
+    elif absent:
+        path = absent[0]
         fix = aside or ((f"chmod 755 {command(path)}",) if unit.package == f"mode {path}" else _reinstall(unit))
         yield Problem(
             "boot-unit",
-            str(COPY) if guard else name,
+            name,
             f"{name} fails at the next boot: {path} is not there, or can't be run",
-            tuple(f"{each}: not there, or not executable" for each in (*unit.absent, *newer)),
-            ("true",) if guard and not aside else fix,
-            "" if fix or guard else f"systemctl cat {name} shows what runs it",
-            guard=guard and not aside,
+            tuple(f"{each}: not there, or not executable" for each in (*absent, *newer)),
+            fix,
+            "" if fix else f"systemctl cat {name} shows what runs it",
         )
     elif newer:
         path, keys = next(iter(newer.items()))
@@ -393,7 +394,7 @@ def _sshd(host: Host, found: Ssh | None, known: Sequence[str], files: Mapping[st
             comment_out(path, *(n for p, n, _ in lines if p == path)) for path in dict.fromkeys(p for p, *_ in lines)
         ]
         if found.options:
-            fix.append("sed -i 's/^[[:space:]]*SSHD_OPTS=/# &/' /etc/default/ssh")
+            fix.append("sed -i s/^SSHD_OPTS/#SSHD_OPTS/ /etc/default/ssh")
         yield Problem(
             "boot-program",
             "sshd",
@@ -423,7 +424,7 @@ def _covers(listen: str, address: str) -> bool:
 def _refused(program: str, error: str) -> Problem:
     """A program that does not take its files: at the line that it names, if it names one."""
     lines = [line for line in error.splitlines() if line.strip()]
-    place = re.search(r"(/etc/[\w./@+-]+)(?::| line )(\d+)", error)
+    place = re.search(r"(/etc/[\w./@+-]+)(?::? line |:)(\d+)", error)
     open_key = re.search(r"Permissions \d+ for '(/etc/ssh/\S+)' are too open", error)
     gone = "no hostkeys available" in error
     fix: tuple[str, ...] = ()
@@ -437,10 +438,11 @@ def _refused(program: str, error: str) -> Problem:
         advice = "this makes the line a comment; somebody wrote it: find out what for"
     else:
         advice = f"look at its files in /etc/{'ssh' if program == 'sshd' else program}"
+    words = next((line for line in lines if place and place[0] in line), lines[-1] if lines else "it says nothing")
     return Problem(
         "boot-program",
         program,
-        f"{program} does not take its files, and does not start at the next boot: {lines[-1] if lines else '?'}",
+        f"{program} does not take its files, and does not start at the next boot: {words}",
         tuple(lines[:4]),
         fix,
         advice,

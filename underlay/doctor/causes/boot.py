@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from underlay.access.answers import UnreadableError
 from underlay.compare import boot as compared
 from underlay.compare import sshd
-from underlay.compare.difference import File, Nic, Place
+from underlay.compare.difference import File, Nic, NotLoaded, Place
 from underlay.compare.systemd import next_boot
+from underlay.compare.systemd.networkd import is_ours as is_network_file
 from underlay.compare.systemd.next_boot import Problem
 from underlay.desired import nginx, routing
 from underlay.desired.files import SSHD, sshd_file, sshd_settings
+from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit
 from underlay.doctor.cause import Cause
 from underlay.doctor.causes.host import firewalld
@@ -29,9 +31,10 @@ def boot(case: Investigation, planned: Host) -> Iterator[Cause]:
         return
     found = case.look(planned).boot
     if found:
-        for each in _problems(case, planned, state):
+        problems = _problems(case, planned, state)
+        for each in problems:
             yield _cause(case, planned, each)
-        case.notes += [f"{planned.name}: {each}" for each in next_boot.notes(found)]
+        case.notes += [f"{planned.name}: {each}" for each in next_boot.notes(found, problems)]
     yield from _files(case, planned, state)
     if found is None or found.unread:
         why = "; ".join(found.unread) if found else "no answer in time"
@@ -85,18 +88,23 @@ def _cause(case: Investigation, planned: Host, problem: Problem) -> Cause:
 def _files(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
     """`boot-differs`, `boot-undone`, `firewalld`, `sshd-open`, `clock-off`."""
     asked = case.look(planned).boot
+    # Without the program that puts them in place no rule of ours comes back: it is a cause of its own.
+    headless = bool(asked and asked.broken)
     if planned == case.gateway:
         yield from firewalld(case, planned, state, now=False)
     what = [
         each
         for each in case.differences(planned, state)
-        if (each.at_boot and each.kind != "unmanaged")
+        if (each.at_boot and each.kind != "unmanaged" and not (headless and isinstance(each.thing, Rule | NotLoaded)))
         # systemd itself says more of units.
         or (each.kind == "disabled" and not (asked and asked.systemd and isinstance(each.thing, Unit)))
         or (isinstance(each.thing, File) and each.thing.boot)
     ]
     undone = {each.found: each for each in what if isinstance(each.found, Place)}
     what = [each for each in what if not isinstance(each.found, Place)]
+    if any(isinstance(each.thing, File) and place.path.endswith(".network") for place, each in undone.items()):
+        # What ours are beside is what keeps them out: the deploy of that fix makes them anew.
+        what = [each for each in what if not (isinstance(each.thing, File) and is_network_file(each.thing.path))]
     for place, each in undone.items():
         path = command(place.path)
         look = isinstance(each.thing, Nic)

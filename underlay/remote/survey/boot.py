@@ -35,7 +35,7 @@ DPKG_STATES = ("half-installed", "half-configured", "unpacked", "triggers-awaite
 def boot(wanted: dict[str, Any]) -> dict[str, Any]:
     """See the package; `wanted`: see there."""
     parts: dict[str, Callable[[], Any]] = {
-        "systemd": lambda: _systemd(wanted["units"]),
+        "systemd": lambda: _systemd(wanted["units"]) if wanted["units"] else None,
         "sshd": _sshd,
         "nginx": lambda: _nginx() if wanted.get("nginx") else "",
         "unreadable": _unreadable,
