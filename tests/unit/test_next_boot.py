@@ -215,14 +215,9 @@ def test_sshd(said: Ssh, says: str, fix: str) -> None:
 def test_sshd_listens_where_it_must() -> None:
     for listen in (["[::]:22"], ["0.0.0.0:2222", "100.64.0.2:22"], []):
         assert of(MASTER, NextBoot(sshd=Ssh("", "", listen, ["a b"])), known=["a b"]) == []
-    found = only(
-        of(
-            MASTER,
-            NextBoot(sshd=Ssh("", "", ["192.0.2.1:22"])),
-            ssh_files={"/etc/ssh/x": "# a\nListenAddress 192.0.2.1"},
-        )
-    )
-    assert found.commands == ("sed -i '2s/^/# /' /etc/ssh/x",)
+    files = {"/etc/ssh/x": "# a\nListenAddress 192.0.2.1"}
+    found = only(of(MASTER, NextBoot(sshd=Ssh("", "", ["192.0.2.1:22"])), ssh_files=files))
+    assert found.commands == ("sed -i -e 2s/^/#/ /etc/ssh/x",)
 
 
 def test_link_files() -> None:
