@@ -12,6 +12,7 @@ class Cause:
     fix: the command to paste, on this machine in this repo; or at `at`, where that is another place
     advice: what else a person should know before
     plan: the line of the plan that says how it should be
+    about: what of the host, where another cause may be about the same: a unit
     latent: everything works at present, and will not after the next boot, deploy or so
     hosts: connections of these hosts may fail because of it; `cuts`: they can't be reached because of it, either
     """
@@ -25,6 +26,7 @@ class Cause:
     advice: str = ""
     plan: str = ""
     latent: bool = False
+    about: str = ""
     hosts: frozenset[str] = frozenset()
     cuts: bool = False
 

@@ -7,13 +7,13 @@ from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KEY
 from underlay.compare import boot, network, sshd
 from underlay.compare.difference import File, SshdSetting
-from underlay.compare.systemd import next_boot
 from underlay.compare.systemd.units import state_of
 from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys, link_path, sshd_settings
 from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Address, HostNetwork, PolicyRule, Route
 from underlay.desired.units import Unit
+from underlay.observe import boot as observed
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
@@ -149,9 +149,7 @@ class EveryHost:
         if found.unread:
             wrong("every part of the next boot to say what it does", found.unread, f"./inv doctor; {planned.name}")
         known = hostkeys.of_host(planned, evidence.target.known_hosts)
-        network, files = state.network, state.sshd.files
-        wanted = routing.host_network(plan, planned)
-        problems = next_boot.problems(planned, wanted, found, network.devices, network.system, known, files)
+        problems = observed.problems(plan, planned, state, found, known)
         if problems:
             look_at = [*(line for each in problems for line in each.evidence), "./inv doctor has the fixes"]
             wrong("a boot after which all is as planned", [each.what for each in problems], look_at)

@@ -17,10 +17,11 @@ from underlay.text import command
 SYSCTL = "systemd-sysctl.service"
 GUARD = "underlay-guard-boot.service"
 UDEV = "systemd-udevd.service"
+IFUPDOWN = "networking.service"
 TARGETS = ("multi-user.target", "basic.target", "sysinit.target", "local-fs.target", "sockets.target")
 STATIC = (SYSCTL, UDEV, *TARGETS)
 """What is started without having been enabled."""
-MANAGERS = re.compile(r"(NetworkManager|connman|dhcpcd|networking|wicd|netctl|cloud-init.*)\.service")
+MANAGERS = re.compile(r"(NetworkManager|connman|dhcpcd|wicd|netctl)\.service")
 """Who else configures NICs."""
 SERVERS = re.compile(r"(apache2|httpd|lighttpd|haproxy|caddy|traefik|varnish|envoy)\.service")
 """Who else takes the ports of a load balancer."""
@@ -156,7 +157,7 @@ def request(host: Host, wanted: HostNetwork, program: object) -> dict[str, objec
     """What to ask a host: see `remote.survey`; `program`: where the guard is there."""
     nginx = units.NGINX in units.UNITS[host.role]
     files = [str(program)]
-    return {"units": needed(host, wanted), "files": files, "nics": list(wanted.nics), "nginx": nginx}
+    return {"units": [*needed(host, wanted), IFUPDOWN], "files": files, "nics": list(wanted.nics), "nginx": nginx}
 
 
 def problems(
@@ -194,6 +195,7 @@ def notes(found: NextBoot, told: Sequence[Problem]) -> Iterator[str]:
                 yield f"{name} does not run, and the next boot starts it"
         for line in found.systemd.lines:
             if line.path not in about and not (line.before or line.tried):
+                about.add(line.path)
                 where = Place(line.path, line.number, line.text)
                 yield f"{line.unit} runs at the next boot, as never before: {where}"
     for number, text, why in found.fstab:
@@ -232,7 +234,7 @@ def _systemd(host: Host, wanted: HostNetwork, boot: NextBoot) -> Iterator[Proble
     main = found.units.get(TARGETS[0])
     cycles = list(_cycles(found, set(names)))
     yield from cycles
-    if main and not main.starts and main.load == "loaded":
+    if main and not main.starts and main.load == "loaded" and lost.keys() - set(TARGETS):
         yield Problem(
             "boot-unit",
             "default.target",
@@ -490,9 +492,10 @@ def _network(wanted: HostNetwork, found: NextBoot, devices: Sequence[Device], sy
             (f"{path}, line {number}: {line}",),
             (comment_out(path, number),),
         )
-    if found.systemd and "networking.service" in found.systemd.begins:
-        for nic, path, number, line in found.ifupdown:
-            yield Problem("boot-network", path, f"ifupdown configures {nic}, too: {Place(path, number, line)}", (line,))
+    ifupdown = found.systemd and found.systemd.units.get(IFUPDOWN)
+    for nic, path, number, line in found.ifupdown if ifupdown and ifupdown.starts else ():
+        what = f"the next boot lets ifupdown configure {nic}, too: {Place(path, number, line)}"
+        yield Problem("boot-network", path, what, (line,), (command("systemctl", "disable", IFUPDOWN),))
 
 
 def _link_of(files: Mapping[str, str], device: Device, system: System) -> NetworkFile | None:

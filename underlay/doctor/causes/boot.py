@@ -9,7 +9,6 @@ from underlay.compare.difference import File, Nic, NotLoaded, Place
 from underlay.compare.systemd import next_boot
 from underlay.compare.systemd.networkd import is_ours as is_network_file
 from underlay.compare.systemd.next_boot import Problem
-from underlay.desired import nginx, routing
 from underlay.desired.files import SSHD, sshd_file, sshd_settings
 from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit
@@ -31,9 +30,12 @@ def boot(case: Investigation, planned: Host) -> Iterator[Cause]:
         return
     found = case.look(planned).boot
     if found:
-        problems = _problems(case, planned, state)
+        problems = case.next_boot(planned, state)
+        # A unit that does not run, either, is told already.
+        stopped = {each.about for each in case.found if each.host == planned.name}
         for each in problems:
-            yield _cause(case, planned, each)
+            if each.about not in stopped:
+                yield _cause(case, planned, each)
         case.notes += [f"{planned.name}: {each}" for each in next_boot.notes(found, problems)]
     yield from _files(case, planned, state)
     if found is None or found.unread:
@@ -41,44 +43,13 @@ def boot(case: Investigation, planned: Host) -> Iterator[Cause]:
         raise UnreadableError(f"what the next boot of {planned.name} does can't be read: {why}")
 
 
-def _problems(case: Investigation, planned: Host, state: HostState) -> list[Problem]:
-    found = case.look(planned).boot
-    assert found is not None
-    network = state.network
-    try:
-        ssh_files = state.sshd.files
-    except UnreadableError:  # sshd does not take them, and says so itself
-        ssh_files = {}
-    problems = next_boot.problems(
-        planned,
-        routing.host_network(case.plan, planned),
-        found,
-        network.devices,
-        network.system,
-        case.seen.host_keys.get(planned.name, []),
-        ssh_files,
-    )
-    # A file of ours that is not as planned is a cause of its own.
-    ours = {"nginx": nginx.PATH, "sshd": SSHD}
-    wanted = {nginx.PATH: nginx.configuration(case.plan), SSHD: sshd_file(case.plan, planned)}
-    return [
-        each
-        for each in problems
-        if each.about not in ours or state.files.get(ours[each.about]) == wanted[ours[each.about]]
-    ]
-
-
 def _cause(case: Investigation, planned: Host, problem: Problem) -> Cause:
-    line = " && ".join(problem.commands)
-    if len(problem.commands) > 1 and not problem.guard:
-        line = command("sh", "-c", line)
-    make = case.change if problem.guard else case.ssh
     return Cause(
         id=problem.kind,
         host=planned.name,
         cause=f"{planned.name}: {problem.what}",
         evidence=first(problem.evidence),
-        fix=make(planned.name, line) if line else "",
+        fix=case.mend(planned, problem),
         advice=problem.advice,
         plan=case.line(planned),
         latent=True,

@@ -256,9 +256,15 @@ def _guard(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
 
 def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
     """`service-down`, `file-differs`."""
+    starts = {each.about: each for each in case.next_boot(planned, state)}
     for each in case.differences(planned, state):
+        fix, about = case.deploy(planned), ""
         if each.kind == "stopped" and isinstance(each.thing, Unit):
             id, cause, evidence = "service-down", each.what, f"systemctl status {each.thing.name}"
+            about = each.thing.name
+            # What keeps it from being started at a boot keeps a deploy from starting it.
+            if about in starts and (first_step := case.mend(planned, starts[about])):
+                fix, cause = f"{first_step} && {fix}", f"{cause}: {starts[about].what}"
         elif isinstance(each.thing, File) and not each.thing.boot:
             id, cause = "file-differs", f"{each.where} is not as planned"
             evidence = f"./inv deploy {planned.role} --dry shows the lines"
@@ -269,7 +275,8 @@ def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[
             host=planned.name,
             cause=f"{planned.name}: {cause}",
             evidence=(evidence,),
-            fix=case.deploy(planned),
+            fix=fix,
+            about=about,
             plan=each.origin(case.plan, planned) or case.line(planned),
             hosts=case.behind(planned),
         )

@@ -217,17 +217,27 @@ def _ifupdown(nics: list[str]) -> list[list[Any]]:
     """NICs of the plan that ifupdown is told to configure: [NIC, FILE, NUMBER, LINE]."""
     if not os.path.exists("/usr/sbin/ifup") and not os.path.exists("/sbin/ifup"):
         return []
-    found = []
+    found: list[list[Any]] = []
+    now = ""
+    with suppress(OSError):  # what it has configured works with it
+        now = Path("/run/network/ifstate").read_text()
     for path in ("/etc/network/interfaces", *sorted(glob.glob("/etc/network/interfaces.d/*"))):
-        with suppress(OSError):
-            for number, line in enumerate(Path(path).read_text(errors="replace").splitlines(), 1):
-                words = line.split()
-                if words[:1] == ["iface"] and words[1:2] and words[1] in nics and words[2:4] == ["inet", "dhcp"]:
-                    found.append([words[1], path, number, line.strip()[:200]])
+        for number, line in enumerate(_lines(path), 1):
+            words = line.split()
+            asks = words[:1] == ["iface"] and words[2:4] == ["inet", "dhcp"]
+            if asks and words[1] in nics and words[1] not in now:
+                found.append([words[1], path, number, line.strip()[:200]])
     return found
 
 
 # --- disks ----------------------------------------------------------------------------------------------------------
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _mounts() -> dict[str, str]:
@@ -241,12 +251,9 @@ def _mounts() -> dict[str, str]:
 
 def _fstab() -> list[list[Any]]:
     """Lines that the boot waits for and that can't be mounted: [NUMBER, LINE, WHY]."""
-    path = Path("/etc/fstab")
     mounted = _mounts()
     found: list[list[Any]] = []
-    if not path.exists():
-        return found
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(_lines("/etc/fstab"), 1):
         words = line.split()
         if len(words) < 3 or words[0].startswith("#"):
             continue
@@ -258,7 +265,9 @@ def _fstab() -> list[list[Any]]:
         # Where there is no udev, systemd passes over what is on a device.
         if _container() and real.startswith("/dev/"):
             continue
-        if real.startswith("/") and not os.path.exists(real):
+        if kind.startswith(KINDS[:4]) or real.startswith("//"):
+            why = "it is not mounted now"
+        elif real.startswith("/") and not os.path.exists(real):
             why = f"there is no {real}"
         elif (
             kind not in _kinds()
@@ -290,8 +299,11 @@ def _disks() -> list[list[str]]:
     """What can't be written: [MOUNT POINT, "read-only" or "inodes"]."""
     found = []
     mounted = _mounts()
+    meant = {
+        words[1] for line in _lines("/etc/fstab") if len(words := line.split()) > 3 and "ro" in words[3].split(",")
+    }
     for where in ("/", "/etc", "/var", "/var/lib", "/var/lib/underlay"):
-        if where in mounted and "ro" in mounted[where].split(","):
+        if where in mounted and where not in meant and "ro" in mounted[where].split(","):
             found.append([where, "read-only"])
     seen = set()
     for where in ("/", "/var", "/var/lib/underlay"):
