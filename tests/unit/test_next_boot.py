@@ -234,6 +234,15 @@ def test_link_files() -> None:
     assert "another MAC" in of(GATEWAY, NextBoot(links=mac), devices=[eth1])[0].what
 
 
+def test_rules_of_udev() -> None:
+    eth1 = Device(("eth1",), "02:00:00:00:00:01", "", "ether")
+    rule = 'SUBSYSTEM=="net", ACTION=="add", ATTR{address}=="02:00:00:00:00:0%s", NAME="%s"'
+    told = [("/etc/udev/rules.d/70-net.rules", n, rule % each) for n, each in enumerate([(1, "lan0"), (7, "x")], 1)]
+    found = only(of(GATEWAY, NextBoot(names=told), devices=[eth1]))
+    assert found.commands == ("sed -i -e 1s/^/#/ /etc/udev/rules.d/70-net.rules",)
+    assert of(GATEWAY, NextBoot(names=[("/x", 1, rule % (1, "eth1"))]), devices=[eth1]) == []
+
+
 def test_the_machine() -> None:
     """File systems, packages, our program, modules."""
     for found, kind, fix in (

@@ -19,7 +19,9 @@ GUARD = "underlay-guard-boot.service"
 UDEV = "systemd-udevd.service"
 IFUPDOWN = "networking.service"
 TARGETS = ("multi-user.target", "basic.target", "sysinit.target", "local-fs.target", "sockets.target")
-STATIC = (SYSCTL, UDEV, *TARGETS)
+LOGINS = "systemd-user-sessions.service"
+"""Until it has run, nobody but root logs in."""
+STATIC = (SYSCTL, UDEV, LOGINS, *TARGETS)
 """What is started without having been enabled."""
 MANAGERS = re.compile(r"(NetworkManager|connman|dhcpcd|wicd|netctl)\.service")
 """Who else configures NICs."""
@@ -108,7 +110,8 @@ class Ssh:
 class NextBoot:
     """See `remote.survey.boot`; a part that could not be asked is None, and `unread` says why.
 
-    unreadable: files that networkd can't read; fstab: [NUMBER, LINE, WHY]; disks: [MOUNT POINT, WHY]
+    unreadable: files that networkd can't read; links: path → text of udev's .link files
+    names: [FILE, NUMBER, LINE] of udev's rules that name a NIC; fstab: [NUMBER, LINE, WHY]; disks: [MOUNT POINT, WHY]
     modules, ifupdown: [OBJECT, FILE, NUMBER, LINE]; broken: [PATH, WHY]
     """
 
@@ -117,6 +120,7 @@ class NextBoot:
     nginx: str | None = None
     unreadable: list[str] = field(default_factory=list)
     links: dict[str, str] = field(default_factory=dict)
+    names: list[tuple[str, int, str]] = field(default_factory=list)
     fstab: list[tuple[int, str, str]] = field(default_factory=list)
     disks: list[tuple[str, str]] = field(default_factory=list)
     dpkg: list[str] = field(default_factory=list)
@@ -148,7 +152,7 @@ class Problem:
 
 def needed(host: Host, wanted: HostNetwork) -> tuple[str, ...]:
     """The units that a host needs to come up as planned; of ssh one of two."""
-    names = [units.NETWORKD.name, units.SSH.name, units.SSH_SOCKET.name, GUARD, UDEV]
+    names = [units.NETWORKD.name, units.SSH.name, units.SSH_SOCKET.name, GUARD, UDEV, LOGINS]
     names += [unit.name for unit in units.UNITS[host.role] if unit.name not in names]
     return (*TARGETS, *names, *([SYSCTL] if wanted.sysctls else []))
 
@@ -484,11 +488,18 @@ def _network(wanted: HostNetwork, found: NextBoot, devices: Sequence[Device], sy
                     (set_aside(said.place.path),),
                     "somebody wrote it: find out what for",
                 )
-    for name, path, number, line in found.modules:
+    for path, number, line in found.names:
+        mac = re.search(r'ATTRS?\{address\}=="([^"]+)"', line)
+        name = re.search(r'\bNAME:?="([^"]+)"', line)
+        nic = next((nic for nic in wanted.nics if mac and networkd.device_of(nic, devices).mac == mac[1].lower()), "")
+        if nic and name and name[1] != nic:
+            what = f"the next boot gives NIC {nic} another name: {Place(path, number, line)}"
+            yield Problem("boot-network", nic, what, (line,), (comment_out(path, number),))
+    for module, path, number, line in found.modules:
         yield Problem(
             "boot-network",
             path,
-            f"the next boot does not load the kernel module {name}: {Place(path, number, line)}",
+            f"the next boot does not load the kernel module {module}: {Place(path, number, line)}",
             (f"{path}, line {number}: {line}",),
             (comment_out(path, number),),
         )

@@ -40,6 +40,7 @@ def boot(wanted: dict[str, Any]) -> dict[str, Any]:
         "nginx": lambda: _nginx() if wanted.get("nginx") else "",
         "unreadable": _unreadable,
         "links": _links,
+        "names": _names,
         "fstab": _fstab,
         "disks": _disks,
         "dpkg": _dpkg,
@@ -182,6 +183,16 @@ def _links() -> dict[str, str]:
             with suppress(OSError):
                 found[path] = "" if os.path.realpath(path) == "/dev/null" else Path(path).read_text(errors="replace")
     return found
+
+
+def _names() -> list[list[Any]]:
+    """Lines of udev's rules that name a NIC: [FILE, NUMBER, LINE]."""
+    found: list[list[Any]] = []
+    for path in [] if _container() else sorted(glob.glob("/etc/udev/rules.d/*.rules")):
+        for number, line in enumerate(_lines(path), 1):
+            if "net" in line and re.search(r"\bNAME:?=", line) and not line.lstrip().startswith("#"):
+                found.append([path, number, line.strip()[:300]])
+    return found[:40]
 
 
 def _modules(nics: list[str]) -> list[list[Any]]:
