@@ -132,7 +132,7 @@ def before(found: Mapping[str, Unit], name: str) -> set[str]:
 def state(found: Mapping[str, Unit], name: str, since: Mapping[str, float], booted: float) -> dict[str, Any]:
     """What becomes of a unit, see `compare.systemd.next_boot.Start`."""
     unit = found.get(name, Unit())
-    begun = since.get(name, booted)
+    begun = since.get(name) or invoked(name) or booted
     load = (unit.all("Unit Load State") or ["not-found"])[0]
     mask = masked_by(name) if load in ("masked", "not-found") else ""
     gone = absent(unit) if unit.starts else []
@@ -302,6 +302,14 @@ def running() -> dict[str, float]:
             for name in set(re.findall(r"/([^/\n]+\.service)", path.read_text())) if begun else ():
                 found[name] = min(begun or 0, found.get(name, begun or 0))
     return found
+
+
+def invoked(name: str) -> float:
+    """When a unit was started that is active and may have no process; 0 if systemd has left no trace of it."""
+    try:
+        return os.lstat(f"/run/systemd/units/invocation:{name}").st_mtime
+    except OSError:
+        return 0
 
 
 def _begin(pid: int) -> float | None:
