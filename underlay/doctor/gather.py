@@ -33,7 +33,7 @@ from underlay.remote.survey.neighbours import HEARD
 from underlay.trace import run as trace
 
 SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
-SURVEY_SECONDS = 9
+SURVEY_SECONDS = 12
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
 TRACES = 1

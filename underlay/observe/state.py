@@ -46,7 +46,7 @@ TIMED_OUT = 124
 """The exit code of timeout(1)."""
 NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS, BOOT = "answers", "boot"
-BOOT_SECONDS = 9
+BOOT_SECONDS = 12
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
