@@ -21,6 +21,8 @@ from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import CONFIG
+from underlay.compare.systemd import next_boot
+from underlay.compare.systemd.next_boot import NextBoot, Start, Systemd
 from underlay.compare.tables import Table
 from underlay.console import screen
 from underlay.desired import checkout, nat, nginx, routing, traffic, units
@@ -31,7 +33,7 @@ from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor import run as doctor
 from underlay.doctor.cause import Cause, Diagnosis
-from underlay.doctor.causes import choice
+from underlay.doctor.causes.between import choice
 from underlay.doctor.diagnosis import diagnose, unexplained
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import Failure, Followed, Hop, HostSurvey, Survey, Way, Workstation
@@ -133,7 +135,7 @@ def look(host: Host, **parts: Any) -> HostSurvey:
     if host == PLAN.gateway:
         arp["eth0"] |= {"192.168.0.1": ["upstream"], "192.168.0.52": [], "192.168.0.53": []}
     echo = {} if host == PLAN.gateway else {nic.nic: [1500, 1500] for nic in host.interfaces}
-    return replace(HostSurvey(arp=arp, echo=echo), **parts)
+    return replace(HostSurvey(arp=arp, echo=echo, boot=NextBoot()), **parts)
 
 
 def good(flow: Flow) -> Outcome:
@@ -958,3 +960,54 @@ def test_a_fix_that_can_t_be_shown(character: str, capsys: pytest.CaptureFixture
 def test_units(unit: str, fix: str) -> None:
     """One of the network goes as a confirmed change; what is no name of a unit goes nowhere."""
     assert only(diagnose(with_state(healthy(), "lb", failed_units=(unit,)))).fix == fix
+
+
+# --- the next boot --------------------------------------------------------------------------------------------------
+
+MASK = "/etc/systemd/system/nginx.service"
+
+
+def masked() -> NextBoot:
+    """Of the load balancer: nginx is masked."""
+    lb = PLAN.host("lb")
+    good = Start("loaded", True, wanted=["multi-user.target"])
+    found = dict.fromkeys(next_boot.needed(lb, routing.host_network(PLAN, lb)), good)
+    return NextBoot(systemd=Systemd("graphical.target", found | {"nginx.service": Start("masked", False, MASK)}))
+
+
+def test_the_next_boot() -> None:
+    """What its parts say is told last; the same of a unit that is down is part of that."""
+    seen = with_look(healthy(), "lb", boot=masked())
+    cause = only(diagnose(seen))
+    assert (cause.id, cause.host, cause.latent) == ("boot-unit", "lb", True)
+    mend = f"./inv ssh lb \"sudo sh -c 'rm {MASK} && systemctl daemon-reload && systemctl enable nginx.service'\""
+    assert cause.fix == mend
+    stopped = state(PLAN.host("lb")).units | {"nginx.service": UnitState("inactive", "masked")}
+    cause = only(diagnose(with_state(seen, "lb", units=stopped)))
+    assert (cause.id, cause.fix) == ("service-down", f"{mend} && ./inv deploy lb_nginx")
+
+
+def test_a_next_boot_that_can_not_be_asked() -> None:
+    """It is named, and what else is known is told."""
+    half = NextBoot(dpkg=["tzdata (unpacked)"], unread=["systemd: no answer"])
+    found = diagnose(with_look(healthy(), "lb", boot=half))
+    assert [each.id for each in found.findings] == ["packages-broken"]
+    assert found.unread == ("what the next boot of lb does can't be read: systemd: no answer",)
+    found = diagnose(with_look(healthy(), "lb", boot=None))
+    assert (found.findings, doctor.code(found)) == ((), 1)
+
+
+def test_a_file_of_ours_that_differs_is_one_cause() -> None:
+    """What nginx says of it follows."""
+    seen = with_look(healthy(), "lb", boot=NextBoot(nginx="nginx: [emerg] bad in /etc/nginx/nginx.conf:3"))
+    assert only(diagnose(seen)).id == "boot-program"
+    files = state(PLAN.host("lb")).files | {nginx.PATH: "bad"}
+    assert only(diagnose(with_state(seen, "lb", files=files))).id == "file-differs"
+
+
+def test_rules_without_their_program_are_one_cause() -> None:
+    gone = NextBoot(broken=[(str(COPY), "is not there")])
+    seen = with_look(healthy(), "gateway", boot=gone)
+    firewall = replace(state(PLAN.gateway).firewall, at_boot={}, failed=(("underlay-firewall.service", "x", "gone"),))
+    cause = only(diagnose(with_state(seen, "gateway", firewall=firewall)))
+    assert (cause.id, cause.fix) == ("boot-unit", './inv change gateway "true"')

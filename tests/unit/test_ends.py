@@ -141,6 +141,8 @@ def test_whose_port() -> None:
     stray = [LISTENERS[0], listener(80, "", program="python3", pid=77), LISTENERS[2]]
     found = only(diagnose(lb(listeners=stray)))
     assert (found.id, "kill 77; sleep 1; systemctl restart nginx.service" in found.fix) == ("port-taken", True)
+    by_hand = [LISTENERS[0], listener(80, "ssh.service", program="python3", pid=77), LISTENERS[2]]
+    assert only(diagnose(lb(listeners=by_hand))).id == "port-taken"
     other_family = [*LISTENERS, listener(80, "", program="python3", pid=77, address="::")]
     assert not diagnose(lb(listeners=other_family)).findings
     socket_unit = [listener(22, "init.scope", program="systemd", pid=1), *LISTENERS[1:]]

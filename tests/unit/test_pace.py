@@ -37,16 +37,28 @@ def test_fewer_after_a_slow_one() -> None:
     pace = Pace(8, 8, 0.05)
     turns = [pace.begin() for _ in range(8)]
     time.sleep(0.06)
-    pace.end(turns[0], good=False)
+    pace.end(turns[0], told=False)
     assert (pace.limit, pace.late) == (8, False)
     for turn in turns[1:]:
-        pace.end(turn, good=True)
+        pace.end(turn, told=True)
     assert (pace.limit, pace.late) == (4, True)
     for _ in range(5):
         turn = pace.begin()
         time.sleep(0.06)
-        pace.end(turn, good=True)
+        pace.end(turn, told=True)
     assert pace.limit == 1
+
+
+def test_one_that_is_slow_is_no_reason() -> None:
+    """A sick host among others that are quick is itself the reason; where a third is slow, somebody else is."""
+    pace = Pace(8, 8, 0.05)
+    for slow in (False, False, True, False, False):
+        turn = pace.begin()
+        time.sleep(0.06 * slow)
+        pace.end(turn, told=True)
+    assert not pace.late
+    pace._slow.extend([True, True])
+    assert pace.late
 
 
 def test_never_more_than_the_limit_at_once() -> None:
@@ -86,7 +98,7 @@ def links(tmp_path: Path) -> Links:
 def test_once_more_where_others_are_late(links: Links, busy: bool, asked: int) -> None:
     """A host that is silent while others are quick is not asked again."""
     if busy:
-        links.pace._slowed = time.monotonic()
+        links.pace._slow.extend([True] * 3)
     answers = iter(["late", "in time"])
     found = links.once_more(lambda: next(answers), lambda answer: answer == "late")
     assert found == ["late", "in time"][asked - 1]
@@ -94,7 +106,7 @@ def test_once_more_where_others_are_late(links: Links, busy: bool, asked: int) -
 
 def test_an_error_is_tried_once_more_too(links: Links) -> None:
     """What comes of it is what the second try came to."""
-    links.pace._slowed = time.monotonic()
+    links.pace._slow.extend([True] * 3)
     said = ["no answer", "here", "no answer", "none"]
     answers = iter([each if each == "here" else UnreachableError(each) for each in said])
 
@@ -111,7 +123,7 @@ def test_an_error_is_tried_once_more_too(links: Links) -> None:
 
 def test_of_many_that_are_late_a_few_are_asked_again(links: Links) -> None:
     """With a hundred dead it must not take a hundred times as long."""
-    links.pace._slowed = time.monotonic()
+    links.pace._slow.extend([True] * 3)
     count = Counter[int]()
     for host in range(100):
         links.once_more(lambda host=host: count.update([host]), lambda _: True)  # type: ignore[misc]

@@ -155,7 +155,8 @@ class Links:
             error = self._ssh(name, ["true"], [*options, *self.options], self.patience)
             return error
         finally:
-            self._logins.end(begun, not error)
+            # One that was not in when its time was over was slow; what ssh gave up by itself is another matter.
+            self._logins.end(begun, not error or error == NO_ANSWER.format(self.patience))
 
     def once_more(self, ask: Callable[[], T], late: Callable[[T], bool] = lambda _: False) -> T:
         """What `ask` finds; if that is an error, or too late, where others were late as well: what it finds alone.
@@ -230,17 +231,18 @@ class Links:
         """
         self.check(name)
         argv = self.argv(name, f"exec timeout --kill-after={KILLED} {seconds} sh -c {shlex.quote(command)}")
-        begun, good = self.pace.begin(), False
+        begun, told = self.pace.begin(), False
         try:
             done = answers.run(argv, stdin=stdin, seconds=seconds + LATE, most=most)
-            good = done.returncode != TIMED_OUT
+            told = True
         except subprocess.TimeoutExpired as error:
+            told = True
             # What can't be killed there holds the connection; all else may have been said.
             done = subprocess.CompletedProcess(argv, TIMED_OUT, error.output, error.stderr)
         except FloodError as error:
             raise UnreachableError(f"{name} was reached, but not read: {error}") from None
         finally:
-            self.pace.end(begun, good)
+            self.pace.end(begun, told)
         if done.returncode == 255 and not self.is_local(name):
             words = last_words(done.stderr, "ssh says nothing")
             raise UnreachableError(f"{name} was reached, but the connection broke: {words}")

@@ -12,12 +12,14 @@ from itertools import groupby
 from underlay.access.answers import UnreadableError, reading
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause, Diagnosis
-from underlay.doctor.causes import ends, neighbours, paths
+from underlay.doctor.causes import ends
 from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import services as behind
 from underlay.doctor.causes.access.accounts import accounts
 from underlay.doctor.causes.access.unreached import no_connection, unreached
 from underlay.doctor.causes.access.workstation import workstation
+from underlay.doctor.causes.between import neighbours, paths
+from underlay.doctor.causes.boot import boot
 from underlay.doctor.causes.checks import checks
 from underlay.doctor.causes.oddities import beside
 from underlay.doctor.investigation import Investigation, some
@@ -111,7 +113,7 @@ class _Walk:
         self.step("package sources", behind.packages(case))
         self.step("what verify checks", *(checks(case, planned) for planned in case.deployed))
         self.step("who may log in", accounts(case))
-        self.step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
+        self.step("after a boot", *(boot(case, planned) for planned in case.deployed))
 
     def diagnosis(self) -> Diagnosis:
         """What was found."""

@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from underlay.access.answers import Finite, IPv4
 from underlay.access.target import Target
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired.traffic import Flow
 from underlay.doctor.policy import Packet
 from underlay.observe.exchange import Outcome
@@ -212,6 +213,7 @@ class HostSurvey:
     resolver: Resolver | None = None
     mounts: list[tuple[str, str]] = field(default_factory=list)
     sysctls: dict[str, str] = field(default_factory=dict)
+    boot: NextBoot | None = None
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,7 @@ class Survey:
     elsewhere: of the hosts whose sshd can't be reached: where else it answers, as `ADDRESS:PORT`
     outcomes: of the connections that were tried
     followed: packets of connections that fail for no reason on the hosts themselves
+    host_keys: host → the keys by which it is known here, as TYPE and KEY
     taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
     confined: hosts that let the operator in, but run no command of his, or none as root
     logins: host → what it says itself of a login that fails
@@ -272,6 +275,7 @@ class Survey:
     taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
     confined: dict[str, Failure] = field(default_factory=dict)
     logins: dict[str, Login] = field(default_factory=dict)
+    host_keys: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:

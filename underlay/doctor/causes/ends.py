@@ -286,7 +286,7 @@ def _stuck(case: Investigation, host: Host) -> Iterator[Cause]:
             + (": it takes connections, and does not answer" if ours else ""),
             evidence=first([f"process {each['pid']} ({each['program']}): {how} {at}".rstrip() for each in processes]),
             fix=fix if UNIT.fullmatch(unit) else "",
-            advice=f"{advice}",
+            advice=advice,
             plan=case.line(host),
             hosts=case.behind(host) if ours else frozenset(),
         )
@@ -409,7 +409,8 @@ def is_probe(listener: Listener) -> bool:
 
 def _is_stranger(listener: Listener, unit: str) -> bool:
     """Whether a port of ours belongs to somebody else; what systemd has for a socket is the unit's."""
-    return listener["pid"] not in (0, 1) and listener["unit"] != unit and not listener["unit"].startswith("ssh")
+    own = listener["unit"] == unit or (unit == units.SSH.name and listener["unit"].startswith("ssh"))
+    return listener["pid"] not in (0, 1) and not own
 
 
 def _file_differs(case: Investigation, host: Host, unit: str) -> bool:
@@ -471,13 +472,10 @@ def _not_listening(
     seen = _unit(case, host, unit)
     sets = [row for row in (seen["sets"] if seen else ()) if row[2].startswith("Exec")]
     if unit == units.NGINX.name:
-        line = command("systemctl", "restart", unit)
-        if sets:
-            line = f"systemctl revert {unit} && systemctl daemon-reload && {line}"
-        fix, advice = (
-            case.ssh(host.name, command("sh", "-c", line) if sets else line),
-            ("it runs with another configuration than the one on disk, which is as planned"),
-        )
+        lines = [f"sed -i {number}s/^/#/ {command(path)}" for path, number, _ in sets]
+        reload = ["systemctl daemon-reload"] if lines else []
+        fix = _make(case, unit)(host.name, " && ".join([*lines, *reload, command("systemctl", "restart", unit)]))
+        advice = "it runs with another configuration than the one on disk, which is as planned"
     else:
         fix = case.change(host.name, f"{LISTEN} && sshd -t && systemctl restart {unit}")
         advice = LISTEN_ADVICE

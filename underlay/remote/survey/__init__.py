@@ -42,5 +42,7 @@ Keys of the request, and of the answer:
   nsswitch.conf, the rows of /etc/hosts and their numbers
 - `mounts`: true → [[PATH, `read-only` or `inodes`], …] of what must be writable
 - `sysctls`: [KEY, …] → KEY → value
+- `boot`: {"units": [NAME, …], "files": [PATH, …], "nics": [NIC, …], "nginx": BOOL} → what the next boot will
+  do, as `compare.systemd.next_boot.NextBoot`: each part is asked that will do it
 - `full`: SHARE → of the file systems that must be writable and are fuller: folder → [[SIZE, PATH], …], largest first
 """

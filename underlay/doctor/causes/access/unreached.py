@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from underlay.doctor.cause import Cause
 from underlay.doctor.causes.access.refused import refused
+from underlay.doctor.causes.between.neighbours import is_silent, silent
 from underlay.doctor.causes.ends import LISTEN, LISTEN_ADVICE
-from underlay.doctor.causes.neighbours import is_silent, silent
 from underlay.doctor.investigation import Investigation, some
 from underlay.plan import SSH_PORT, Host
 from underlay.text import command
