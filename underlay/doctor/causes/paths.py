@@ -105,7 +105,10 @@ def connections(case: Investigation) -> Iterator[Cause]:
             hosts=frozenset(name for each in left for name in each.hosts),
         )
     for host in _lost(case, case.deployed):
-        why_not = [each.why_not for each in case.seen.followed if each.why_not and each.to == host.name]
+        there = [each for each in case.seen.followed if each.flow is None and each.to == host.name]
+        why_not = [each.why_not for each in there if each.why_not]
+        if any(not (each.ended or each.why_not) for each in there):
+            why_not = ["a packet that was sent again got there, and back: it comes and goes, or the host is busy"]
         yield Cause(
             id="unexplained",
             host=host.name,
