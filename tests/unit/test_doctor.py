@@ -1,5 +1,6 @@
 """The doctor's walk: from what was seen, made up here, to causes and fixes. No host is asked."""
 
+import hashlib
 import re
 import shlex
 import subprocess
@@ -13,30 +14,34 @@ from netaddr import IPAddress
 from rich.console import Console
 
 from tests.unit import site
+from underlay.access import hostkeys
 from underlay.access.endpoints import Endpoint
 from underlay.access.target import Target
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import CONFIG
+from underlay.compare.systemd import next_boot
+from underlay.compare.systemd.next_boot import NextBoot, Start, Systemd
 from underlay.compare.tables import Table
 from underlay.console import screen
-from underlay.desired import nat, nginx, routing, traffic, units
-from underlay.desired.files import SSHD, firewall_unit, network_files, sshd_file
+from underlay.desired import checkout, nat, nginx, routing, traffic, units
+from underlay.desired.files import SSHD, authorized_keys, firewall_unit, network_files, sshd_file
+from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Route
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor import run as doctor
 from underlay.doctor.cause import Cause, Diagnosis
-from underlay.doctor.causes import choice
+from underlay.doctor.causes.between import choice
 from underlay.doctor.diagnosis import diagnose, unexplained
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import Failure, Followed, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import failure_of
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Link, RuleCounter, Upstream
-from underlay.observe.state import HostState
-from underlay.plan import OUTSIDE, REPO, Host, Plan, load
+from underlay.observe.state import NO_SUCH_NAME, HostState
+from underlay.plan import OUTSIDE, REPO, Host, Plan, load, roles
 from underlay.remote.guard.paths import COPY
 from underlay.remote.survey.connections import OUR_PROBE
 from underlay.trace.ended import Ended
@@ -66,6 +71,7 @@ def state(host: Host, **parts: object) -> HostState:
     files = {nginx.PATH: nginx.configuration(PLAN)} if host.role == "lb_nginx" else {}
     if host in DEPLOYED:
         files[SSHD] = sshd_file(PLAN, host)
+        files[authorized_keys(PLAN)] = f"{hostkeys.machine_key(PLAN, MACHINE)}\n"
     if host.role == "gateway":
         files[units.FIREWALL_FILE] = firewall_unit(COPY)
     found: dict[str, object] = {
@@ -92,12 +98,30 @@ def state(host: Host, **parts: object) -> HostState:
         "counters": (),
         "clock": Clock(0.0, 0.01),
         "upstreams": tuple(Upstream(*each, "", 0.001) for each in UPSTREAMS),
+        **checked(host),
     }
-    made = HostState(host.name, {})
+    made = HostState(host.name, {"nginx": (0, [])})
     vars(made).update(found | parts)  # they are cached properties: nothing is read any more
     return made
 
 
+def checked(host: Host) -> dict[str, object]:
+    """What `verify` looks at beside the network, as planned."""
+    return {
+        "packages": {*PACKAGES.get(host.role, ())},
+        "listening": {22, nginx.HTTP_PORT, nginx.API_PORT},
+        "on_call": {},
+        "machine_public": MACHINE,
+        "rotation_due": [],
+        "tree": {path: hashlib.sha256(content).hexdigest() for path, content in TREE.items()},
+        "python_packages": checkout.pinned_packages(),
+        "answers": {f"{NO_SUCH_NAME}/": (404, ""), f"{NO_SUCH_NAME}/healthz": (200, "ok\n")}
+        | {f"{name}/": (502, "") for name in roles.lb_nginx(PLAN).web_services},
+    }
+
+
+MACHINE = f"ssh-ed25519 {'A' * 68}"
+TREE = checkout.files(PLAN)
 UPSTREAMS = [("kubernetes_api", "100.64.0.2:6443"), ("grafana", "100.64.0.2:3000"), ("prometheus", "100.64.0.2:9090")]
 
 
@@ -111,7 +135,7 @@ def look(host: Host, **parts: Any) -> HostSurvey:
     if host == PLAN.gateway:
         arp["eth0"] |= {"192.168.0.1": ["upstream"], "192.168.0.52": [], "192.168.0.53": []}
     echo = {} if host == PLAN.gateway else {nic.nic: [1500, 1500] for nic in host.interfaces}
-    return replace(HostSurvey(arp=arp, echo=echo), **parts)
+    return replace(HostSurvey(arp=arp, echo=echo, boot=NextBoot()), **parts)
 
 
 def good(flow: Flow) -> Outcome:
@@ -342,6 +366,7 @@ def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
     assert (found.id, found.host) == ("rule-unmanaged", "gateway")
     assert how in found.cause
     assert "17 packets have met it so far" in found.evidence
+    assert found.odd == (f"unmanaged rule: -t filter -A FORWARD {innocent}",)
     command = shlex.split(found.fix)
     assert command[:3] == ["./inv", "change", "gateway"]
     assert shlex.split(command[3]) == ["iptables", "-t", table, "-D", chain, *shlex.split(spec)]
@@ -598,7 +623,6 @@ def test_duplicate_of_a_stranger() -> None:
     ("why", "id", "fix"),
     [
         ("refused", "sshd-down", './inv lab.run jumphost "if systemctl -q is-active ssh; then sed'),
-        ("key refused", "key-refused", "./inv lab.run jumphost "),
         ("host key", "host-key", "key=$(./inv lab.run jumphost "),
     ],
 )
@@ -720,13 +744,14 @@ def test_services() -> None:
     [
         ("/var/log/huge.log", "truncate -s 0 /var/log/huge.log"),
         ("/var/log/journal/x/system.journal", "journalctl --vacuum-size=100M"),
-        ("/var/lib/database", "du -xh /var | sort -h | tail -20"),
+        ("/var/lib/database", ""),
     ],
 )
 def test_full_disk(path: str, fix: str) -> None:
     """Only what is a log is ever offered to be emptied."""
     found = only(diagnose(with_look(healthy(), "lb", full={"/var": [[2**20, path]]})))
-    assert found.fix == f'./inv ssh lb "sudo {fix}"'
+    assert found.fix == (f'./inv ssh lb "sudo {fix}"' if fix else "")
+    assert fix or "du -xh /var | sort -h | tail -20" in found.advice
 
 
 def test_clock() -> None:
@@ -840,13 +865,13 @@ def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_why_ssh_fails(said: str, why: str) -> None:
     """From the last words of ssh."""
-    assert failure_of(said, jump=False).why == why
-    assert failure_of(said, jump=True).why == "the jump host"
+    assert failure_of([said], jump=False).why == why
+    assert failure_of([said], jump=True).why == "the jump host"
 
 
 def test_every_fix_is_one_line() -> None:
     """It can be pasted."""
-    seen = without(healthy("ssh"), "key refused", "jumphost", "master-1")
+    seen = without(healthy("ssh"), "refused", "jumphost", "master-1")
     for found in diagnose(seen).findings:
         assert re.fullmatch(r"[^\n]+", found.fix)
 
@@ -935,3 +960,54 @@ def test_a_fix_that_can_t_be_shown(character: str, capsys: pytest.CaptureFixture
 def test_units(unit: str, fix: str) -> None:
     """One of the network goes as a confirmed change; what is no name of a unit goes nowhere."""
     assert only(diagnose(with_state(healthy(), "lb", failed_units=(unit,)))).fix == fix
+
+
+# --- the next boot --------------------------------------------------------------------------------------------------
+
+MASK = "/etc/systemd/system/nginx.service"
+
+
+def masked() -> NextBoot:
+    """Of the load balancer: nginx is masked."""
+    lb = PLAN.host("lb")
+    good = Start("loaded", True, wanted=["multi-user.target"])
+    found = dict.fromkeys(next_boot.needed(lb, routing.host_network(PLAN, lb)), good)
+    return NextBoot(systemd=Systemd("graphical.target", found | {"nginx.service": Start("masked", False, MASK)}))
+
+
+def test_the_next_boot() -> None:
+    """What its parts say is told last; the same of a unit that is down is part of that."""
+    seen = with_look(healthy(), "lb", boot=masked())
+    cause = only(diagnose(seen))
+    assert (cause.id, cause.host, cause.latent) == ("boot-unit", "lb", True)
+    mend = f"./inv ssh lb \"sudo sh -c 'rm {MASK} && systemctl daemon-reload && systemctl enable nginx.service'\""
+    assert cause.fix == mend
+    stopped = state(PLAN.host("lb")).units | {"nginx.service": UnitState("inactive", "masked")}
+    cause = only(diagnose(with_state(seen, "lb", units=stopped)))
+    assert (cause.id, cause.fix) == ("service-down", f"{mend} && ./inv deploy lb_nginx")
+
+
+def test_a_next_boot_that_can_not_be_asked() -> None:
+    """It is named, and what else is known is told."""
+    half = NextBoot(dpkg=["tzdata (unpacked)"], unread=["systemd: no answer"])
+    found = diagnose(with_look(healthy(), "lb", boot=half))
+    assert [each.id for each in found.findings] == ["packages-broken"]
+    assert found.unread == ("what the next boot of lb does can't be read: systemd: no answer",)
+    found = diagnose(with_look(healthy(), "lb", boot=None))
+    assert (found.findings, doctor.code(found)) == ((), 1)
+
+
+def test_a_file_of_ours_that_differs_is_one_cause() -> None:
+    """What nginx says of it follows."""
+    seen = with_look(healthy(), "lb", boot=NextBoot(nginx="nginx: [emerg] bad in /etc/nginx/nginx.conf:3"))
+    assert only(diagnose(seen)).id == "boot-program"
+    files = state(PLAN.host("lb")).files | {nginx.PATH: "bad"}
+    assert only(diagnose(with_state(seen, "lb", files=files))).id == "file-differs"
+
+
+def test_rules_without_their_program_are_one_cause() -> None:
+    gone = NextBoot(broken=[(str(COPY), "is not there")])
+    seen = with_look(healthy(), "gateway", boot=gone)
+    firewall = replace(state(PLAN.gateway).firewall, at_boot={}, failed=(("underlay-firewall.service", "x", "gone"),))
+    cause = only(diagnose(with_state(seen, "gateway", firewall=firewall)))
+    assert (cause.id, cause.fix) == ("boot-unit", './inv change gateway "true"')

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.namespaces import Inside, namespace
 from tests.unit.test_doctor import DEPLOYED, PLAN, failing, healthy, only, with_look
-from underlay.doctor.causes.choice import Ask, paths, telling, trouble
+from underlay.doctor.causes.between.choice import Ask, paths, telling, trouble
 from underlay.doctor.diagnosis import diagnose, unexplained
 from underlay.doctor.survey import Followed, Survey
 from underlay.plan import REPO

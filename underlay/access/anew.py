@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from underlay.access.ssh_config import write
 from underlay.access.target import Target, configured
 
 KEPT = 20
@@ -31,6 +32,12 @@ def anew(target: Target, **settings: str) -> Iterator[Target]:
             yield configured(target, Path(folder), {"*": own})
         finally:
             _close(path for path in Path(folder).iterdir() if path.is_socket())
+
+
+def config(target: Target) -> Path:
+    """The ssh configuration of the target for one login, over connections of its own all the way."""
+    text = "Host *\n    ControlPath none\n\n" + target.ssh_config.read_text()
+    return write(target.ssh_config.with_name("ssh_config.anew"), text)
 
 
 def _close(paths: Iterable[Path]) -> None:

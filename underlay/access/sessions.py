@@ -2,15 +2,17 @@
 
 import json
 import os
+import re
 import resource
 import select
 import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
@@ -54,6 +56,10 @@ LATE_WORDS = ("no answer within", "banner exchange")
 """Of ssh, about a host that takes the connection and then says nothing: maybe it is busy."""
 FEW = 64_000
 """Bytes that a login may say."""
+TALK = re.compile(
+    r"debug\d: |Transferred: |Bytes per second: |Authenticated (?:to|using) |Connection to \S+ port \d+ timed out"
+)
+"""What ssh says of its own accord where it is asked to tell more: no reason for anything."""
 
 T = TypeVar("T")
 
@@ -77,12 +83,16 @@ class Links:
     `HOST can't be reached` is remembered: whoever asks later gets the same answer at once.
 
     patience: seconds that a host has to let us in
+    options: further ones of ssh while it logs in, `-o LogLevel=DEBUG1` say
+    said: host → the lines that ssh, sshd and the shell there said when a login failed
     pace: of what hosts are asked
     """
 
-    def __init__(self, target: Target, patience: float = LOGIN_SECONDS) -> None:
+    def __init__(self, target: Target, patience: float = LOGIN_SECONDS, options: Sequence[str] = ()) -> None:
         self.target = target
         self.patience = patience
+        self.options = options
+        self.said: dict[str, list[str]] = {}
         self.pace = Pace(AT_ONCE, MOST_AT_ONCE, QUICK)
         _many_files()
         # Those that wait for their turn, or for a jump host, hold a thread.
@@ -142,23 +152,24 @@ class Links:
                 options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
             elif there == NO_ANSWER.format(1):
                 self._leave(name)
-            error = self._ssh(name, ["true"], options, self.patience)
+            error = self._ssh(name, ["true"], [*options, *self.options], self.patience)
             return error
         finally:
-            self._logins.end(begun, not error)
+            # One that was not in when its time was over was slow; what ssh gave up by itself is another matter.
+            self._logins.end(begun, not error or error == NO_ANSWER.format(self.patience))
 
-    def once_more(self, ask: Callable[[], T], late: Callable[[T], bool]) -> T:
-        """What `ask` finds; if it came too late where others were late as well, what it finds alone.
+    def once_more(self, ask: Callable[[], T], late: Callable[[T], bool] = lambda _: False) -> T:
+        """What `ask` finds; if that is an error, or too late, where others were late as well: what it finds alone.
 
         A host that is silent while others are quick is not asked again, and of many only a few are.
         """
-        found = ask()
-        if not late(found) or not (self.pace.late or self._logins.late):
-            return found
-        with self._alone:
-            if self._chances > 0 and late(found := ask()):
-                self._chances -= 1
-        return found
+        good, result = _tried(ask, late)
+        if not good and (self.pace.late or self._logins.late):
+            with self._alone:
+                if self._chances > 0:
+                    good, result = _tried(ask, late)
+                    self._chances -= not good
+        return result()
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
         """The error of a short command, empty if there is none."""
@@ -171,7 +182,14 @@ class Links:
             return str(error)
         except OSError as error:
             return f"can't run ssh: {error.strerror}"
-        return "" if done.returncode == 0 else last_words(done.stderr, "ssh failed")
+        if done.returncode == 0:
+            return ""
+        # A shell that lets nobody in says so on stdout, after all that greets people.
+        last = done.stdout.strip().splitlines()[-1:]
+        said = b"\n".join([done.stderr, *last]).decode(errors="replace").splitlines()
+        self.said[name] = [line.strip() for line in said if line.strip()]
+        plain = [line for line in self.said[name] if not TALK.match(line)]
+        return answers.short(plain[-1]) if plain else "ssh failed"
 
     def _leave(self, name: str) -> None:
         """Let nobody take the connection that is shared any more, also if the process that has it hangs."""
@@ -213,17 +231,18 @@ class Links:
         """
         self.check(name)
         argv = self.argv(name, f"exec timeout --kill-after={KILLED} {seconds} sh -c {shlex.quote(command)}")
-        begun, good = self.pace.begin(), False
+        begun, told = self.pace.begin(), False
         try:
             done = answers.run(argv, stdin=stdin, seconds=seconds + LATE, most=most)
-            good = done.returncode != TIMED_OUT
+            told = True
         except subprocess.TimeoutExpired as error:
+            told = True
             # What can't be killed there holds the connection; all else may have been said.
             done = subprocess.CompletedProcess(argv, TIMED_OUT, error.output, error.stderr)
         except FloodError as error:
             raise UnreachableError(f"{name} was reached, but not read: {error}") from None
         finally:
-            self.pace.end(begun, good)
+            self.pace.end(begun, told)
         if done.returncode == 255 and not self.is_local(name):
             words = last_words(done.stderr, "ssh says nothing")
             raise UnreachableError(f"{name} was reached, but the connection broke: {words}")
@@ -278,6 +297,19 @@ class Links:
         if self.is_local(name):
             return ["sh", "-c", command]
         return ["ssh", "-F", str(self.target.ssh_config), name, command]
+
+
+def _tried(ask: Callable[[], T], late: Callable[[T], bool]) -> tuple[bool, Callable[[], T]]:
+    """Whether it went well, and what gives or raises what it came to."""
+
+    def failed(error: UnreachableError) -> T:
+        raise error
+
+    try:
+        found = ask()
+    except UnreachableError as error:
+        return False, partial(failed, error)
+    return not late(found), lambda: found
 
 
 def _many_files() -> None:

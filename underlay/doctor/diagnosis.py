@@ -12,12 +12,16 @@ from itertools import groupby
 from underlay.access.answers import UnreadableError, reading
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause, Diagnosis
-from underlay.doctor.causes import ends, neighbours, paths
+from underlay.doctor.causes import ends
 from underlay.doctor.causes import host as hosts
 from underlay.doctor.causes import services as behind
+from underlay.doctor.causes.access.accounts import accounts
+from underlay.doctor.causes.access.unreached import no_connection, unreached
+from underlay.doctor.causes.access.workstation import workstation
+from underlay.doctor.causes.between import neighbours, paths
+from underlay.doctor.causes.boot import boot
+from underlay.doctor.causes.checks import checks
 from underlay.doctor.causes.oddities import beside
-from underlay.doctor.causes.unreached import no_connection, unreached
-from underlay.doctor.causes.workstation import workstation
 from underlay.doctor.investigation import Investigation, some
 from underlay.doctor.survey import Survey
 from underlay.plan import Host
@@ -90,8 +94,7 @@ class _Walk:
         return self.step(
             planned.name,
             neighbours.cables(case, planned),
-            ends.tools(case, planned),
-            ends.programs(case, planned),
+            ends.ends(case, planned),
             hosts.host(case, planned),
             unreached(case, planned),
             silent=True,
@@ -108,8 +111,9 @@ class _Walk:
         self.step(f"{len(case.seen.outcomes)} connections", paths.connections(case))
         self.step("name servers", behind.names(case))
         self.step("package sources", behind.packages(case))
-        self.step("after a boot", *(hosts.latent(case, planned) for planned in case.deployed))
-        self.step("clocks", *(ends.clock(case, planned) for planned in case.deployed))
+        self.step("what verify checks", *(checks(case, planned) for planned in case.deployed))
+        self.step("who may log in", accounts(case))
+        self.step("after a boot", *(boot(case, planned) for planned in case.deployed))
 
     def diagnosis(self) -> Diagnosis:
         """What was found."""
@@ -117,7 +121,7 @@ class _Walk:
         live, latent = ([each for each in case.found if each.latent == late] for late in (False, True))
         if live:
             live[0] = replace(live[0], evidence=(*live[0].evidence, *_what_follows(case, live[0])))
-        live, latent = ([beside(each, case.seen.looks) for each in found] for found in (live, latent))
+        live, latent = ([beside(case, each) for each in found] for found in (live, latent))
         # What could not be looked at follows from what is wrong, if anything is.
         missed = () if live else tuple(dict.fromkeys([*self.unread, *case.seen.unread]))
         return Diagnosis((*live, *latent), tuple(dict.fromkeys(case.notes)), missed)

@@ -5,32 +5,35 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from underlay.access import answers
+from underlay.access import answers, hostkeys
 from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
+from underlay.compare.systemd import next_boot
 from underlay.desired import nginx, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
-from underlay.doctor.causes import choice, ends
-from underlay.doctor.causes.choice import Ask
+from underlay.doctor.causes import ends
+from underlay.doctor.causes.between import choice
+from underlay.doctor.causes.between.choice import Ask
 from underlay.doctor.diagnosis import unexplained
 from underlay.doctor.policy import Packet
-from underlay.doctor.survey import CROWDED, Failure, Followed, Hop, HostSurvey, Survey, Way, Workstation
-from underlay.doctor.ways import CONNECT_SECONDS, Say, Ways
+from underlay.doctor.survey import CROWDED, Failure, Followed, Hop, HostSurvey, Login, Survey, Way, Why, Workstation
+from underlay.doctor.ways import AT_THE_DOOR, CONNECT_SECONDS, Door, Say, Ways, confinement
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
-from underlay.observe.state import DRIFT, HostState
+from underlay.observe.state import CHECKS, HostState
 from underlay.plan import SSH_PORT, Host
 from underlay.remote import arp, send, survey
+from underlay.remote.guard.paths import COPY
 from underlay.remote.survey import programs
 from underlay.remote.survey.neighbours import HEARD
 from underlay.remote.trace import policy as kernel
@@ -38,14 +41,16 @@ from underlay.text import command
 from underlay.trace import run as trace
 from underlay.trace.seen import Taken
 
-SECTIONS = DRIFT | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
-SURVEY_SECONDS = 8
+SECTIONS = CHECKS | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
+SURVEY_SECONDS = 9
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
 FOLLOWED = 8
 """Packets that are followed at the same time: sshd opens ten sessions at most in one connection."""
 SAMPLE = 4
 """Hosts of each role at most between which connections and pings are tried."""
+
+REFUSED = os.strerror(errno.ECONNREFUSED)
 
 T = TypeVar("T")
 
@@ -59,13 +64,14 @@ def gather(target: Target, say: Say, since: float) -> Survey:
         anew(target, ConnectTimeout=str(CONNECT_SECONDS)) as own,
         ThreadPoolExecutor(len(target.plan.hosts) * 4 + 4) as pool,
     ):
-        return _Surveyor(own, pool, say, since).run()
+        return _Surveyor(own, pool, say, since, target).run()
 
 
 class _Surveyor:
-    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say, since: float) -> None:
+    def __init__(self, target: Target, pool: ThreadPoolExecutor, say: Say, since: float, plain: Target) -> None:
         self.target = target
         self.since = since
+        self.door = Door(plain, self._ask, self._public_key())
         self.plan = target.plan
         self.pool = pool
         self.say = say
@@ -76,9 +82,12 @@ class _Surveyor:
         self.looks: dict[str, Future[HostSurvey]] = {}
         self.unread: list[str] = []
         self.blind: dict[str, str] = {}
+        # systemd's test of a boot takes half a second of a processor: hosts of a lab share theirs.
+        self.sample = {host.name for host in traffic.sample(self.plan, SAMPLE).hosts}
 
     def run(self) -> Survey:
         links, failures = self.ways.connect()
+        self._at_the_jump_host(links, failures)
         other_ways: dict[str, Way] = {}
         if failures:
             links, other_ways = self.ways.find_others(links, failures)
@@ -90,6 +99,7 @@ class _Surveyor:
         outcomes = exchange.run(self._flows(), links, self.plan.gateway.name)
         states = {name: self._result(name, future) for name, future in self.states.items()}
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        confined, logins = self._logins(links, failures, [name for name, each in states.items() if each is None])
         self.blind = {name: str(error) for name, each in self.looks.items() if (error := each.exception())}
         failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
         seen = Survey(
@@ -104,6 +114,9 @@ class _Surveyor:
             unread=tuple(dict.fromkeys(self.unread)),
             blind=self.blind,
             elsewhere=elsewhere,
+            confined=confined,
+            logins=logins,
+            host_keys={host.name: hostkeys.of_host(host, self.target.known_hosts) for host in self.deployed},
         )
         return replace(seen, followed=tuple(self._follow(links, seen)))
 
@@ -114,7 +127,7 @@ class _Surveyor:
         failures, elsewhere = dict(failures), {}
         for host in self.deployed:
             failure = failures.get(host.name)
-            if failure is None or failure.why not in ("refused", "closed", "other") or host.name in other_ways:
+            if failure is None or failure.why not in ("refused", "other") or host.name in other_ways:
                 continue
             asked = [[str(nic.address), port, ""] for nic in host.interfaces for port in ends.SSH_PORTS]
             answers: dict[str, str] = {}
@@ -123,10 +136,52 @@ class _Surveyor:
             elif self.plan.gateway.name in self.looks:
                 with suppress(UnreachableError, UnreadableError):
                     answers = self._ask(links, self.plan.gateway, {"answers": asked}).answers
-            if answers.get(f"{host.primary.address}:{SSH_PORT}") == f"- {os.strerror(errno.ECONNREFUSED)}":
-                failures[host.name] = Failure("refused", failure.said)
+            heard = answers.get(f"{host.primary.address}:{SSH_PORT}", "")
+            if heard == f"- {os.strerror(errno.ECONNREFUSED)}":
+                failures[host.name] = replace(failure, why="refused")
                 elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
         return failures, {name: there for name, there in elsewhere.items() if there}
+
+    def _logins(
+        self, links: Links, failures: dict[str, Failure], unread: Collection[str]
+    ) -> tuple[dict[str, Failure], dict[str, Login]]:
+        """Why the operator does not get in, or gets in and is not root: as the hosts that do it tell themselves."""
+        tried = {host: self.pool.submit(confinement, links, host) for host in self.deployed if host.name in unread}
+        confined = {host.name: found for host, future in tried.items() if (found := future.result())}
+        asked: dict[str, tuple[str, bool]] = {}
+        for name, failure in (failures | confined).items():
+            through = self.target.endpoint(name).jump
+            if failure.why == "forwarding" and through:
+                asked[through] = (self.target.endpoint(through).jump, True)
+            elif failure.why in AT_THE_DOOR and self.plan.host(name) in self.deployed:
+                asked.setdefault(name, (through, False))
+        if asked:
+            self.say(f"asking {', '.join(asked)} why ssh does not get in")
+        logins = {
+            name: self.pool.submit(self.door.login, links, self.plan.host(name), *how) for name, how in asked.items()
+        }
+        return confined, {name: each.result() for name, each in logins.items()}
+
+    def _at_the_jump_host(self, links: Links, failures: dict[str, Failure]) -> None:
+        """Of hosts behind another one ssh does not say whether they take its connections: that one is asked."""
+        for jump in {self.target.endpoint(name).jump for name in failures} - {"", *failures}:
+            behind = {
+                f"{end.address}:22": end.name
+                for end in self.target.endpoints
+                if end.jump == jump and end.name in failures and failures[end.name].why in ("other", "silent", "mute")
+            }
+            if not behind:
+                continue
+            with suppress(UnreachableError, UnreadableError):
+                ends = [[address.rpartition(":")[0], 22, False] for address in behind]
+                asked = self.door.request(self.plan.host(jump), "", forwards=True)
+                seen = self._ask(links, self.plan.host(jump), {"connect": ends, **asked})
+                for address, error in seen.connect.items():
+                    if address in behind and error in ("", REFUSED):
+                        failure = failures[behind[address]]
+                        # Of what it does not forward ssh may say no word.
+                        told: Why = "mute" if failure.why == "mute" else "forwarding" if seen.login else "closed"
+                        failures[behind[address]] = replace(failure, why="refused" if error else told)
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""
@@ -167,13 +222,18 @@ class _Surveyor:
     def _look(self, links: Links, host: Host) -> HostSurvey:
         return self._ask(links, host, self._request(host))
 
-    def _ask(self, links: Links, host: Host, wanted: dict[str, object]) -> HostSurvey:
+    def _ask(self, links: Links, host: Host, wanted: Mapping[str, object]) -> HostSurvey:
         request = json.dumps(wanted).encode()
         command, stdin = shlex.join(send.argv()), send.line(survey) + request
-        told = links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin)
+        links.check(host.name)
+        told = links.once_more(
+            lambda: links.ask(host.name, command, dict[str, Any], seconds=SURVEY_SECONDS, stdin=stdin),
+            lambda told: None in told.values(),
+        )
         with reading(f"what {host.name} sees"):
             late = [key for key in wanted if told.get(key) is None]
-            self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
+            if host in self.deployed:
+                self.unread += [f"{key} of {host.name} can't be looked at: it took too long" for key in late]
             kept = json.dumps({key: value for key, value in told.items() if value is not None})
             found: HostSurvey = answers.parsed(HostSurvey, kept)
         return found
@@ -184,8 +244,10 @@ class _Surveyor:
             return {"services": True, "stuck": True, "listeners": True}
         found: dict[str, object] = {**ends.request(self.plan, host)}
         neighbours: list[list[object]] = [[nic.nic, str(nic.address), False] for nic in host.interfaces]
-        found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL}
+        found |= {"arp": neighbours, "sources": True, "names": True, "full": FULL, "accounts": True}
         found |= {"odd": self._plain(host), "changed": self.since, "failed": True}
+        boot = next_boot.request(host, routing.host_network(self.plan, host), COPY)
+        found["boot"] = boot if host.name in self.sample else boot | {"units": []}
         if host == self.plan.gateway:
             primary = host.primary.nic
             neighbours += [[primary, str(each.published), False] for each in self.plan.published]
@@ -264,6 +326,7 @@ class _Surveyor:
             if self.plan.gateway.name in failures
             else {},
             public_key=self._public_key(),
+            host_keys=hostkeys.known_hosts(self.plan, self.target.known_hosts),
         )
 
     def _public_key(self) -> str:

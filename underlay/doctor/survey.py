@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 
 from underlay.access.answers import Finite, IPv4
 from underlay.access.target import Target
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired.traffic import Flow
 from underlay.doctor.policy import Packet
 from underlay.observe.exchange import Outcome
@@ -23,22 +24,32 @@ Why = Literal[
     "no route",
     "no ARP answer",
     "silent",
+    "host key",
+    "own key",
     "refused",
+    "key refused",
+    "more than a key",
+    "account",
+    "session",
+    "sudo",
     "mute",
     "closed",
-    "key refused",
-    "host key",
+    "penalty",
+    "startups",
+    "forwarding",
     "the jump host",
     "other",
 ]
+"""How far a login got: see `ways.KINDS`."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a host could not be reached the plan's way: as a kind, and in ssh's own words."""
+    """Why a host could not be reached the plan's way: as a kind, and in ssh's own words; `more`: in those of sshd."""
 
     why: Why
     said: str
+    more: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,7 @@ class Workstation:
     hops: address → how packets to it leave, for the addresses at which hosts are reached from here
     neighbours: address → MAC, empty where nobody answered; asked only if the gateway can't be reached, and by root only
     public_key: the operator's; empty if it is not known
+    host_keys: those of the hosts, as `hostkeys.known_hosts` has them
     """
 
     name: str
@@ -70,6 +82,39 @@ class Workstation:
     hops: dict[str, Hop] = field(default_factory=dict)
     neighbours: dict[str, str] = field(default_factory=dict)
     public_key: str = ""
+    host_keys: str = ""
+
+
+class Reason(TypedDict):
+    """Why an account does not get into a host, see `remote.survey.logins.refused`."""
+
+    what: Annotated[str, Len(1, 500)]
+    fix: Annotated[str, Len(0, 2000)]
+    then: Literal["", "deploy"]
+
+
+@dataclass(frozen=True)
+class Login:
+    """What a host says of a login of the operator's that fails.
+
+    reasons: in the order of what comes first; None if it could not be asked, `unread` says why
+    how: the way on which it was asked: "the console", "an open connection", or "ssh"
+    """
+
+    reasons: tuple[Reason, ...] | None
+    how: str = ""
+    unread: str = ""
+
+
+class Accounts(TypedDict):
+    """Who may get into a host, see `remote.survey`."""
+
+    accounts: Annotated[list[tuple[str, int, bool, bool]], Len(0, 100)]
+    keys: Annotated[list[tuple[str, str, int, str, str, bool]], Len(0, 500)]
+    rights: Annotated[list[tuple[str, int, str]], Len(0, 500)]
+    admins: Annotated[list[str], Len(0, 200)]
+    writable: Annotated[list[tuple[str, str]], Len(0, 500)]
+    recorded: Annotated[list[str], Len(0, 200)]
 
 
 class Odd(TypedDict):
@@ -153,9 +198,11 @@ class HostSurvey:
     full: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     talkers: list[tuple[IPv4, Finite]] = field(default_factory=list)
     policy: list[Taken] = field(default_factory=list)
+    accounts: Accounts | None = None
+    login: Annotated[list[Reason], Len(0, 20)] = field(default_factory=list)
     paths: dict[str, Annotated[list[Finite], Len(4, 4)]] = field(default_factory=dict)
     odd: list[Odd] = field(default_factory=list)
-    changed: list[tuple[Finite, str, str]] = field(default_factory=list)
+    changed: list[tuple[Finite, str, str]] | None = None
     listeners: list[Listener] | None = None
     stuck: list[Stuck] = field(default_factory=list)
     limits: list[Limit] = field(default_factory=list)
@@ -166,6 +213,7 @@ class HostSurvey:
     resolver: Resolver | None = None
     mounts: list[tuple[str, str]] = field(default_factory=list)
     sysctls: dict[str, str] = field(default_factory=dict)
+    boot: NextBoot | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +255,10 @@ class Survey:
     elsewhere: of the hosts whose sshd can't be reached: where else it answers, as `ADDRESS:PORT`
     outcomes: of the connections that were tried
     followed: packets of connections that fail for no reason on the hosts themselves
+    host_keys: host → the keys by which it is known here, as TYPE and KEY
     taken: host → of packets that don't arrive, what its kernel does with each, see `remote.trace.policy.taken`
+    confined: hosts that let the operator in, but run no command of his, or none as root
+    logins: host → what it says itself of a login that fails
     """
 
     target: Target
@@ -222,6 +273,9 @@ class Survey:
     elsewhere: dict[str, list[str]] = field(default_factory=dict)
     blind: dict[str, str] = field(default_factory=dict)
     taken: dict[str, list[tuple[Packet, Taken]]] = field(default_factory=dict)
+    confined: dict[str, Failure] = field(default_factory=dict)
+    logins: dict[str, Login] = field(default_factory=dict)
+    host_keys: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:

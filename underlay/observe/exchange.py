@@ -145,18 +145,8 @@ class Exchange:
         self.api = self._serve_api({name for flow in self.flows if _is_api(flow) for name in flow.receivers})
 
     def _start(self, name: str) -> Agent:
-        def start() -> Agent | UnreachableError:
-            try:
-                return self.links.agent(name, self.deadline, root=name in self.knocking)
-            except UnreachableError as error:
-                return error
-
-        found = self.links.once_more(
-            start, lambda made: isinstance(made, UnreachableError) and not self.links.error(name)
-        )
-        if isinstance(found, UnreachableError):
-            raise found
-        return found
+        self.links.check(name)
+        return self.links.once_more(lambda: self.links.agent(name, self.deadline, root=name in self.knocking))
 
     def close(self) -> None:
         """End the agents, also those that are asked something still."""

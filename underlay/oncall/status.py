@@ -283,9 +283,9 @@ def page(plan: Plan, status: Status) -> RenderableType:
         parts.append(_published(plan, status.tally))
     if status.upstreams:
         parts.append(_proxy(status.upstreams))
-    unread = {one_line(line) for host in status.hosts for line in host.unread}
+    in_part = {one_line(line) for host in status.hosts for line in host.unread}
     parts += [
-        Text(f"{'UNREAD' if line in unread else 'DOWN'}  {line}", style="bold red") for line in _first(status.down)
+        Text(f"{'UNREAD' if line in in_part else 'DOWN'}  {line}", style="bold red") for line in _first(status.down)
     ]
     parts += [Text(f"LOOK  {line}", style="yellow") for line in _first(status.attention)]
     when = f"{status.time[:19].replace('T', ' ')} UTC, in {status.seconds:.1f} s"

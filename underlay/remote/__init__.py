@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -41,8 +42,8 @@ class Pace:
     """How many of a kind of work go on at the same time: more while each is quick, fewer after a slow one (AIMD).
 
     limit: how many begin with; `most`: how many at most
-    quick: seconds in which one ends where nobody is busy. One that takes longer does not count any more, so that others
-        need not wait for who is silent; and one that failed says nothing of the pace.
+    quick: seconds in which one ends where nobody is busy. One that takes longer does not count any more (where many are
+        slow, one that takes several times as long), so that others need not wait for who is silent.
     """
 
     def __init__(self, limit: float, most: float, quick: float) -> None:
@@ -51,32 +52,35 @@ class Pace:
         self.quick = quick
         self._free = threading.Condition()
         self._begun: list[float] = []
-        self._slowed = -60.0
+        self._slowed = float("-inf")
+        self._slow: deque[bool] = deque(maxlen=16)
 
     @property
     def late(self) -> bool:
-        """Whether one was slow, and ended well, within the last seconds: somebody in between is busy."""
-        return time.monotonic() - self._slowed < 10 * self.quick
+        """Whether many of the last ones were slow: somebody in between is busy, it is not for one of them alone."""
+        return sum(self._slow) >= max(2, len(self._slow) / 3)
 
     def begin(self) -> float:
         """Wait for a turn; what `end` wants to know."""
         with self._free:
             while True:
-                now = time.monotonic()
-                young = [each for each in self._begun if each > now - self.quick]
+                now, counts = time.monotonic(), self.quick * (4 if self.late else 1)
+                young = [each for each in self._begun if each > now - counts]
                 if len(young) < max(1, int(self.limit)):
                     self._begun.append(now)
                     return now
-                self._free.wait(min(young) + self.quick - now + 0.001)
+                self._free.wait(min(young) + counts - now + 0.001)
 
-    def end(self, begun: float, good: bool) -> None:
-        """A turn is over, and whether it ended well."""
+    def end(self, begun: float, told: bool) -> None:
+        """A turn is over; `told`: how long it took says something, as it does not of what failed."""
         now = time.monotonic()
         with self._free:
             self._begun.remove(begun)
-            if good and now - begun <= self.quick:
+            if told:
+                self._slow.append(now - begun > self.quick)
+            if told and not self._slow[-1]:
                 self.limit = min(self.most, self.limit + 1 / self.limit)
-            elif good and now - self._slowed > self.quick:
+            elif told and now - self._slowed > self.quick:
                 # Those that were slow together are one reason.
                 self.limit, self._slowed = max(1.0, self.limit / 2), now
             self._free.notify_all()
@@ -84,12 +88,12 @@ class Pace:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Around one piece of work, which failed if it raises."""
-        begun, good = self.begin(), False
+        begun, told = self.begin(), False
         try:
             yield
-            good = True
+            told = True
         finally:
-            self.end(begun, good)
+            self.end(begun, told)
 
 
 def at_once(

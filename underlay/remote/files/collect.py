@@ -22,6 +22,8 @@ from typing import Any
 from underlay.remote import at_once
 
 PIECE = 1 << 20
+FLOOD = 32_000
+"""Bytes of a text without end that are kept."""
 SPARE = 16 << 20
 """Bytes that are kept beyond those that are wanted, so that they are not moved with each piece."""
 
@@ -58,6 +60,8 @@ def run(command: str, seconds: float, most: int) -> str:
         code = process.wait(1)
     text = end(last, count, most)
     if late or code is None:
+        if count > most:
+            text = end(last, count, min(most, FLOOD))  # it would never have ended: nobody reads more of it
         return f"{text}\n[cut off after {seconds} s]\n"
     return text if code == 0 else f"{text}\n[exit code {code}]\n"
 

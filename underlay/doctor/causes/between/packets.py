@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from underlay.compare.filters import FIREWALLD
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause
-from underlay.doctor.causes.choice import trouble
+from underlay.doctor.causes.between.choice import trouble
 from underlay.doctor.investigation import Fix, Investigation, first, some
 from underlay.doctor.survey import Followed
 from underlay.plan import OUTSIDE

@@ -9,8 +9,8 @@ from underlay.compare.firewall import canonical
 from underlay.desired import nat, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause
-from underlay.doctor.causes import packets
-from underlay.doctor.causes.choice import trouble
+from underlay.doctor.causes.between import packets
+from underlay.doctor.causes.between.choice import trouble
 from underlay.doctor.investigation import Investigation, first, some
 from underlay.doctor.policy import may_be_blamed
 from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
