@@ -125,8 +125,8 @@ def followed(case: Investigation) -> Iterator[Cause]:
     """What took packets that were followed, else where they ended: see `packets`; and rules that may be met."""
     yield from packets.taken(case)
     yield from _unmanaged_rules(case, _rules(case), certain=False)
-    yield from packets.rates(case)
     yield from packets.located(case, delivered=False)
+    yield from packets.rates(case)
 
 
 def _lost(case: Investigation, hosts: Sequence[Host]) -> list[Host]:
