@@ -105,7 +105,10 @@ def connections(case: Investigation) -> Iterator[Cause]:
             hosts=frozenset(name for each in left for name in each.hosts),
         )
     for host in _lost(case, case.deployed):
-        why_not = [each.why_not for each in case.seen.followed if each.why_not and each.to == host.name]
+        there = [each for each in case.seen.followed if each.flow is None and each.to == host.name]
+        why_not = [each.why_not for each in there if each.why_not]
+        if any(not (each.ended or each.why_not) for each in there):
+            why_not = ["a packet that was sent again got there, and back: it comes and goes, or the host is busy"]
         yield Cause(
             id="unexplained",
             host=host.name,
@@ -122,8 +125,8 @@ def followed(case: Investigation) -> Iterator[Cause]:
     """What took packets that were followed, else where they ended: see `packets`; and rules that may be met."""
     yield from packets.taken(case)
     yield from _unmanaged_rules(case, _rules(case), certain=False)
-    yield from packets.rates(case)
     yield from packets.located(case, delivered=False)
+    yield from packets.rates(case)
 
 
 def _lost(case: Investigation, hosts: Sequence[Host]) -> list[Host]:
