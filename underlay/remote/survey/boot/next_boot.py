@@ -18,7 +18,7 @@ from underlay.remote import at_once
 from underlay.remote.survey.boot import scripts, transaction
 from underlay.remote.survey.boot.transaction import UnreadError
 
-SECONDS = 7
+SECONDS = 5
 NETWORKD = "systemd-network"
 NETWORK_FILES = ("/etc/systemd/network", "/etc/systemd/networkd.conf.d")
 PSEUDO = {"proc", "sysfs", "tmpfs", "devtmpfs", "devpts", "none", "cgroup2", "debugfs", "overlay", "swap"}
