@@ -84,6 +84,7 @@ def state(host: Host, **parts: object) -> HostState:
             files=network_files(wanted, {}),
         ),
         "filters": Filters(),
+        "next_boot": NextBoot(),
         "sshd": site.sshd(PLAN, host),
         "firewall": site.firewall(PLAN),
         "units": {
@@ -135,7 +136,7 @@ def look(host: Host, **parts: Any) -> HostSurvey:
     if host == PLAN.gateway:
         arp["eth0"] |= {"192.168.0.1": ["upstream"], "192.168.0.52": [], "192.168.0.53": []}
     echo = {} if host == PLAN.gateway else {nic.nic: [1500, 1500] for nic in host.interfaces}
-    return replace(HostSurvey(arp=arp, echo=echo, boot=NextBoot()), **parts)
+    return replace(HostSurvey(arp=arp, echo=echo), **parts)
 
 
 def good(flow: Flow) -> Outcome:
@@ -977,37 +978,37 @@ def masked() -> NextBoot:
 
 def test_the_next_boot() -> None:
     """What its parts say is told last; the same of a unit that is down is part of that."""
-    seen = with_look(healthy(), "lb", boot=masked())
+    seen = with_state(healthy(), "lb", next_boot=masked())
     cause = only(diagnose(seen))
     assert (cause.id, cause.host, cause.latent) == ("boot-unit", "lb", True)
     mend = f"./inv ssh lb \"sudo sh -c 'rm {MASK} && systemctl daemon-reload && systemctl enable nginx.service'\""
     assert cause.fix == mend
     stopped = state(PLAN.host("lb")).units | {"nginx.service": UnitState("inactive", "masked")}
-    cause = only(diagnose(with_state(seen, "lb", units=stopped)))
+    cause = only(diagnose(with_state(seen, "lb", units=stopped, next_boot=masked())))
     assert (cause.id, cause.fix) == ("service-down", f"{mend} && ./inv deploy lb_nginx")
 
 
 def test_a_next_boot_that_can_not_be_asked() -> None:
     """It is named, and what else is known is told."""
     half = NextBoot(dpkg=["tzdata (unpacked)"], unread=["systemd: no answer"])
-    found = diagnose(with_look(healthy(), "lb", boot=half))
+    found = diagnose(with_state(healthy(), "lb", next_boot=half))
     assert [each.id for each in found.findings] == ["packages-broken"]
     assert found.unread == ("what the next boot of lb does can't be read: systemd: no answer",)
-    found = diagnose(with_look(healthy(), "lb", boot=None))
+    found = diagnose(with_state(healthy(), "lb", next_boot="late"))
     assert (found.findings, doctor.code(found)) == ((), 1)
 
 
 def test_a_file_of_ours_that_differs_is_one_cause() -> None:
     """What nginx says of it follows."""
-    seen = with_look(healthy(), "lb", boot=NextBoot(nginx="nginx: [emerg] bad in /etc/nginx/nginx.conf:3"))
+    bad = NextBoot(nginx="nginx: [emerg] bad in /etc/nginx/nginx.conf:3")
+    seen = with_state(healthy(), "lb", next_boot=bad)
     assert only(diagnose(seen)).id == "boot-program"
     files = state(PLAN.host("lb")).files | {nginx.PATH: "bad"}
-    assert only(diagnose(with_state(seen, "lb", files=files))).id == "file-differs"
+    assert only(diagnose(with_state(seen, "lb", files=files, next_boot=bad))).id == "file-differs"
 
 
 def test_rules_without_their_program_are_one_cause() -> None:
     gone = NextBoot(broken=[(str(COPY), "is not there")])
-    seen = with_look(healthy(), "gateway", boot=gone)
     firewall = replace(state(PLAN.gateway).firewall, at_boot={}, failed=(("underlay-firewall.service", "x", "gone"),))
-    cause = only(diagnose(with_state(seen, "gateway", firewall=firewall)))
+    cause = only(diagnose(with_state(healthy(), "gateway", firewall=firewall, next_boot=gone)))
     assert (cause.id, cause.fix) == ("boot-unit", './inv change gateway "true"')

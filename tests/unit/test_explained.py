@@ -17,6 +17,7 @@ from tests.unit import site
 from tests.unit.test_doctor import MACHINE, PLAN, healthy, state
 from underlay.access.answers import UnreadableError
 from underlay.compare.difference import UnitState
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired import nat, nginx, units
 from underlay.desired.files import authorized_keys
 from underlay.doctor.diagnosis import diagnose
@@ -78,6 +79,7 @@ BROKEN: dict[str, Broken] = {
     "test_boot": net(
         files=lambda there: there | {"/etc/systemd/networkd.conf.d/zz.conf": "[Network]\nManageForeignRoutes=yes\n"}
     ),
+    "test_next_boot": lambda _: {"next_boot": NextBoot(dpkg=["tzdata (unpacked)"])},
     "test_packages": lambda _: {"packages": set()},
     "test_networkd": unit(units.NETWORKD.name),
     "test_ssh_port": lambda _: {"listening": {80, nginx.API_PORT}},

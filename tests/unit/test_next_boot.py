@@ -247,8 +247,6 @@ def test_the_machine() -> None:
     """File systems, packages, our program, modules."""
     for found, kind, fix in (
         (NextBoot(fstab=[(4, "/x /y none bind", "there is no /x")]), "boot-disk", "sed -i -e 4s/^/#/ /etc/fstab"),
-        (NextBoot(disks=[("/", "read-only")]), "boot-disk", "mount -o remount,rw /"),
-        (NextBoot(disks=[("/", "inodes")]), "boot-disk", None),
         (NextBoot(dpkg=["tzdata (half-configured)"]), "packages-broken", "dpkg --configure -a"),
         (NextBoot(broken=[("/g.pyz", "is damaged")]), "boot-unit", "true"),
         (NextBoot(modules=[("nf_nat", "/etc/m.conf", 1, "install nf_nat /bin/false")]), "boot-network", "sed -i -e 1s"),

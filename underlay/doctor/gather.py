@@ -30,7 +30,7 @@ from underlay.doctor.survey import CROWDED, Failure, Followed, Hop, HostSurvey, 
 from underlay.doctor.ways import AT_THE_DOOR, CONNECT_SECONDS, Door, Say, Ways, confinement
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
-from underlay.observe.state import CHECKS, HostState
+from underlay.observe.state import BOOT, CHECKS, HostState
 from underlay.plan import SSH_PORT, Host
 from underlay.remote import arp, send, survey
 from underlay.remote.guard.paths import COPY
@@ -41,8 +41,8 @@ from underlay.text import command
 from underlay.trace import run as trace
 from underlay.trace.seen import Taken
 
-SECTIONS = CHECKS | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
-SURVEY_SECONDS = 9
+SECTIONS = CHECKS - {BOOT} | {"failed units", "nics", "guard", "conntrack", "counters", "upstreams"}
+SURVEY_SECONDS = 11
 FULL = 0.97
 """Of a file system, the share from which on it counts as full."""
 FOLLOWED = 8
@@ -110,7 +110,7 @@ class _Surveyor:
             taken=self._taken(links, failing),
             failures=failures,
             other_ways=other_ways,
-            states={name: each for name, each in states.items() if each is not None},
+            states={name: _with_boot(each, looks.get(name)) for name, each in states.items() if each is not None},
             looks={name: each for name, each in looks.items() if each is not None},
             outcomes=outcomes,
             unread=tuple(dict.fromkeys(self.unread)),
@@ -351,6 +351,11 @@ def _hop(address: str) -> Hop:
         first = found[0] if found else {}
         return Hop(first.get("dev", ""), first.get("gateway", ""), first.get("prefsrc", ""), line)
     return Hop("")
+
+
+def _with_boot(state: HostState, look: HostSurvey | None) -> HostState:
+    """What the next boot does was asked with all that a host sees."""
+    return replace(state, next_boot=(look and look.boot) or "no answer in time")
 
 
 def _neighbours(asked: dict[str, str]) -> dict[str, str]:

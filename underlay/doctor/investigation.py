@@ -10,7 +10,7 @@ from underlay.access import via
 from underlay.access.answers import UnreadableError
 from underlay.compare import network
 from underlay.compare.difference import Difference, Nic
-from underlay.compare.systemd.next_boot import Problem
+from underlay.compare.systemd.next_boot import NextBoot, Problem
 from underlay.desired import routing
 from underlay.desired.routing import PolicyRule
 from underlay.desired.traffic import Flow
@@ -105,8 +105,8 @@ class Investigation:
 
     def next_boot(self, host: Host, state: HostState) -> list[Problem]:
         """What keeps the next boot of a host from being as planned; nothing if it did not say."""
-        found = self.look(host).boot
-        return boot.problems(self.plan, host, state, found, self.seen.host_keys.get(host.name, [])) if found else []
+        known = self.seen.host_keys.get(host.name, [])
+        return boot.problems(self.plan, host, state, state.boot, known) if isinstance(state.next_boot, NextBoot) else []
 
     # --- what follows ---
 

@@ -111,7 +111,7 @@ class NextBoot:
     """See `remote.survey.boot.next_boot`; a part that could not be asked is None, and `unread` says why.
 
     unreadable: files that networkd can't read; links: path → text of udev's .link files
-    names: [FILE, NUMBER, LINE] of udev's rules that name a NIC; fstab: [NUMBER, LINE, WHY]; disks: [MOUNT POINT, WHY]
+    names: [FILE, NUMBER, LINE] of udev's rules that name a NIC; fstab: [NUMBER, LINE, WHY]
     modules, ifupdown: [OBJECT, FILE, NUMBER, LINE]; broken: [PATH, WHY]
     """
 
@@ -122,7 +122,6 @@ class NextBoot:
     links: dict[str, str] = field(default_factory=dict)
     names: list[tuple[str, int, str]] = field(default_factory=list)
     fstab: list[tuple[int, str, str]] = field(default_factory=list)
-    disks: list[tuple[str, str]] = field(default_factory=list)
     dpkg: list[str] = field(default_factory=list)
     broken: list[tuple[str, str]] = field(default_factory=list)
     init: list[str] = field(default_factory=list)
@@ -195,7 +194,7 @@ def notes(found: NextBoot, told: Sequence[Problem]) -> Iterator[str]:
     about = {each.about for each in told}
     if found.systemd:
         for name in found.systemd.begins:
-            if name not in about and not re.match("rescue|emergency", name):
+            if name not in about and not re.match("rescue|emergency|rc-local", name):
                 yield f"{name} does not run, and the next boot starts it"
         for line in found.systemd.lines:
             if line.path not in about and not (line.before or line.tried):
@@ -538,24 +537,6 @@ def _machine(found: NextBoot) -> Iterator[Problem]:
                 (f"/etc/fstab, line {number}: {line}",),
                 (comment_out("/etc/fstab", number), RELOAD),
                 "or put nofail among its options, if it may be missing",
-            )
-    for where, why in found.disks:
-        if why == "read-only":
-            yield Problem(
-                "boot-disk",
-                where,
-                f"the file system of {where} is read-only: nothing that changes is kept",
-                (f"findmnt {where}",),
-                (command("mount", "-o", "remount,rw", where),),
-                "the kernel may have done that because of errors: journalctl -k -p err",
-            )
-        else:
-            yield Problem(
-                "boot-disk",
-                where,
-                f"the file system of {where} has no inodes left",
-                (f"df -i {where}",),
-                advice=f"where they are: du --inodes -xS {where} | sort -n | tail",
             )
     for what in found.init:
         fix = (command("systemd-machine-id-setup"),) if what.startswith("/etc/machine-id") else ()

@@ -8,7 +8,7 @@ from underlay.compare import sshd
 from underlay.compare.difference import File, Nic, NotLoaded, Place
 from underlay.compare.systemd import next_boot
 from underlay.compare.systemd.networkd import is_ours as is_network_file
-from underlay.compare.systemd.next_boot import Problem
+from underlay.compare.systemd.next_boot import NextBoot, Problem
 from underlay.desired.files import SSHD, sshd_file, sshd_settings
 from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit
@@ -28,19 +28,25 @@ def boot(case: Investigation, planned: Host) -> Iterator[Cause]:
     state = case.state(planned)
     if state is None:
         return
-    found = case.look(planned).boot
-    if found:
+    found = state.next_boot
+    if isinstance(found, NextBoot):
         problems = case.next_boot(planned, state)
-        # A unit that does not run, either, is told already.
-        stopped = {each.about for each in case.found if each.host == planned.name}
         for each in problems:
-            if each.about not in stopped:
+            if not _is_told(case, planned, each.about):
                 yield _cause(case, planned, each)
         case.notes += [f"{planned.name}: {each}" for each in next_boot.notes(found, problems)]
     yield from _files(case, planned, state)
-    if found is None or found.unread:
-        why = "; ".join(found.unread) if found else "no answer in time"
+    if state.boot.unread:
+        why = "; ".join(state.boot.unread)
         raise UnreadableError(f"what the next boot of {planned.name} does can't be read: {why}")
+
+
+def _is_told(case: Investigation, planned: Host, about: str) -> bool:
+    """Whether a unit is a cause already: it does not run now, either."""
+    return (planned.name, about) in case.told or any(
+        each.host == planned.name and (each.about == about or (each.id == "unit-masked" and about in each.cause))
+        for each in case.found
+    )
 
 
 def _cause(case: Investigation, planned: Host, problem: Problem) -> Cause:
@@ -58,7 +64,7 @@ def _cause(case: Investigation, planned: Host, problem: Problem) -> Cause:
 
 def _files(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
     """`boot-differs`, `boot-undone`, `firewalld`, `sshd-open`, `clock-off`."""
-    asked = case.look(planned).boot
+    asked = state.next_boot if isinstance(state.next_boot, NextBoot) else None
     # Without the program that puts them in place no rule of ours comes back: it is a cause of its own.
     headless = bool(asked and asked.broken)
     if planned == case.gateway:

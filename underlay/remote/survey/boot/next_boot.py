@@ -18,7 +18,7 @@ from underlay.remote import at_once
 from underlay.remote.survey.boot import scripts, transaction
 from underlay.remote.survey.boot.transaction import UnreadError
 
-SECONDS = 7
+SECONDS = 5
 NETWORKD = "systemd-network"
 NETWORK_FILES = ("/etc/systemd/network", "/etc/systemd/networkd.conf.d")
 PSEUDO = {"proc", "sysfs", "tmpfs", "devtmpfs", "devpts", "none", "cgroup2", "debugfs", "overlay", "swap"}
@@ -27,8 +27,6 @@ MODULES = ["nf_tables", "nf_conntrack", "nf_nat", "nft_chain_nat", "ip_tables", 
 """What iptables loads."""
 KINDS = ("nfs", "nfs4", "fuse", "cifs", "none", "auto", "bind")
 """Of file systems: those that have a program of their own, or no name of the kernel's."""
-LEAST = 0.01
-"""Of the inodes of a file system, the share that is free at least."""
 DPKG_STATES = ("half-installed", "half-configured", "unpacked", "triggers-awaited", "triggers-pending")
 
 
@@ -42,7 +40,6 @@ def boot(wanted: dict[str, Any]) -> dict[str, Any]:
         "links": _links,
         "names": _names,
         "fstab": _fstab,
-        "disks": _disks,
         "dpkg": _dpkg,
         "broken": lambda: _broken(wanted["files"]),
         "init": _init,
@@ -276,7 +273,8 @@ def _fstab() -> list[list[Any]]:
         # Where there is no udev, systemd passes over what is on a device.
         if _container() and real.startswith("/dev/"):
             continue
-        if kind.startswith(KINDS[:4]) or real.startswith("//"):
+        # systemd makes the folder that is to be seen elsewhere, too.
+        if kind.startswith(KINDS[:4]) or real.startswith("//") or {"bind", "rbind"} & set(options):
             why = "it is not mounted now"
         elif real.startswith("/") and not os.path.exists(real):
             why = f"there is no {real}"
@@ -304,26 +302,6 @@ def _kinds() -> set[str]:
     return found | {
         os.path.basename(path).split(".")[0] for path in glob.glob(f"/lib/modules/{os.uname().release}/kernel/fs/*")
     }
-
-
-def _disks() -> list[list[str]]:
-    """What can't be written: [MOUNT POINT, "read-only" or "inodes"]."""
-    found = []
-    mounted = _mounts()
-    meant = {
-        words[1] for line in _lines("/etc/fstab") if len(words := line.split()) > 3 and "ro" in words[3].split(",")
-    }
-    for where in ("/", "/etc", "/var", "/var/lib", "/var/lib/underlay"):
-        if where in mounted and where not in meant and "ro" in mounted[where].split(","):
-            found.append([where, "read-only"])
-    seen = set()
-    for where in ("/", "/var", "/var/lib/underlay"):
-        if os.path.isdir(where):
-            usage = os.statvfs(where)
-            if usage.f_fsid not in seen and usage.f_files and usage.f_favail / usage.f_files < LEAST:
-                found.append([where, "inodes"])
-            seen.add(usage.f_fsid)
-    return found
 
 
 def _dpkg() -> list[str]:
