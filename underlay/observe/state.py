@@ -307,7 +307,7 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
             raise UnreachableError(f"{host.name} was reached, but not read: {last_words(done.stderr, 'no answer')}")
         return HostState(host.name, found, got, (sent, time.time()), boot)
 
-    boot = _boot(links, plan, host) if BOOT in wanted else "it was not asked"
+    boot = _boot(links, plan, host) if BOOT in wanted and host in plan.deployed else "it was not asked"
     return links.once_more(ask, lambda state: state.late)
 
 

@@ -159,7 +159,7 @@ def needed(host: Host, wanted: HostNetwork) -> tuple[str, ...]:
 
 def request(host: Host, wanted: HostNetwork, program: object) -> dict[str, object]:
     """What to ask a host: see `remote.survey`; `program`: where the guard is there."""
-    nginx = units.NGINX in units.UNITS.get(host.role, ())
+    nginx = units.NGINX in units.UNITS[host.role]
     files = [str(program)]
     return {"units": [*needed(host, wanted), IFUPDOWN], "files": files, "nics": list(wanted.nics), "nginx": nginx}
 
