@@ -57,6 +57,7 @@ IN_LABS = (
 )
 LONG = (
     Stage("any plan, any command line", ("pytest", "-q", "tests/unit/test_fuzz.py", "--hypothesis-profile=long")),
+    Stage("packets that end, in kernels", ("pytest", "-q", "tests/kernel")),
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends"),
     *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),

@@ -111,11 +111,11 @@ ODDITIES = {
         "gateway",
         """
         echo 'net.ipv4.tcp_keepalive_time = 600' > /etc/sysctl.d/90-tuning.conf
-        sysctl -qw net.ipv4.tcp_keepalive_time=600 net.ipv4.tcp_rmem='4096 131072 33554432' net.ipv4.tcp_fin_timeout=30
+        sysctl -qw net.ipv4.tcp_keepalive_time=600 net.ipv4.tcp_slow_start_after_idle=0 net.ipv4.tcp_fin_timeout=30
         """,
         """
         rm /etc/sysctl.d/90-tuning.conf
-        sysctl -qw net.ipv4.tcp_keepalive_time=7200 net.ipv4.tcp_rmem='4096 131072 6291456' net.ipv4.tcp_fin_timeout=60
+        sysctl -qw net.ipv4.tcp_keepalive_time=7200 net.ipv4.tcp_slow_start_after_idle=1 net.ipv4.tcp_fin_timeout=60
         """,
     ),
     "a job of cron, a site of nginx's that nothing includes, a large file": (

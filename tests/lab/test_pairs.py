@@ -18,6 +18,7 @@ from underlay.plan import Plan
 
 PAIRS = 5
 SEED = os.environ.get("UNDERLAY_SEED") or str(random.randrange(10**6))
+TABLE = f"pairs of UNDERLAY_SEED={SEED}:"
 HEAL = "./inv lab.heal"
 """It would take back both."""
 
@@ -43,10 +44,10 @@ def draw(number: int, seed: str = SEED) -> tuple[str, str]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", range(PAIRS))
-def test_pair(runner: Runner, plan: Plan, number: int) -> None:
+def test_pair(runner: Runner, plan: Plan, table: list[str], number: int) -> None:
     """Both injected, both found, both fixed."""
     pair = [fault.find(name) for name in draw(number)]
-    print(f"UNDERLAY_SEED={SEED}: {' and '.join(each.name for each in pair)}")
+    table.append(f"  {' and '.join(each.name for each in pair)}: FAILED")
     try:
         for each in pair:
             fault.inject(each.name, plan)
@@ -65,5 +66,6 @@ def test_pair(runner: Runner, plan: Plan, number: int) -> None:
                 fault.heal(plan, each.name)
             require_broken(each, plan, False)
         require_good(runner, plan, *pair)
+        table[-1] = table[-1].replace("FAILED", "both found and fixed")
     finally:
         fault.heal(plan)

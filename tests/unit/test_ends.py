@@ -24,7 +24,8 @@ from underlay.doctor.causes import ends
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.survey import Survey
 from underlay.observe.health import Upstream
-from underlay.remote.survey import programs, system
+from underlay.observe.state import HostState
+from underlay.remote.survey import connections, programs, system
 
 LB = "100.64.0.53"
 
@@ -97,6 +98,18 @@ def test_process_one() -> None:
     assert found.fix == """./inv ssh lb "sudo sh -c 'echo 0 > /sys/fs/cgroup/init.scope/cgroup.freeze'\""""
 
 
+def test_process_one_does_not_answer() -> None:
+    """It is alive, and says nothing: nothing from outside helps but to look."""
+    late = HostState("lb", {"units": (124, [])})
+    known = vars(healthy().states["lb"])
+    vars(late).update({key: value for key, value in known.items() if key not in ("sections", "units")})
+    seen = replace(lb(units=[]), states=healthy().states | {"lb": late})
+    found = only(diagnose(seen))
+    assert (found.id, found.host, found.fix) == ("systemd-stuck", "lb", "")
+    # A host that says nothing at all may be slow, whatever systemd does.
+    assert not diagnose(replace(seen, looks=healthy().looks)).findings
+
+
 def limit(unit: str, what: str, at: str = "/x") -> dict[str, Any]:
     return {"unit": unit, "what": what, "used": 10, "limit": 11, "at": at}
 
@@ -128,6 +141,8 @@ def test_whose_port() -> None:
     stray = [LISTENERS[0], listener(80, "", program="python3", pid=77), LISTENERS[2]]
     found = only(diagnose(lb(listeners=stray)))
     assert (found.id, "kill 77; sleep 1; systemctl restart nginx.service" in found.fix) == ("port-taken", True)
+    by_hand = [LISTENERS[0], listener(80, "ssh.service", program="python3", pid=77), LISTENERS[2]]
+    assert only(diagnose(lb(listeners=by_hand))).id == "port-taken"
     other_family = [*LISTENERS, listener(80, "", program="python3", pid=77, address="::")]
     assert not diagnose(lb(listeners=other_family)).findings
     socket_unit = [listener(22, "init.scope", program="systemd", pid=1), *LISTENERS[1:]]
@@ -164,6 +179,14 @@ def test_loops() -> None:
     found = only(diagnose(lb(units=[looping], listeners=LISTENERS[:1])))
     assert (found.id, "it was started 9 times" in found.cause) == ("unit-loops", True)
     assert "sed -i" in found.fix
+
+
+def test_others_loops() -> None:
+    """What is not ours may wait so for something: a note."""
+    looping = unit("kubelet.service", active="activating", sub="auto-restart", restarts=99)
+    found = diagnose(lb(units=[*UNITS, looping]))
+    assert not found.findings
+    assert "lb: kubelet.service ends again and again: it was started 99 times" in found.notes
 
 
 def test_not_answering() -> None:
@@ -307,6 +330,20 @@ def test_a_dropped_api_is_not_its_servers_fault() -> None:
     assert not diagnose(seen).findings
 
 
+def test_a_server_on_the_loopback() -> None:
+    """It is there, and not for others: that is no API that nobody has installed yet."""
+    refused = (Upstream("kubernetes_api", "100.64.0.2:6443", "Connection refused", None),)
+    seen = with_state(healthy(), "lb", upstreams=refused)
+    assert not diagnose(seen).findings
+    local = listener(6443, "kubelet.service", address="127.0.0.1")
+    found = only(diagnose(with_look(seen, "master-1", listeners=[LISTENERS[0], local])))
+    assert (found.id, found.fix, "127.0.0.1 only" in found.evidence[0]) == ("api-down", "", True)
+    probe = listener(6443, "ssh.service", program="python3")
+    assert not diagnose(with_look(seen, "master-1", listeners=[LISTENERS[0], probe])).findings
+    hung = with_state(seen, "lb", upstreams=(replace(refused[0], error="no answer within 1 s"),))
+    assert not diagnose(with_look(hung, "master-1", listeners=[LISTENERS[0], probe])).findings
+
+
 # --- on a host ------------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +371,17 @@ def test_said() -> None:
         port = quiet.getsockname()[1]
         assert programs.said("127.0.0.1", port, "").startswith("- takes the connection, and says nothing")
     assert programs.said("127.0.0.1", port, "") == "- Connection refused"
+
+
+def test_served() -> None:
+    """A page, whatever it is; an error of the server's own; no answer to the request."""
+    for status, said in ((200, ""), (404, ""), (503, "answers 503")):
+        with serving(status) as port:
+            assert connections.served("127.0.0.1", port, "127.0.0.1/debian/") == said
+    with socket.create_server(("127.0.0.1", 0)) as quiet:
+        port = quiet.getsockname()[1]
+        assert connections.served("127.0.0.1", port, "") == ""
+        assert "says nothing" in connections.served("127.0.0.1", port, "127.0.0.1/")
 
 
 def test_a_stopped_process() -> None:

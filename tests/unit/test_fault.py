@@ -29,6 +29,7 @@ def test_catalogue() -> None:
     for each in found.values():
         re.compile(each.fix)
         re.compile(each.advice)
+        assert each.proof or each.unproven, f"{each.name}: what shows from outside that something is broken?"
         assert len(each.what) < 110, each.name
         assert "\n" not in each.what
 

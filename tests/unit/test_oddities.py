@@ -12,6 +12,8 @@ from tests.unit.test_doctor import healthy, with_look, with_state
 from underlay.commands.parameters import past
 from underlay.doctor.causes import oddities as shown
 from underlay.doctor.diagnosis import diagnose
+from underlay.doctor.investigation import Investigation
+from underlay.doctor.survey import HostSurvey
 from underlay.errors import OperatorError
 from underlay.remote import send, survey
 from underlay.remote.survey import oddities
@@ -94,12 +96,12 @@ def test_sysctls_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for folder in folders:
         folder.mkdir()
     (folders[0] / "50-a.conf").write_text(
-        "# net.ipv4.x = 9\n-net.ipv4.x = 1\nnet.ipv4.conf.*.rp_filter=2\nkernel.y=3\n"
+        "# net.ipv4.x = 9\n-net.ipv4.x = 1\nnet.ipv4.conf.*.rp_filter=2\nkernel.y=3\n-net.ipv4.conf.all.rp_filter\n"
     )
     (folders[1] / "50-a.conf").write_text("net.ipv4.hidden = 1\n")
     (folders[1] / "90-b.conf").write_text("net/ipv4/x=  4   5\nno line\n")
     monkeypatch.setattr(oddities, "SYSCTL_FOLDERS", tuple(map(str, folders)))
-    live = ["net/ipv4/conf/a/rp_filter", "net/ipv4/x"]
+    live = ["net/ipv4/conf/a/rp_filter", "net/ipv4/conf/all/rp_filter", "net/ipv4/x"]
     assert oddities.on_disk(live) == {"net/ipv4/x": "4 5", "net/ipv4/conf/a/rp_filter": "2"}
 
 
@@ -142,7 +144,30 @@ def test_beside_a_finding() -> None:
     assert found.odd[0] == f"route: blackhole 0, since {shown.moment(NOW)}"
     assert found.odd[1] == "route: blackhole 1"
     assert found.odd[6:] == ("and 2 more", f"changed {shown.moment(NOW)}: packages: remove: conntrack")
-    assert replace(found, host="nobody") == shown.beside(replace(found, host="nobody"), seen.looks)
+    elsewhere = replace(found, host="nobody")
+    assert shown.beside(Investigation(seen), elsewhere) == elsewhere
+
+
+def test_all_that_changed() -> None:
+    """Of each host, or that it was not read: never as if nothing had changed."""
+    odd = {"what": "route", "text": "blackhole", "since": 0}
+    looks = {
+        "a": HostSurvey(changed=[(NOW, "boot", "it")], odd=[odd]),  # type: ignore[list-item]
+        "b": HostSurvey(changed=[]),
+        "c": HostSurvey(),
+        "d": None,
+    }
+    assert [line for line in shown.lines(looks) if line] == [
+        "changed on a:",
+        f"  {shown.moment(NOW)}  boot: it",
+        "  odd there: route: blackhole",
+        "changed on b: nothing that was seen",
+        "changed on c: not read: it did not answer in time",
+        "changed on d: not read: it was not reached",
+    ]
+    document = shown.document(looks)
+    assert document["a"] == {"changes": [{"time": NOW, "what": "boot", "text": "it"}], "odd": [odd]}
+    assert (document["c"], document["d"]) == (None, None)
 
 
 def test_units_of_others() -> None:

@@ -91,6 +91,7 @@ def gather(plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gathe
         monkeypatch.setattr(doctor, "examine", lambda _: Diagnosis(tuple(found)))
         endpoints = tuple(Endpoint(host.name, host.primary.address) for host in of.hosts)
         outside = IPAddress("203.0.113.1")
+        (tmp_path / "config").touch()
         return report.gather(Target(of, "ssh", None, endpoints, tmp_path / "config", tmp_path / "known", outside))
 
     return make

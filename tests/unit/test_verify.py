@@ -101,7 +101,7 @@ def host_state(**sections: str) -> HostState:
 def test_units() -> None:
     """The state of each unit; one that does not exist has nothing to be enabled."""
     text = (
-        "Id=a.service\nActiveState=active\nUnitFileState=enabled\n\nId=b.service\nActiveState=inactive\nUnitFileState="
+        "Id=a.service\nActiveState=active\n\nId=b.service\nActiveState=inactive\na.service=enabled\nb.service=not-found"
     )
     assert host_state(units=text).units == {
         "a.service": UnitState("active", "enabled"),

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import resource
 import select
 import shlex
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -55,6 +56,10 @@ LATE_WORDS = ("no answer within", "banner exchange")
 """Of ssh, about a host that takes the connection and then says nothing: maybe it is busy."""
 FEW = 64_000
 """Bytes that a login may say."""
+TALK = re.compile(
+    r"debug\d: |Transferred: |Bytes per second: |Authenticated (?:to|using) |Connection to \S+ port \d+ timed out"
+)
+"""What ssh says of its own accord where it is asked to tell more: no reason for anything."""
 
 T = TypeVar("T")
 
@@ -78,12 +83,16 @@ class Links:
     `HOST can't be reached` is remembered: whoever asks later gets the same answer at once.
 
     patience: seconds that a host has to let us in
+    options: further ones of ssh while it logs in, `-o LogLevel=DEBUG1` say
+    said: host → the lines that ssh, sshd and the shell there said when a login failed
     pace: of what hosts are asked
     """
 
-    def __init__(self, target: Target, patience: float = LOGIN_SECONDS) -> None:
+    def __init__(self, target: Target, patience: float = LOGIN_SECONDS, options: Sequence[str] = ()) -> None:
         self.target = target
         self.patience = patience
+        self.options = options
+        self.said: dict[str, list[str]] = {}
         self.pace = Pace(AT_ONCE, MOST_AT_ONCE, QUICK)
         _many_files()
         # Those that wait for their turn, or for a jump host, hold a thread.
@@ -143,7 +152,7 @@ class Links:
                 options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
             elif there == NO_ANSWER.format(1):
                 self._leave(name)
-            error = self._ssh(name, ["true"], options, self.patience)
+            error = self._ssh(name, ["true"], [*options, *self.options], self.patience)
             return error
         finally:
             # One that was not in when its time was over was slow; what ssh gave up by itself is another matter.
@@ -173,7 +182,14 @@ class Links:
             return str(error)
         except OSError as error:
             return f"can't run ssh: {error.strerror}"
-        return "" if done.returncode == 0 else last_words(done.stderr, "ssh failed")
+        if done.returncode == 0:
+            return ""
+        # A shell that lets nobody in says so on stdout, after all that greets people.
+        last = done.stdout.strip().splitlines()[-1:]
+        said = b"\n".join([done.stderr, *last]).decode(errors="replace").splitlines()
+        self.said[name] = [line.strip() for line in said if line.strip()]
+        plain = [line for line in self.said[name] if not TALK.match(line)]
+        return answers.short(plain[-1]) if plain else "ssh failed"
 
     def _leave(self, name: str) -> None:
         """Let nobody take the connection that is shared any more, also if the process that has it hangs."""

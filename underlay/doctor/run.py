@@ -36,14 +36,14 @@ def run(target: Target, json: bool, since: float | None = None) -> int:
     seen = gather(target, say, time.time() - LATELY if since is None else since)
     diagnosis = diagnose(seen, say)
     seconds = time.monotonic() - begin
-    changes = None if since is None else {name: look.changed for name, look in seen.looks.items()}
+    looks = {} if since is None else {host.name: seen.looks.get(host.name) for host in target.plan.deployed}
     if json:
         shown = document(target, diagnosis, seconds)
-        print(dumps(shown if changes is None else {**shown, "changed": oddities.document(changes)}, indent=2))
+        print(dumps(shown if since is None else {**shown, "changed": oddities.document(looks)}, indent=2))
     else:
         console = screen(highlight=False, soft_wrap=True)
         show(diagnosis, seconds, console)
-        for line in oddities.lines(changes or {}):
+        for line in oddities.lines(looks):
             console.print(Text(one_line(line)))
     return code(diagnosis)
 

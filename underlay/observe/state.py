@@ -4,6 +4,7 @@ Each of its sections is read beside all others, with a time and a size of its ow
 """
 
 import base64
+import json
 import re
 import shlex
 import time
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+from typing_extensions import TypedDict
+
 from underlay.access import answers
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError, last_words
@@ -19,6 +22,8 @@ from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import Sshd
+from underlay.compare.systemd import next_boot
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired import checkout, nat, nginx, routing, units
 from underlay.desired.files import SSHD, authorized_keys
 from underlay.facts import files, filters, firewall, network, sshd
@@ -37,6 +42,8 @@ from underlay.observe.health import (
     Upstream,
 )
 from underlay.plan import Host, Plan, roles
+from underlay.remote import send, survey
+from underlay.remote.guard.paths import COPY
 
 SECONDS = 4
 """What a section may take, but for one that takes long where all is well."""
@@ -47,7 +54,8 @@ LATE = (124, 137)
 FLOOD = 141
 """That of a command whose reader has gone."""
 NO_SUCH_NAME = "no-such-name.invalid"
-ANSWERS = "answers"
+ANSWERS, BOOT = "answers", "boot"
+BOOT_SECONDS = 12
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
@@ -59,10 +67,17 @@ CHECKS = DRIFT | {
     "tree",
     "python",
     "nginx",
+    BOOT,
     ANSWERS,
 }
 """The sections that the checks of all roles look at; a role has only some of them."""
 ALL = CHECKS | HEALTH
+
+_NAMES = " ".join(unit.name for unit in units.ALL)
+UNITS = f"""\
+systemctl show --property=Id,ActiveState {_NAMES}
+for unit in {_NAMES}; do echo "$unit=$(SYSTEMD_OFFLINE=1 systemctl is-enabled $unit 2>/dev/null)"; done"""
+"""Whether one is enabled is asked of the disk: systemd itself keeps what it read at its last reload."""
 
 LAST_TIME = 2.0**40
 """Seconds since 1970 that a clock can tell."""
@@ -75,6 +90,7 @@ class HostState:
     """What a host said, by section; each property reads one, or raises UnreadableError.
 
     answers: of the web server: `NAME/PATH` → status (0: none) and body
+    next_boot: what it will do, or why it did not say
     asked: when the host was asked and when it had answered, by the operator's clock, in seconds since 1970
     """
 
@@ -82,6 +98,7 @@ class HostState:
     sections: dict[str, tuple[int, list[str]]]
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: tuple[float, float] = (0.0, 0.0)
+    next_boot: NextBoot | str = "it was not asked"
 
     def lines(self, section: str) -> list[str]:
         """The output of a section whose command succeeded."""
@@ -177,6 +194,13 @@ class HostState:
         found = (re.fullmatch(r"(.+)-([^-]+)\.dist-info", line) for line in self.lines("python"))
         return {checkout.normalised(match[1]): match[2] for match in found if match}
 
+    @property
+    def boot(self) -> NextBoot:
+        """What its next boot will do."""
+        if isinstance(self.next_boot, str):
+            raise UnreadableError(f"what the next boot of {self.name} does can't be read: {self.next_boot}")
+        return self.next_boot
+
     @cached_property
     def clock(self) -> Clock:
         """How far the host's clock is from the operator's, and how long a command is on its way."""
@@ -229,6 +253,12 @@ class HostState:
         return self._read("upstreams", health.upstreams)
 
 
+class _Boot(TypedDict):
+    """See `remote.survey`."""
+
+    boot: NextBoot | None
+
+
 def _time(lines: list[str]) -> float:
     found = float(lines[0])
     if not 0 <= found < LAST_TIME:
@@ -238,13 +268,12 @@ def _time(lines: list[str]) -> float:
 
 def _units(lines: list[str]) -> dict[str, UnitState]:
     found, values = {}, dict[str, str]()
-    for line in [*lines, ""]:
+    for line in lines:
         key, _, value = line.partition("=")
+        if key == "ActiveState":
+            found[values["Id"]] = value
         values[key] = value
-        if not line and "Id" in values:
-            found[values["Id"]] = UnitState(values["ActiveState"], values["UnitFileState"])
-            values = {}
-    return found
+    return {name: UnitState(active, values[name].replace("not-found", "")) for name, active in found.items()}
 
 
 def _listening(lines: list[str]) -> set[int]:
@@ -276,15 +305,16 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
         found = _sections(done.stdout, commands)
         if not found:
             raise UnreachableError(f"{host.name} was reached, but not read: {last_words(done.stderr, 'no answer')}")
-        return HostState(host.name, found, got, (sent, time.time()))
+        return HostState(host.name, found, got, (sent, time.time()), boot)
 
+    boot = _boot(links, plan, host) if BOOT in wanted else "it was not asked"
     return links.once_more(ask, lambda state: state.late)
 
 
 def _commands(plan: Plan, host: Host) -> dict[str, str]:
     found = {
         "network": network.command(routing.host_network(plan, host).sysctls),
-        "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(unit.name for unit in units.ALL)}",
+        "units": UNITS,
         "filters": filters.command(),
         "sshd": sshd.command(),
         "listening": "ss -Hltn",
@@ -362,6 +392,17 @@ def _sections(said: bytes, commands: Collection[str]) -> dict[str, tuple[int, li
                 lines = raw.decode(errors="replace").removesuffix("\n").split("\n") if raw else []
                 found[numbers[number]] = FLOOD if len(raw) >= MOST else int(code), lines
     return {**dict.fromkeys(numbers.values(), (LATE[0], [])), **found} if found else {}
+
+
+def _boot(links: Links, plan: Plan, host: Host) -> NextBoot | str:
+    asked = {BOOT: next_boot.request(host, routing.host_network(plan, host), COPY)}
+    stdin = send.line(survey) + json.dumps(asked).encode()
+    try:
+        said = links.ask(host.name, shlex.join(send.argv()), _Boot, seconds=BOOT_SECONDS, stdin=stdin)
+    except UnreachableError as error:
+        return str(error)
+    found: NextBoot | None = said[BOOT]
+    return found or "no answer in time"
 
 
 def _answers(links: Links, plan: Plan, host: Host) -> dict[str, tuple[int, str]]:

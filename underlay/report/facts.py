@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from underlay.access.anew import anew
@@ -149,12 +149,15 @@ class Facts:
 
 def gather(target: Target) -> Facts:
     """Ask every host, over new connections. Never raises for a host: what can't be read is a fact as well."""
+    started = time.monotonic()
     with anew(target) as own:
-        return _gather(own)
+        facts = _gather(own)
+    found = tuple(_findings(target))
+    return replace(facts, findings=found, seconds=round(time.monotonic() - started, 1))
 
 
 def _gather(target: Target) -> Facts:
-    started, generated = time.monotonic(), datetime.now().astimezone()
+    generated = datetime.now().astimezone()
     plan, evidence = target.plan, Evidence(target)
     sampled = shown(plan)
     deployed = plan.deployed
@@ -182,11 +185,11 @@ def _gather(target: Target) -> Facts:
             )
             for each in plan.networks
         ),
-        findings=tuple(_findings(target)),
+        findings=(),
         generated=generated.isoformat(timespec="seconds"),
         by=who(),
         commit=commit(),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=0,
     )
 
 

@@ -10,6 +10,7 @@ from underlay.desired.packages import PACKAGES
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, first, some
 from underlay.doctor.survey import Limit, Listener, Stuck, UnitSeen
+from underlay.observe.state import LATE
 from underlay.plan import SSH_PORT, Host, Plan, roles
 from underlay.text import command
 
@@ -78,7 +79,7 @@ _SSHD_FILES = "/etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf"
 LISTEN = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {_SSHD_FILES}"
 """Lets sshd listen on port 22 of all addresses."""
 LISTEN_ADVICE = f"this makes its lines about that comments: grep -niE '^(Port|ListenAddress)' {_SSHD_FILES}"
-LOCAL_PORTS = "32768 60999"
+KERNELS_OWN = {"net.ipv4.ip_local_port_range": "32768 60999", "net.ipv4.ip_local_reserved_ports": ""}
 SSH_PORTS = (22, 222, 443, 1022, 1222, 2022, 2200, 2222, 8022, 10022, 22222)
 """Where people let sshd listen."""
 
@@ -96,7 +97,7 @@ PYTHON = command(
 
 def request(plan: Plan, host: Host) -> dict[str, object]:
     """What to ask a deployed host to look at; see `remote.survey`."""
-    answers: list[list[object]] = [[str(nic.address), SSH_PORT, ""] for nic in host.interfaces]
+    answers: list[list[object]] = []
     found: dict[str, object] = {
         **dict.fromkeys(("listeners", "stuck", "limits", "resolver", "mounts"), True),
         "answers": answers,
@@ -139,10 +140,17 @@ def _own_pages(plan: Plan, host: Host) -> dict[str, str]:
     return health | {f"{own}{name}/": name for name in _upstreams(plan)}
 
 
+def ends(case: Investigation, host: Host) -> Iterator[Cause]:
+    """All causes that are at the ends of a host's connections, and in the system that they need."""
+    yield from _tools_missing(case, host)
+    yield from _programs(case, host)
+    yield from _clock(case, host)
+
+
 # --- before all else: what everything is looked at with ---------------------------------------------------------------
 
 
-def tools(case: Investigation, host: Host) -> Iterator[Cause]:
+def _tools_missing(case: Investigation, host: Host) -> Iterator[Cause]:
     """`program-missing`, `systemd-stuck`: without these nothing can be read or changed there."""
     if (why := case.seen.blind.get(host.name, "")) and re.search(
         "python3?.*(not found|No such file|ermission denied|cannot execute|bad interpreter|Exec format)", why
@@ -207,7 +215,7 @@ def _systemd(case: Investigation, host: Host) -> Iterator[Cause]:
             plan=case.line(host),
             hosts=frozenset({host.name}),
         )
-    elif state is not None and state.sections.get("units", (0, []))[0] == _TIMED_OUT and not look.units:
+    elif state is not None and state.sections.get("units", (0, []))[0] in LATE and look.listeners and not look.units:
         yield Cause(
             id="systemd-stuck",
             host=host.name,
@@ -220,7 +228,6 @@ def _systemd(case: Investigation, host: Host) -> Iterator[Cause]:
         )
 
 
-_TIMED_OUT = 124
 _HOW = {
     "stopped": "is stopped by a signal",
     "traced": "is held by a debugger",
@@ -232,7 +239,7 @@ _HOW = {
 # --- who listens ----------------------------------------------------------------------------------------------------
 
 
-def programs(case: Investigation, host: Host) -> Iterator[Cause]:
+def _programs(case: Investigation, host: Host) -> Iterator[Cause]:
     """`program-stuck`, `limit-met`, `port-taken`, `unit-masked`, `not-listening`, `not-answering`."""
     yield from _stuck(case, host)
     for limit in case.look(host).limits:
@@ -279,7 +286,7 @@ def _stuck(case: Investigation, host: Host) -> Iterator[Cause]:
             + (": it takes connections, and does not answer" if ours else ""),
             evidence=first([f"process {each['pid']} ({each['program']}): {how} {at}".rstrip() for each in processes]),
             fix=fix if UNIT.fullmatch(unit) else "",
-            advice=f"{advice}",
+            advice=advice,
             plan=case.line(host),
             hosts=case.behind(host) if ours else frozenset(),
         )
@@ -299,7 +306,7 @@ def _limit(case: Investigation, host: Host, limit: Limit) -> Iterator[Cause]:
     seen = _unit(case, host, unit)
     sets = [row for row in (seen["sets"] if seen else ()) if row[2].partition("=")[0].strip() in SETTINGS.get(what, ())]
     if not unit:
-        plain = LOCAL_PORTS if what == "local ports" else str(2 * limit["limit"])
+        plain = KERNELS_OWN.get(at, str(2 * limit["limit"]))
         fix = case.ssh(host.name, command("sysctl", "-w", f"{at}={plain}"))
         advice = "find out what uses them, and who set the limit"
     elif UNIT.fullmatch(unit):
@@ -364,7 +371,7 @@ def _served(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
     """A service of the plan: whether it is there, listens where it must, and answers."""
     look = case.look(host)
     seen = _unit(case, host, unit)
-    if seen is not None and (seen["load"] in ("masked", "not-found", "bad-setting", "error")):
+    if seen is not None and seen["active"] != "active" and seen["load"] != "loaded":
         socket = _unit(case, host, units.SSH_SOCKET.name) if unit == units.SSH.name else None
         if not (socket and socket["active"] == "active"):
             yield _not_loaded(case, host, seen)
@@ -395,9 +402,15 @@ def _served(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
     yield from _answers(case, host, unit)
 
 
+def is_probe(listener: Listener) -> bool:
+    """Whether it may be what this repo puts there for a moment: a program of somebody's login."""
+    return listener["program"].startswith("python") and listener["unit"].startswith(("ssh", "session-", "user@"))
+
+
 def _is_stranger(listener: Listener, unit: str) -> bool:
     """Whether a port of ours belongs to somebody else; what systemd has for a socket is the unit's."""
-    return listener["pid"] not in (0, 1) and listener["unit"] != unit and not listener["unit"].startswith("ssh")
+    own = listener["unit"] == unit or (unit == units.SSH.name and listener["unit"].startswith("ssh"))
+    return listener["pid"] not in (0, 1) and not own
 
 
 def _file_differs(case: Investigation, host: Host, unit: str) -> bool:
@@ -429,7 +442,6 @@ def _not_loaded(case: Investigation, host: Host, seen: UnitSeen) -> Cause:
         advice="somebody did it: find out what for",
         plan=case.line(host),
         hosts=case.behind(host),
-        latent=seen["active"] == "active",
     )
 
 
@@ -460,13 +472,10 @@ def _not_listening(
     seen = _unit(case, host, unit)
     sets = [row for row in (seen["sets"] if seen else ()) if row[2].startswith("Exec")]
     if unit == units.NGINX.name:
-        line = command("systemctl", "restart", unit)
-        if sets:
-            line = f"systemctl revert {unit} && systemctl daemon-reload && {line}"
-        fix, advice = (
-            case.ssh(host.name, command("sh", "-c", line) if sets else line),
-            ("it runs with another configuration than the one on disk, which is as planned"),
-        )
+        lines = [f"sed -i {number}s/^/#/ {command(path)}" for path, number, _ in sets]
+        reload = ["systemctl daemon-reload"] if lines else []
+        fix = _make(case, unit)(host.name, " && ".join([*lines, *reload, command("systemctl", "restart", unit)]))
+        advice = "it runs with another configuration than the one on disk, which is as planned"
     else:
         fix = case.change(host.name, f"{LISTEN} && sshd -t && systemctl restart {unit}")
         advice = LISTEN_ADVICE
@@ -487,18 +496,15 @@ def _not_listening(
 
 
 def _answers(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
+    if unit != units.NGINX.name:
+        return  # it has just let the doctor in
     answers = case.look(host).answers
-    if unit == units.SSH.name:
-        own = {end: text for end, text in answers.items() if "@" not in end}
-        silent = [f"{end} {text.removeprefix('- ')}" for end, text in own.items() if _is_mute(text)]
-    else:
-        pages = _own_pages(case.plan, host)
-        own = {end: answers[end] for end in pages if end in answers}
-        silent = [f"{end} {text.removeprefix('- ')}" for end, text in own.items() if _is_mute(text)]
+    own = {end: answers[end] for end in _own_pages(case.plan, host) if end in answers}
+    silent = [f"{end} {text.removeprefix('- ')}" for end, text in own.items() if _is_mute(text)]
     if own and len(silent) == len(own):
         yield _mute(case, host, unit, silent[0])
         return
-    if unit == units.NGINX.name and not _file_differs(case, host, unit):
+    if not _file_differs(case, host, unit):
         yield from _pages(case, host, own)
 
 
@@ -585,6 +591,10 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
         loops = seen["sub"] == "auto-restart" or (seen["active"] == "activating" and seen["restarts"] >= RESTARTS)
         # What others have it do before and instead is the first to be suspected; without that a deploy starts it.
         own = [row for row in seen["sets"] if row[2].startswith("Exec")]
+        if loops and not (ours or SYSTEM_UNIT.fullmatch(unit)):
+            # A kubelet waits so for its cluster.
+            case.notes.append(f"{host.name}: {unit} ends again and again: it was started {seen['restarts']} times")
+            continue
         if (loops or (ours and own and seen["active"] == "failed")) and (host.name, unit) not in case.told:
             case.told.add((host.name, unit))
             lines = [f"sed -i {number}s/^/#/ {command(path)}" for path, number, _ in own] if ours else []
@@ -641,7 +651,7 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
             )
 
 
-def clock(case: Investigation, host: Host) -> Iterator[Cause]:
+def _clock(case: Investigation, host: Host) -> Iterator[Cause]:
     """`clock-unkept`: a service that keeps the time is there, and none runs."""
     clocks = [
         each

@@ -5,11 +5,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from underlay.desired import units
 from underlay.doctor.cause import Cause
+from underlay.doctor.causes.ends import is_probe
 from underlay.doctor.investigation import Fix, Investigation, first, some
 from underlay.doctor.survey import HostSurvey
 from underlay.observe.health import Upstream
@@ -130,10 +131,15 @@ def _group(
         where = host.name if host else ip
         evidence = f"{lb.name} connects to {address} for {name}: {error}"
         refused = error in REFUSED
-        there = case.look(host).listeners if host else None
-        if not refused and there is not None and not any(str(each["port"]) == port for each in there):
+        heard = case.look(host).listeners if host else None
+        there = [each["address"] for each in heard or () if str(each["port"]) == port and not is_probe(each)]
+        if not refused and heard is not None and not there:
             continue  # no program there could let it wait: something on the way does
         units = [unit for unit in dead if unit.host == where]
+        if refused and there and not {ip, "0.0.0.0"} & {*there}:  # noqa: S104  it is compared
+            known = _server(case, name, host, where, port, f"{evidence}; it listens on {some(there)} only", refused)
+            yield replace(known, fix="", advice=f"let it listen on {ip}, too, in the way in which it was installed")
+            continue
         if refused and len(units) == 1:
             refusals.setdefault(units[0], []).append(evidence)
         elif refused and all(errors.values()):

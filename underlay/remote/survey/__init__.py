@@ -17,7 +17,13 @@ Keys of the request, and of the answer:
 - `owners`: [PORT, …] → PORT → the systemd unit that listens there, or the program's name
 - `talkers`: SHARE → if the connection table is fuller: [[ADDRESS, SHARE], …], who opened most of its
   entries
+- `paths`: [[SOURCE, DESTINATION], …] → `SOURCE DESTINATION` → [pings sent, answered, seconds of the fastest first
+  answer, seconds from the first to the last answer of the fastest burst of 20 with 1400 bytes each]
 - `policy`: [PACKET, …] → for each by which route and policy rule it goes, see `remote.trace.policy.taken`
+- `login`: [ACCOUNT, ADDRESS, KEY, FORWARDS] → why it does not get in from there, see `logins.refused`
+- `accounts`: true → who may get in: `accounts` [[NAME, UID, empty password, expired], …] that have a shell; `keys`
+  [[ACCOUNT, FILE, LINE, KEY, COMMENT, runs one command only], …]; `rights` [[FILE, LINE, TEXT], …] of sudo; `admins`,
+  members of its groups; `writable` [[FILE, MODE], …] by everybody; `recorded`, those that a deploy made
 - `odd`: {nics: [NIC, …], tables: [FIRST, END], priorities: [FIRST, END], iptables: whether they are the plan's} →
   [{what, text, since: seconds of the epoch or 0}, …], what differs from a plain host
 - `changed`: SINCE, in seconds of the epoch → [[TIME, WHAT, TEXT], …], what changed since then, the latest first
@@ -36,6 +42,7 @@ Keys of the request, and of the answer:
   nsswitch.conf, the rows of /etc/hosts and their numbers
 - `mounts`: true → [[PATH, `read-only` or `inodes`], …] of what must be writable
 - `sysctls`: [KEY, …] → KEY → value
-- `full`: SHARE → of the file systems of /, /var, /run and /tmp that are fuller: mount point → [[SIZE, PATH], …],
-  largest first
+- `boot`: {"units": [NAME, …], "files": [PATH, …], "nics": [NIC, …], "nginx": BOOL} → what the next boot will
+  do, as `compare.systemd.next_boot.NextBoot`: each part is asked that will do it
+- `full`: SHARE → of the file systems that must be writable and are fuller: folder → [[SIZE, PATH], …], largest first
 """

@@ -14,6 +14,8 @@ from typing import Any
 
 ENTRIES = 30_000
 """Of the connection table, how many are looked at to tell who opened most."""
+WRITTEN = ("/", "/var", "/var/log", "/var/lib", "/etc", "/run", "/tmp", "/home")  # noqa: S108  it is looked at
+"""Folders in which a host must be able to write."""
 SECONDS = 3
 """What a program has that is asked something."""
 SEARCH = 1.5
@@ -76,7 +78,7 @@ def full(share: float) -> dict[str, list[list[Any]]]:
     """See the module."""
     found: dict[str, list[list[Any]]] = {}
     devices = set()
-    for path in ("/", "/var", "/run", "/tmp"):  # noqa: S108  it is looked at
+    for path in filter(os.path.isdir, WRITTEN):
         usage = os.statvfs(path)
         device = os.stat(path).st_dev
         if device not in devices and usage.f_blocks and 1 - usage.f_bavail / usage.f_blocks >= share:

@@ -23,8 +23,10 @@ OF_THE_KERNEL = (0, 32766, 32767)
 """Priorities of its own policy rules."""
 SYSCTL_FOLDERS = ("/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d")
 NET = ("/proc/sys/net/ipv4", "/proc/sys/net/core", "/proc/sys/net/netfilter")
-MOVING = re.compile(r"count$|_key$|_mem$|buckets$|/neigh/|/route/|rps_|flow_limit|dev_weight|random|/nf_log/")
-"""Sysctls that the kernel changes by itself, or that are not the namespace's."""
+MOVING = re.compile(
+    r"count$|_key$|promote_secondaries$|_mem$|buckets$|/neigh/|/route/|rps_|flow_limit|dev_weight|random|/nf_log/"
+)
+"""Sysctls that the kernel or networkd changes by itself, or that are not the namespace's."""
 FOLDERS = (
     *("/etc", "/usr/local/bin", "/usr/local/sbin", "/usr/local/lib/systemd", "/usr/lib/systemd", "/usr/lib/sysctl.d"),
     *("/usr/lib/sysusers.d", "/run/systemd/network", "/run/systemd/system", "/run/systemd/transient", "/run/sysctl.d"),
@@ -38,10 +40,12 @@ JOURNAL = {
     "be02cf6855d2428ba40df7e9d022f03d": "could not start",
     "d9b373ed55a64feb8242e02dbe79a49c": "failed",
     "fe6faa94e7774663a0da52717891d8ef": "out of memory",
-    "b07a249cd024414a82dd00cd181378ff": "boot",
+    "f77379a8490b408bbe5f6940505a777b": "boot, or a new journal",
     "c7a787079b354eaaa9e77b371893cd27": "the clock was set",
 }
 """Messages of systemd, by their MESSAGE_ID."""
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, subprocess.SubprocessError)
+"""What a program that is not there, or says what it never should, leads to."""
 
 
 def odd(asked: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +54,7 @@ def odd(asked: dict[str, Any]) -> list[dict[str, Any]]:
     parts = (rules(asked), routes(asked), neighbours(), queues(), chains(asked), transforms(), sysctls(asked), units())
     for part in parts:
         # A program that this host does not have shows nothing of its kind.
-        with suppress(OSError, ValueError, KeyError, subprocess.SubprocessError):
+        with suppress(*UNREADABLE):
             found += [each for each, _ in zip(part, range(MOST), strict=False)]
     return [{"what": what, "text": text[: 4 * MOST], "since": since} for what, text, since in found]
 
@@ -126,7 +130,7 @@ def queues() -> Odd:
     for line in output("tc", "qdisc", "show").splitlines():
         words = line.split()
         if len(words) > 4 and words[2] != "0:":
-            yield "queue", re.sub(r" refcnt \d+", "", line), 0
+            yield "queue", re.sub(r" refcnt \d+", "", line).strip(), 0
 
 
 def chains(asked: dict[str, Any]) -> Odd:
@@ -191,26 +195,30 @@ def values(listed: str) -> dict[str, str]:
 
 
 def on_disk(live: Iterable[str]) -> dict[str, str]:
-    """What the files of sysctl.d give, as systemd reads them: of equal names the first folder's, later names win."""
+    """What the files of sysctl.d give, as systemd reads them: of equal names the first folder's, later names win.
+
+    A glob is for the keys that no line names, as a setting or with `-` and no value.
+    """
     files: dict[str, Path] = {}
     for folder in SYSCTL_FOLDERS:
         with suppress(OSError):
             for path in sorted(Path(folder).glob("*.conf")):
                 files.setdefault(path.name, path)
-    found: dict[str, str] = {}
-    keys = [key for key in live if key.startswith("net/")]
+    named: dict[str, str | None] = {}
+    globs: dict[str, str] = {}
     for _, path in sorted(files.items()):
         with suppress(OSError):
             for line in path.read_text(errors="replace").splitlines():
                 name, equals, value = line.strip().partition("=")
-                name = slashed(name.strip().lstrip("-").strip())
-                if not equals or name.startswith(("#", ";")) or not name.startswith("net/"):
+                key, value = slashed(name.strip().lstrip("-").strip()), " ".join(value.split())
+                if not key.startswith("net/"):
                     continue
-                is_glob = any(each in name for each in "*?[")
-                for key in keys if is_glob else [name]:
-                    if key == name or (is_glob and fnmatchcase(key, name)):
-                        found[key] = " ".join(value.split())
-    return found
+                if any(each in key for each in "*?["):
+                    globs[key] = value
+                elif equals or name.startswith("-"):
+                    named[key] = value if equals else None
+    matched = {key: value for glob, value in globs.items() for key in live if fnmatchcase(key, glob)}
+    return {key: value for key, value in {**matched, **named}.items() if value is not None}
 
 
 def slashed(name: str) -> str:
@@ -226,7 +234,7 @@ def changed(since: float) -> list[list[Any]]:
     """See the module."""
     found: list[tuple[float, str, str]] = []
     for part in (packages(since), files(since), journal(since)):
-        with suppress(OSError, ValueError, subprocess.SubprocessError):
+        with suppress(*UNREADABLE):
             found += part
     return [list(each) for each in gathered(found)[:MOST]]
 
@@ -287,10 +295,12 @@ def files(since: float) -> Iterator[tuple[float, str, str]]:
                         yield when, f"files in {folder}", name
             with suppress(OSError):
                 when = os.lstat(folder).st_mtime
-                if when >= since and when - latest > TOGETHER:
+                # Those of /run begin empty with each boot.
+                if when >= since and when - latest > TOGETHER and not top.startswith("/run/"):
                     yield when, f"files in {folder}", "something was taken away or renamed"
             seen += 1 + len(names)
             if seen > FILES or time.monotonic() > end:
+                yield time.time(), "files", f"not all were looked at: it ended in {folder}"
                 return
 
 

@@ -17,8 +17,8 @@ from underlay.remote import at_once
 from underlay.remote.connect import connect, words
 from underlay.remote.survey.host import output
 
-PATIENCE = 1.5
-"""Seconds that a program has for its answer."""
+PATIENCE, PAGE = 1.5, 3
+"""Seconds that a program has for its first word, and for a page: a host may be busy."""
 MOST = 300
 """Of one kind that are told."""
 TIGHT = 16
@@ -39,8 +39,8 @@ def unit_of(pid: int | str) -> str:
     return ""
 
 
-def listeners(_: bool) -> list[dict[str, Any]]:
-    """See the package."""
+def listeners(_: bool) -> list[dict[str, Any]] | None:
+    """See the package; None if that can't be told, for something always listens."""
     found = []
     for line in output("ss", "-Hltnp").splitlines()[:MOST]:
         queue, room, end, *rest = line.split()[1:]
@@ -59,7 +59,7 @@ def listeners(_: bool) -> list[dict[str, Any]]:
                 "unit": unit_of(pid) if pid else "",
             }
         )
-    return found
+    return found or None
 
 
 def stuck(_: bool) -> list[dict[str, Any]]:
@@ -111,7 +111,7 @@ def _met(used: int, limit: int) -> bool:
 
 def _open_files() -> Iterator[tuple[str, str, int, int, str]]:
     """Of the programs that listen, and of those that they started."""
-    serving = {each["unit"] for each in listeners(True)} - {"", "init.scope"}
+    serving = {each["unit"] for each in listeners(True) or ()} - {"", "init.scope"}
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, ValueError, TypeError):
             unit = unit_of(path.name)
@@ -145,7 +145,7 @@ def _kernel() -> Iterator[tuple[str, str, int, int, str]]:
             return [int(each) for each in Path(f"/proc/sys/{path}").read_text().split()]
         return []
 
-    with suppress(ValueError, IndexError):
+    with suppress(OSError, ValueError, IndexError):
         low, high = numbers("net/ipv4/ip_local_port_range")
         ends: Counter[str] = Counter()
         for table in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -154,9 +154,11 @@ def _kernel() -> Iterator[tuple[str, str, int, int, str]]:
                     _, local, remote, state, *_ = row.split()
                     if state != LISTENING and low <= int(local.rpartition(":")[2], 16) <= high:
                         ends[remote] += 1
-        used = max(ends.values(), default=0)
-        if _met(used, high - low + 1):
-            yield "", "local ports", used, high - low + 1, "net.ipv4.ip_local_port_range"
+        used, whole = max(ends.values(), default=0), high - low + 1
+        left = whole - _reserved(low, high)
+        if _met(used, left):
+            key = "ip_local_port_range" if _met(used, whole) else "ip_local_reserved_ports"
+            yield "", "local ports", used, left, f"net.ipv4.{key}"
     with suppress(ValueError, IndexError):
         used, _, most = numbers("fs/file-nr")
         if _met(used, most):
@@ -173,9 +175,16 @@ def _kernel() -> Iterator[tuple[str, str, int, int, str]]:
             yield "", "followed connections", used, most, "net.netfilter.nf_conntrack_max"
 
 
+def _reserved(low: int, high: int) -> int:
+    """How many of these ports no connection gets."""
+    text = Path("/proc/sys/net/ipv4/ip_local_reserved_ports").read_text().strip()
+    ranges = [[int(end) for end in each.split("-")] for each in text.split(",") if each]
+    return sum(max(0, min(high, each[-1]) - max(low, each[0]) + 1) for each in ranges)
+
+
 def answers(ends: list[list[Any]]) -> dict[str, str]:
     """See the package."""
-    found = at_once(said, ends, "no answer in time", 2 * PATIENCE + 0.5)
+    found = at_once(said, ends, f"- no answer within {PAGE} s", PAGE + 0.5)
     return {name or f"{address}:{port}": text for (address, port, name), text in zip(ends, found, strict=True)}
 
 
@@ -188,9 +197,10 @@ def said(address: str, port: int, name: str) -> str:
         try:
             if not name:
                 return client.recv(200).decode(errors="replace").partition("\n")[0].strip() or "- closed without a word"
+            client.settimeout(PAGE)
             return _page(client, name)
         except TimeoutError:
-            return f"- takes the connection, and says nothing within {PATIENCE} s"
+            return f"- takes the connection, and says nothing within {client.gettimeout():g} s"
         except OSError as error:
             return f"- {words(error, PATIENCE)}"
 
@@ -214,4 +224,6 @@ def complaints(path: str) -> list[str]:
             lines = log.read(64_000).decode(errors="replace").splitlines()
     except OSError:
         return []
-    return [line[:200] for line in lines if re.search(r"\[(emerg|alert|crit)\]", line)][-3:]
+    # Of a limit that it may not raise itself nginx speaks at each start.
+    bad = [line[:200] for line in lines if re.search(r"\[(emerg|alert|crit)\] (?!.*setrlimit)", line)]
+    return bad[-3:]

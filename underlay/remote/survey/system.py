@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from underlay.remote import at_once
-from underlay.remote.survey.host import output
+from underlay.remote.survey.host import WRITTEN, output
 
 SECONDS = 2
 """What a program has that tells its version."""
@@ -27,8 +27,6 @@ PROPERTIES = {
     "FragmentPath": "path",
 }
 SETS = re.compile(r"(?!#|;)(\w+)\s*=(.*)")
-WRITTEN = ("/", "/var", "/var/log", "/var/lib", "/etc", "/run", "/tmp", "/home")  # noqa: S108  it is looked at
-"""Folders in which a host must be able to write."""
 RESTARTS = 3
 """How often a service was started anew, from which on it is a loop."""
 PATHS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -2,36 +2,33 @@
 
 from collections.abc import Iterator
 
-from underlay.desired.files import authorized_keys
 from underlay.doctor.cause import Cause
+from underlay.doctor.causes.access.refused import refused
+from underlay.doctor.causes.between.neighbours import is_silent, silent
 from underlay.doctor.causes.ends import LISTEN, LISTEN_ADVICE
-from underlay.doctor.causes.neighbours import is_silent, silent
 from underlay.doctor.investigation import Investigation, some
 from underlay.plan import SSH_PORT, Host
 from underlay.text import command
 
+FREEZABLE = ("init.scope", "system.slice", "system.slice/ssh.service")
 START = "systemctl unmask ssh.service ssh.socket; systemctl restart ssh"
 """Starts sshd, whatever keeps it from that: who stopped it may have masked it, too."""
 
 
 def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
-    """`host-key`, `key-refused`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `sshd-closes`, `no-connection`, `silent`,
-    `wrong-network`."""
+    """`host-key`, `sshd-down`, `sshd-elsewhere`, `sshd-hangs`, `silent`, `wrong-network`; and what `refused` tells."""
+    yield from refused(case, host)
     failure = case.seen.failures.get(host.name)
     if failure is None or case.is_cut(host.name):
         return
-    if host.name in case.seen.other_ways and failure.why not in ("host key", "key refused"):
+    if host.name in case.seen.other_ways and failure.why != "host key":
         return  # it is well itself: something drops what comes the plan's way
     said = f"ssh {host.name}: {failure.said}"
     match failure.why:
         case "host key":
             yield _host_key(case, host, said)
-        case "key refused":
-            yield _key_refused(case, host, said)
         case "refused" if host.name in case.seen.elsewhere:
             yield _sshd_elsewhere(case, host, said)
-        case "closed":
-            yield _sshd_closes(case, host, said)
         case "mute":
             yield _sshd_hangs(case, host, said)
         case "refused":
@@ -48,8 +45,10 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
                 hosts=case.behind(host),
                 cuts=True,
             )
+        case "own key":
+            return  # told
         case _ if host == case.gateway:
-            yield _gateway(case, said)
+            yield from _gateway(case, said)
         case _:
             yield from silent(case, host, said)
 
@@ -71,25 +70,9 @@ def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
     )
 
 
-def _sshd_closes(case: Investigation, host: Host, said: str) -> Cause:
-    group = "/sys/fs/cgroup/system.slice/ssh.service/pids"
-    look = case.console(host.name, f"journalctl -u ssh -n 20; sshd -t; head {group}.max {group}.current")
-    where = "" if not look.at else f" {look.at}"
-    return Cause(
-        id="sshd-closes",
-        host=host.name,
-        cause=f"{host.name}: its sshd takes connections, and closes them at once: a limit is met, or it is broken",
-        evidence=(said,),
-        advice=f"it says why itself{where}: {look.command}; sshd -T | grep -iE 'maxstartups|penalt'",
-        plan=case.line(host),
-        hosts=case.behind(host),
-        cuts=True,
-    )
-
-
 def _sshd_hangs(case: Investigation, host: Host, said: str) -> Cause:
-    group = "/sys/fs/cgroup/system.slice/ssh.service/cgroup.freeze"
-    wake = f"systemctl thaw ssh; echo 0 > {group}; systemctl kill --signal=CONT ssh; systemctl restart ssh"
+    groups = " ".join(f"/sys/fs/cgroup/{each}/cgroup.freeze" for each in FREEZABLE)
+    wake = f"echo 0 | tee {groups}; systemctl thaw ssh; systemctl kill --signal=CONT ssh; systemctl restart ssh"
     fix = case.console(host.name, wake)
     return Cause(
         id="sshd-hangs",
@@ -130,47 +113,37 @@ def _host_key(case: Investigation, host: Host, said: str) -> Cause:
     )
 
 
-def _key_refused(case: Investigation, host: Host, said: str) -> Cause:
-    user, path = case.plan.operator.user, authorized_keys(case.plan)
-    folder = path.rpartition("/")[0]
-    key = case.seen.workstation.public_key or "YOUR PUBLIC KEY"
-    fix = case.console(
-        host.name,
-        f"{command('install', '-d', '-m', 700, '-o', user, '-g', user, folder)} && "
-        f"{command('echo', key)} >> {command(path)} && "
-        f"{command('chown', f'{user}:{user}', path)} && {command('chmod', 600, path)}",
-    )
-    return Cause(
-        id="key-refused",
-        host=host.name,
-        cause=f"{host.name}: it refuses the operator's key",
-        evidence=(said,),
-        fix=fix.command if fix.at else f"{fix.command} && {case.deploy(host)}",
-        at=fix.at,
-        advice=f"then here: {case.deploy(host)}" if fix.at else "",
-        plan=case.line(host),
-        hosts=case.behind(host),
-        cuts=True,
-    )
-
-
-def _gateway(case: Investigation, said: str) -> Cause:
-    address = str(case.seen.target.endpoint(case.gateway.name).address)
-    mac = case.seen.workstation.neighbours.get(address)
-    alive = [name for name in case.seen.states if not case.is_deployed(name)]
-    others = (f"{some(alive)} can be reached: this machine's own link works",) if alive else ()
+def _gateway(case: Investigation, said: str) -> Iterator[Cause]:
+    """Nobody answers for its address."""
+    address, mac, others = _heard(case)
     if not mac:
         evidence = (said, f"nobody answers ARP for {address}", *others)
-        return is_silent(case, case.gateway, evidence, case.everybody)
+        yield is_silent(case, case.gateway, evidence, case.everybody)
+
+
+def no_connection(case: Investigation) -> Iterator[Cause]:
+    """`no-connection`: the gateway is there, and nothing tells more."""
+    failure = case.seen.failures.get(case.gateway.name)
+    address, mac, others = _heard(case)
+    if failure is None or not mac or case.is_cut(case.gateway.name) or case.gateway.name in case.seen.other_ways:
+        return
     fix = case.console(case.gateway.name, "conntrack -C; conntrack -S; iptables -nvL INPUT")
-    return Cause(
+    yield Cause(
         id="no-connection",
         host=case.gateway.name,
         cause=f"{case.gateway.name}: it is there, and takes no connection: its firewall, or a full connection table",
-        evidence=(said, f"{address} answers ARP: {mac}", *others),
+        evidence=(f"ssh {case.gateway.name}: {failure.said}", f"{address} answers ARP: {mac}", *others),
         fix=fix.command,
         at=fix.at,
         plan=case.line(case.gateway, address),
         hosts=case.everybody,
         cuts=True,
     )
+
+
+def _heard(case: Investigation) -> tuple[str, str | None, tuple[str, ...]]:
+    """The gateway's address from here, the MAC that answers for it, and who else can be reached."""
+    address = str(case.seen.target.endpoint(case.gateway.name).address)
+    alive = [name for name in case.seen.states if not case.is_deployed(name)]
+    others = (f"{some(alive)} can be reached: this machine's own link works",) if alive else ()
+    return address, case.seen.workstation.neighbours.get(address), others
