@@ -301,7 +301,7 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
     def ask() -> HostState:
         sent = time.time()
         script, longest = _script(commands, seconds), max(seconds.values(), default=SECONDS)
-        done = links.run(host.name, "exec bash -s", seconds=longest + 2, stdin=script, most=8 * MOST)
+        done = links.run(host.name, "exec bash -s", seconds=longest + 3, stdin=script, most=8 * MOST)
         found = _sections(done.stdout, commands)
         if not found:
             raise UnreachableError(f"{host.name} was reached, but not read: {last_words(done.stderr, 'no answer')}")
