@@ -95,11 +95,13 @@ class _Surveyor:
             if host.name in other_ways:
                 self._read(links, host)
         failures, elsewhere = self._knocked(links, failures, other_ways)
+        asked = self._logins(links, failures)
         self.say(f"read {len(self.states)} hosts, trying connections between them")
         outcomes = exchange.run(self._flows(), links, self.plan.gateway.name)
         states = {name: self._result(name, future) for name, future in self.states.items()}
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
-        confined, logins = self._logins(links, failures, [name for name, each in states.items() if each is None])
+        confined = self._confined(links, [name for name, each in states.items() if each is None])
+        asked |= self._logins(links, confined)
         self.blind = {name: str(error) for name, each in self.looks.items() if (error := each.exception())}
         failing = [flow for flow, outcome in outcomes.items() if exchange.judge(flow, outcome)]
         seen = Survey(
@@ -115,7 +117,7 @@ class _Surveyor:
             blind=self.blind,
             elsewhere=elsewhere,
             confined=confined,
-            logins=logins,
+            logins={name: each.result() for name, each in asked.items()},
             host_keys={host.name: hostkeys.of_host(host, self.target.known_hosts) for host in self.deployed},
         )
         return replace(seen, followed=tuple(self._follow(links, seen)))
@@ -142,25 +144,26 @@ class _Surveyor:
                 elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
         return failures, {name: there for name, there in elsewhere.items() if there}
 
-    def _logins(
-        self, links: Links, failures: dict[str, Failure], unread: Collection[str]
-    ) -> tuple[dict[str, Failure], dict[str, Login]]:
-        """Why the operator does not get in, or gets in and is not root: as the hosts that do it tell themselves."""
+    def _confined(self, links: Links, unread: Collection[str]) -> dict[str, Failure]:
+        """Hosts that let the operator in, and run nothing for him, or nothing as root."""
         tried = {host: self.pool.submit(confinement, links, host) for host in self.deployed if host.name in unread}
-        confined = {host.name: found for host, future in tried.items() if (found := future.result())}
+        return {host.name: found for host, future in tried.items() if (found := future.result())}
+
+    def _logins(self, links: Links, failures: Mapping[str, Failure]) -> dict[str, Future[Login]]:
+        """Begin to ask hosts why the operator does not get in, or is not root: they know it themselves."""
         asked: dict[str, tuple[str, bool]] = {}
-        for name, failure in (failures | confined).items():
-            through = self.target.endpoint(name).jump
-            if failure.why == "forwarding" and through:
+        for host in self.deployed:
+            failure = failures.get(host.name)
+            through = "" if host.name == self.ways.here else self.target.endpoint(host.name).jump
+            if failure and failure.why == "forwarding" and through:
                 asked[through] = (self.target.endpoint(through).jump, True)
-            elif failure.why in AT_THE_DOOR and self.plan.host(name) in self.deployed:
-                asked.setdefault(name, (through, False))
+            elif failure and failure.why in AT_THE_DOOR:
+                asked.setdefault(host.name, (through, False))
         if asked:
             self.say(f"asking {', '.join(asked)} why ssh does not get in")
-        logins = {
+        return {
             name: self.pool.submit(self.door.login, links, self.plan.host(name), *how) for name, how in asked.items()
         }
-        return confined, {name: each.result() for name, each in logins.items()}
 
     def _at_the_jump_host(self, links: Links, failures: dict[str, Failure]) -> None:
         """Of hosts behind another one ssh does not say whether they take its connections: that one is asked."""

@@ -263,7 +263,7 @@ class Door:
         if through:
             near = self.plan.host(through).interfaces
             return next((str(nic.address) for nic in near if host.interface(nic.network)), "")
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        with suppress(OSError, KeyError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
             asking.connect((str(self.target.endpoint(host.name).address), 22))
             return str(asking.getsockname()[0])
         return ""

@@ -42,8 +42,8 @@ def refused(case: Investigation, host: Host) -> Iterator[Cause]:
         yield _own_key(case, said)
     if failure.why not in AT_THE_DOOR:
         return
-    jump = case.seen.target.endpoint(host.name).jump
-    where = case.plan.host(jump) if failure.why == "forwarding" and jump else host
+    jump = case.seen.target.endpoint(host.name).jump if failure.why == "forwarding" else ""
+    where = case.plan.host(jump) if jump else host
     login = case.seen.logins.get(where.name, Login(None))
     if not login.reasons and failure.why in OUTSIDE_THE_DOOR:
         yield _narrowed(case, where, failure, login, said)

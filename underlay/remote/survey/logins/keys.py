@@ -108,7 +108,7 @@ def _modes(path: str, account: pwd.struct_passwd, strict: bool, key: str) -> Ite
             )
     readable = as_account(account, "test", "-r", path) if trusted else None
     if readable is not None and readable[0] != 0:
-        for each in (*reversed(folders), real):
+        for each in (*map(str, reversed(Path(real).parents)), real):
             test = ("test", "-r" if each == real else "-x", each)
             tried = as_account(account, *test)
             if tried is not None and tried[0] != 0:

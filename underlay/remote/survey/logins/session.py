@@ -22,9 +22,9 @@ SMALL = {"maxlogins": 3, "maxsyslogins": 3, "nproc": 30, "nofile": 30, "as": 100
 
 def pam(user: str, address: str) -> Iterator[Reason]:
     """PAM has its files for sshd, and the modules in them; `pam_access` and `pam_deny` among them."""
-    main = Path("/etc/pam.d/sshd")
-    if not main.exists():
-        yield reason("/etc/pam.d/sshd is not there: PAM refuses everybody")
+    main = next((each for name in ("sshd", "other") if (each := Path("/etc/pam.d") / name).exists()), None)
+    if main is None:
+        yield reason("/etc/pam.d has no file for sshd, and none for others: PAM refuses everybody")
         return
     folders = [*Path("/usr/lib").glob("*/security"), Path("/usr/lib/security"), Path("/lib/security")]
     for line in _pam_lines(main):
