@@ -180,4 +180,4 @@ def test_unknown_is_never_fine(section: str) -> None:
 def test_everything_is_a_section_of_some_role() -> None:
     """What can be asked for is what hosts are asked."""
     commands = {name for host in PLAN.hosts for name in state._commands(PLAN, host)}
-    assert commands | {state.ANSWERS} == state.ALL
+    assert commands | {state.ANSWERS, state.BOOT} == state.ALL

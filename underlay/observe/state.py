@@ -9,7 +9,8 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -55,7 +56,7 @@ FLOOD = 141
 """That of a command whose reader has gone."""
 NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS, BOOT = "answers", "boot"
-BOOT_SECONDS = 12
+BOOT_SECONDS = 9
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
@@ -301,14 +302,16 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
     def ask() -> HostState:
         sent = time.time()
         script, longest = _script(commands, seconds), max(seconds.values(), default=SECONDS)
-        done = links.run(host.name, "exec bash -s", seconds=longest + 2, stdin=script, most=8 * MOST)
+        done = links.run(host.name, "exec bash -s", seconds=longest + 3, stdin=script, most=8 * MOST)
         found = _sections(done.stdout, commands)
         if not found:
             raise UnreachableError(f"{host.name} was reached, but not read: {last_words(done.stderr, 'no answer')}")
-        return HostState(host.name, found, got, (sent, time.time()), boot)
+        return HostState(host.name, found, got, (sent, time.time()))
 
-    boot = _boot(links, plan, host) if BOOT in wanted and host in plan.deployed else "it was not asked"
-    return links.once_more(ask, lambda state: state.late)
+    with ThreadPoolExecutor(1) as beside:
+        boot = beside.submit(_boot, links, plan, host) if BOOT in wanted and host in plan.deployed else None
+        state = links.once_more(ask, lambda state: state.late)
+        return replace(state, next_boot=boot.result()) if boot else state
 
 
 def _commands(plan: Plan, host: Host) -> dict[str, str]:

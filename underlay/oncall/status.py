@@ -180,7 +180,8 @@ def _part(status: HostStatus, part: Callable[[], T]) -> T | None:
     try:
         return part()
     except UnreadableError as error:
-        status.unread.append(str(error))
+        if str(error) not in status.unread:
+            status.unread.append(str(error))
         return None
 
 
