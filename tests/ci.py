@@ -46,7 +46,7 @@ def _in_lab(name: str, suite: str, modules: str, *options: str) -> Stage:
 
 IN_LABS = (
     _in_lab("Debian 13, changes", "trixie", "lab lab_errors deploys guard_agent"),
-    _in_lab("Debian 13, proof", "trixie", "mutations verify guard sick"),
+    _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
     _in_lab(
         "Debian 13, on call", "trixie", "trace status flows capture bundle backup report publish rotate access runbooks"
     ),
@@ -58,7 +58,7 @@ IN_LABS = (
 LONG = (
     Stage("any plan, any command line", ("pytest", "-q", "tests/unit/test_fuzz.py", "--hypothesis-profile=long")),
     Stage("packets that end, in kernels", ("pytest", "-q", "tests/kernel")),
-    _in_lab("Debian 13, the operator's end", "trixie", "guard_ends"),
+    _in_lab("Debian 13, the operator's end", "trixie", "guard_ends sick"),
     *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
 )

@@ -42,8 +42,6 @@ PROGRAMS = {
     "hang": {"ip": f"setsid {LEFT} & exit 0", "systemctl": "trap '' TERM; while :; do sleep 1; done"},
     "bomb": {"python3": BOMB, "ip": "echo '[[[[[[[[[['"},
 }
-QUICK = ("of all kinds",)
-"""What CI has time for."""
 
 
 @contextmanager
@@ -109,9 +107,8 @@ def check(name: str, done: "subprocess.CompletedProcess[str]") -> None:
         assert not [line for line in told if SICK not in line], done.stdout
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(each, marks=() if each in QUICK else pytest.mark.long) for each in PROGRAMS]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("kind", PROGRAMS)
 def test_hostile_programs(kind: str, tmp_path: Path) -> None:
     """A host whose programs flood, say odd things or hang: every command at the same time."""
     with replaced(SICK, PROGRAMS[kind]), ThreadPoolExecutor(4) as pool:
