@@ -109,24 +109,23 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program that speaks for a host: ssh, say. Of stderr the end is kept.
 
-    Raises subprocess.TimeoutExpired after so many seconds, with what came until then; FloodError after so many bytes;
-    OSError. Its end is not waited for then: a connection that is shared holds the pipes while the command runs.
+    Raises subprocess.TimeoutExpired after so many seconds, FloodError after so many bytes, OSError. Its end is not
+    waited for then: a connection that is shared holds the pipes while the command runs.
     """
     end = time.monotonic() + seconds
     pipe = subprocess.PIPE
     process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
-    output, errors = bytearray(), bytearray()
     try:
-        _talk(process, stdin, end, most, output, errors)
+        output, errors = _talk(process, stdin, end, most)
         code = process.wait(max(end - time.monotonic(), 0))
     except (TimeoutError, subprocess.TimeoutExpired):
-        raise subprocess.TimeoutExpired(argv, seconds, bytes(output), bytes(errors)) from None
+        raise subprocess.TimeoutExpired(argv, seconds) from None
     finally:
         process.kill()
         process.wait()
         for each in (process.stdin, process.stdout, process.stderr):
             cast(IO[bytes], each).close()
-    return subprocess.CompletedProcess(argv, code, bytes(output), bytes(errors))
+    return subprocess.CompletedProcess(argv, code, output, errors)
 
 
 def rest(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]:
@@ -151,13 +150,11 @@ def rest(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]
     return words, False
 
 
-def _talk(
-    process: subprocess.Popen[bytes], stdin: bytes, end: float, most: int, output: bytearray, errors: bytearray
-) -> None:
+def _talk(process: subprocess.Popen[bytes], stdin: bytes, end: float, most: int) -> tuple[bytes, bytes]:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    said = {process.stdout: output, process.stderr: errors}
+    said = {process.stdout: bytearray(), process.stderr: bytearray()}
     left, count = memoryview(stdin), 0
     os.set_blocking(process.stdin.fileno(), False)
     with selectors.DefaultSelector() as waiting:
@@ -189,6 +186,7 @@ def _talk(
                     raise FloodError(f"it said more than {_size(most)}")
                 if stream is process.stderr:
                     del said[stream][:-LAST_WORDS]
+    return bytes(said[process.stdout]), bytes(said[process.stderr])
 
 
 def _size(number: int) -> str:

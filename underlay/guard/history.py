@@ -14,7 +14,7 @@ from underlay.errors import OperatorError
 from underlay.plan import Host
 from underlay.remote.guard.paths import COPY
 
-SECONDS = 8
+SECONDS = 15
 """A host has so long to tell its history."""
 
 

@@ -1,1 +1,0 @@
-"""The ways in: this machine, why ssh does not get into a host, and who may."""

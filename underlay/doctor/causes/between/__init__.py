@@ -1,1 +1,0 @@
-"""What is between the hosts: neighbours, packets that were followed, connections that fail."""

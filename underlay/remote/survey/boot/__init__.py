@@ -1,1 +1,0 @@
-"""What the next boot of the host will do."""

@@ -1,1 +1,0 @@
-"""Who gets into this host: why an account does not (`refused`), and who else may (`others`)."""
