@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import repeat
 
 from lab import image, machine
 from lab.process import LabError, Progress
@@ -103,12 +104,9 @@ def _images_meanwhile() -> Iterator[None]:
 def _run_in_labs(stages: Sequence[Stage], selected: Sequence[str]) -> bool:
     """Each in a lab of its own, so that nobody's own lab is touched; all of them, also after one has failed."""
     ours = zlib.crc32(str(REPO).encode()) % 16**6  # two checkouts can be tested at the same time
-
-    def run(number: int, stage: Stage) -> bool:
-        return _run(stage, selected, f"{ours:06x}{number}")
-
+    labs = (f"{ours:06x}{number}" for number in range(len(stages)))
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        passed = list(pool.map(run, range(len(stages)), stages))
+        passed = list(pool.map(_run, stages, repeat(selected), labs))
     if failed := [stage.name for stage, good in zip(stages, passed, strict=True) if not good]:
         print(f"error: failed: {'; '.join(failed)}", file=sys.stderr)
     return not failed
