@@ -1,11 +1,12 @@
-"""How long a deploy takes that changes nothing, beside what it can't do without: one login on each host.
+"""How long commands take, beside what they can't do without: one login on each host.
 
 Needs a site with many masters, deployed; changes nothing. In the lab, with a plan of a hundred masters:
 
     UNDERLAY_PLAN=FILE .venv/bin/python -m benchmarks.many_hosts [ROUNDS]
 
 `ssh` is one plain `ssh HOST true` for each master, 8 at a time, with a connection of its own through the jump host;
-`deploy` is `invoke deploy master`, with no connection left from before. Each is the best of some rounds, in turn.
+the others are `invoke deploy master`, which changes nothing, and what judges the site, with no connection left from
+before. Each is the best of some rounds, in turn.
 """
 
 import subprocess
@@ -18,9 +19,11 @@ from pathlib import Path
 
 from targets import current
 from underlay.access.target import Target, configured
+from underlay.errors import GOOD, WRONG
 from underlay.plan import REPO
 
 AT_ONCE = 8
+COMMANDS = ("deploy master", "doctor", "verify", "status", "drift")
 
 
 def plain(target: Target) -> None:
@@ -32,10 +35,17 @@ def plain(target: Target) -> None:
         list(pool.map(lambda call: subprocess.run(call, check=True), calls))
 
 
-def deploy(_: Target) -> None:
-    """Deploy the masters."""
-    argv = [sys.executable, "-m", "invoke", "deploy", "master"]
-    subprocess.run(argv, cwd=REPO, check=True, capture_output=True)
+def invoke(words: str) -> Callable[[Target], None]:
+    """A command of this repo, which must find nothing that it can't look at."""
+
+    def run(_: Target) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "invoke", *words.split()], cwd=REPO, capture_output=True, check=False
+        )
+        if done.returncode not in (GOOD, WRONG):
+            raise SystemExit(f"{words}: {done.stdout.decode()}{done.stderr.decode()}")
+
+    return run
 
 
 def leave(target: Target) -> None:
@@ -61,9 +71,10 @@ def main() -> None:
     """Measure and print."""
     target = current()
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    found = [(seconds(plain, target), seconds(deploy, target)) for _ in range(rounds)]
-    for name, times in zip(("ssh", "deploy"), zip(*found, strict=True), strict=True):
-        print(f"{name:8} {min(times):5.1f} s   all: {' '.join(f'{each:.1f}' for each in times)}")
+    works = {"ssh": plain} | {words: invoke(words) for words in COMMANDS}
+    found = [[seconds(work, target) for work in works.values()] for _ in range(rounds)]
+    for name, times in zip(works, zip(*found, strict=True), strict=True):
+        print(f"{name:14} {min(times):5.1f} s   all: {' '.join(f'{each:.1f}' for each in times)}")
 
 
 if __name__ == "__main__":

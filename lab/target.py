@@ -2,11 +2,14 @@
 
 import ctypes
 import os
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 from netaddr import IPAddress
 
-from lab import state
+from lab import control, state
+from lab.process import LabError
 from underlay.access import target
 from underlay.access.endpoints import Endpoint, endpoints_from, vantage_of
 from underlay.access.ssh_config import TargetError
@@ -32,7 +35,7 @@ def enter(plan: Plan) -> Target:
     _step_into(running.hosts[WORKSTATION].netns)
     vantage = vantage_of(plan)
     assert plan.enterprise.upstream is not None  # it is what makes it the enterprise network
-    return target.make(
+    made = target.make(
         plan,
         "lab",
         vantage,
@@ -44,6 +47,14 @@ def enter(plan: Plan) -> Target:
         site=state.NAME,
         workstation=WORKSTATION,
     )
+    return replace(made, console=_console)
+
+
+def _console(host: str, command: str, stdin: bytes, seconds: float) -> bytes:
+    try:
+        return control.run(host, command, stdin=stdin.decode(), timeout=seconds).stdout.encode()
+    except subprocess.TimeoutExpired:
+        raise LabError(f"the console of {host} gave no answer within {seconds:.0f} s") from None
 
 
 def _step_into(netns: Path) -> None:

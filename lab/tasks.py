@@ -120,7 +120,7 @@ def replace(_: Context, host: str) -> None:
 def fault(_: Context, name: str | None = None, json: bool = False) -> None:
     """Break the lab on purpose: `./inv doctor` finds it, `./inv lab.heal` takes it back. Without NAME, list the faults.
 
-    One fault at a time: another is refused until it is healed.
+    One fault at a time in each place: another is refused until it is healed.
     """
     from lab import fault as faults
 
@@ -131,20 +131,21 @@ def fault(_: Context, name: str | None = None, json: bool = False) -> None:
     if json:
         print(dumps({each.name: each.model_dump() for each in found.values()}, indent=2))
         return
-    there = faults.injected()
+    there = {each.name for each in faults.injected()}
     width = max(map(len, found))
     for each in found.values():
-        print(f"{'*' if each == there else ' '} {each.name:{width}}  {each.what}")
+        print(f"{'*' if each.name in there else ' '} {each.name:{width}}  {each.what}")
 
 
 @task
 @report_and_exit()
 def heal(_: Context) -> None:
-    """Take back the fault that `lab.fault` made, whether the site was fixed meanwhile or not."""
+    """Take back the faults that `lab.fault` made, whether the site was fixed meanwhile or not."""
     from lab import fault as faults
 
     found = faults.heal(plans.load())
-    print(f"healed {found.name}" if found else "nothing to heal: the lab has no fault that `lab.fault` made")
+    names = ", ".join(each.name for each in found)
+    print(f"healed {names}" if found else "nothing to heal: the lab has no fault that `lab.fault` made")
 
 
 @task(help={"suite": "Debian release of the lab's hosts"})

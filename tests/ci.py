@@ -51,15 +51,16 @@ IN_LABS = (
     _in_lab(
         "Debian 13, on call", "trixie", "trace status flows capture bundle backup report publish rotate access runbooks"
     ),
-    _in_lab("Debian 13, among others", "trixie", "firewall forward additive neighbours"),
+    _in_lab("Debian 13, among others", "trixie", "firewall forward additive neighbours oddities"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
     _in_lab("many hosts, the lab itself", "trixie", "many lab_lifecycle"),
     _in_lab("a minimal Debian", "trixie", "minimal_root"),
 )
 LONG = (
     Stage("any plan, any command line", ("pytest", "-q", "tests/unit/test_fuzz.py", "--hypothesis-profile=long")),
-    _in_lab("Debian 13, the operator's end", "trixie", "guard_ends"),
-    _in_lab("Debian 13, faults", "trixie", "faults"),
+    Stage("packets that end, in kernels", ("pytest", "-q", "tests/kernel")),
+    _in_lab("Debian 13, the operator's end", "trixie", "guard_ends sick"),
+    *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
 )
 """What CI has no time for."""

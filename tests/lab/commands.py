@@ -40,6 +40,22 @@ def _run(argv: list[str], good: bool, environment: dict[str, str]) -> subprocess
     return done
 
 
+def paste(fix: str) -> None:
+    """Run a fix of the doctor's as it was printed; it must succeed."""
+    done = subprocess.run(
+        fix,
+        shell=True,
+        cwd=REPO,
+        env=CLEAN,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, f"{fix}\n{done.stdout}\n{done.stderr}"
+
+
 def log_out(host: str) -> None:
     """End the connection to a host that commands share: the next one logs in anew."""
     code = "import subprocess, sys, targets; config = targets.current().ssh_config"

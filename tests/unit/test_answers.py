@@ -272,7 +272,7 @@ def test_drift_of_the_others(monkeypatch: pytest.MonkeyPatch, lines: list[str]) 
 
     monkeypatch.setattr(state, "read", read)
     monkeypatch.setattr(Links, "open", lambda *_: None)
-    found = drift.read(target(PLAN), PLAN.deployed)
+    found = drift.look(Links(target(PLAN)), PLAN.deployed)
     assert "lb can't be read: " in str(found.pop("lb"))
     assert list(found.values()) == [[]] * len(found)
     assert found

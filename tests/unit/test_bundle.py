@@ -244,7 +244,7 @@ def test_no_file_with_secrets_is_asked_for(site: Target, monkeypatch: pytest.Mon
     [host] = site.plan.hosts_of(role)
     if host.name == "lb":
         host = Host(**{**dict(host), "name": "other"})
-    bundle._collect(Links(site), host, site)
+    bundle._collect(Links(site), host)
     files = json.loads(asked[0])["files"]
     assert files
     for word in ("ssh_host", "shadow", "/etc/ssl", "id_", "/etc/ssh/*"):

@@ -1,5 +1,6 @@
 """The doctor's walk: from what was seen, made up here, to causes and fixes. No host is asked."""
 
+import hashlib
 import re
 import shlex
 import subprocess
@@ -13,31 +14,38 @@ from netaddr import IPAddress
 from rich.console import Console
 
 from tests.unit import site
+from underlay.access import hostkeys
 from underlay.access.endpoints import Endpoint
 from underlay.access.target import Target
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import CONFIG
+from underlay.compare.systemd import next_boot
+from underlay.compare.systemd.next_boot import NextBoot, Start, Systemd
 from underlay.compare.tables import Table
 from underlay.console import screen
-from underlay.desired import nat, nginx, routing, traffic, units
-from underlay.desired.files import SSHD, firewall_unit, network_files, sshd_file
+from underlay.desired import checkout, nat, nginx, routing, traffic, units
+from underlay.desired.files import SSHD, authorized_keys, firewall_unit, network_files, sshd_file
+from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Route
 from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor import run as doctor
 from underlay.doctor.cause import Cause, Diagnosis
-from underlay.doctor.diagnosis import diagnose
+from underlay.doctor.causes.between import choice
+from underlay.doctor.diagnosis import diagnose, unexplained
 from underlay.doctor.policy import Packet
-from underlay.doctor.survey import Drop, Failure, Hop, HostSurvey, Survey, Taken, Way, Workstation
+from underlay.doctor.survey import Failure, Followed, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import failure_of
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Link, RuleCounter, Upstream
-from underlay.observe.state import HostState
-from underlay.plan import OUTSIDE, REPO, Host, Plan, load
+from underlay.observe.state import NO_SUCH_NAME, HostState
+from underlay.plan import OUTSIDE, REPO, Host, Plan, load, roles
 from underlay.remote.guard.paths import COPY
-from underlay.remote.survey import OUR_PROBE
+from underlay.remote.survey.connections import OUR_PROBE
+from underlay.trace.ended import Ended
+from underlay.trace.seen import Taken
 
 PLAN = load(REPO / "group_data/all.py")
 DEPLOYED = [host for host in PLAN.hosts if host.role not in ("workstation", "images")]
@@ -63,6 +71,7 @@ def state(host: Host, **parts: object) -> HostState:
     files = {nginx.PATH: nginx.configuration(PLAN)} if host.role == "lb_nginx" else {}
     if host in DEPLOYED:
         files[SSHD] = sshd_file(PLAN, host)
+        files[authorized_keys(PLAN)] = f"{hostkeys.machine_key(PLAN, MACHINE)}\n"
     if host.role == "gateway":
         files[units.FIREWALL_FILE] = firewall_unit(COPY)
     found: dict[str, object] = {
@@ -75,6 +84,7 @@ def state(host: Host, **parts: object) -> HostState:
             files=network_files(wanted, {}),
         ),
         "filters": Filters(),
+        "next_boot": NextBoot(),
         "sshd": site.sshd(PLAN, host),
         "firewall": site.firewall(PLAN),
         "units": {
@@ -89,12 +99,30 @@ def state(host: Host, **parts: object) -> HostState:
         "counters": (),
         "clock": Clock(0.0, 0.01),
         "upstreams": tuple(Upstream(*each, "", 0.001) for each in UPSTREAMS),
+        **checked(host),
     }
-    made = HostState(host.name, {})
+    made = HostState(host.name, {"nginx": (0, [])})
     vars(made).update(found | parts)  # they are cached properties: nothing is read any more
     return made
 
 
+def checked(host: Host) -> dict[str, object]:
+    """What `verify` looks at beside the network, as planned."""
+    return {
+        "packages": {*PACKAGES.get(host.role, ())},
+        "listening": {22, nginx.HTTP_PORT, nginx.API_PORT},
+        "on_call": {},
+        "machine_public": MACHINE,
+        "rotation_due": [],
+        "tree": {path: hashlib.sha256(content).hexdigest() for path, content in TREE.items()},
+        "python_packages": checkout.pinned_packages(),
+        "answers": {f"{NO_SUCH_NAME}/": (404, ""), f"{NO_SUCH_NAME}/healthz": (200, "ok\n")}
+        | {f"{name}/": (502, "") for name in roles.lb_nginx(PLAN).web_services},
+    }
+
+
+MACHINE = f"ssh-ed25519 {'A' * 68}"
+TREE = checkout.files(PLAN)
 UPSTREAMS = [("kubernetes_api", "100.64.0.2:6443"), ("grafana", "100.64.0.2:3000"), ("prometheus", "100.64.0.2:9090")]
 
 
@@ -339,6 +367,7 @@ def test_rule_of_others(table: str, chain: str, spec: str, how: str) -> None:
     assert (found.id, found.host) == ("rule-unmanaged", "gateway")
     assert how in found.cause
     assert "17 packets have met it so far" in found.evidence
+    assert found.odd == (f"unmanaged rule: -t filter -A FORWARD {innocent}",)
     command = shlex.split(found.fix)
     assert command[:3] == ["./inv", "change", "gateway"]
     assert shlex.split(command[3]) == ["iptables", "-t", table, "-D", chain, *shlex.split(spec)]
@@ -394,38 +423,67 @@ def test_parallel_iptables(host: str, chain: str, policy: str, specs: list[str],
     assert not specs or policy == "DROP" or command[5:] == shlex.split(specs[0])
 
 
-DROPS = [
-    (("inet", "block", "fwd", ("deny", "8")), "nft delete rule inet block deny handle 8"),
-    (("inet", "block", "fwd", None), "nft chain inet block fwd '{ policy accept; }'"),
-    (("ip", "filter", "INPUT", None), "iptables -t filter -P INPUT ACCEPT"),
-    (
-        ("ip", "filter", "INPUT", ("ufw-deny", '-m comment --comment "x y" -j DROP')),
-        "iptables -t filter -D ufw-deny -m",
-    ),
-    (
-        ("inet", "firewalld", "filter_INPUT", ("filter_INPUT", "9")),
-        "firewall-cmd --permanent --zone=trusted --add-source",
-    ),
-]
+def followed(ended: Ended, which: Callable[[Flow], bool]) -> Survey:
+    """What fails of a healthy site, and where a packet of each ends."""
+    seen = failing(healthy(), which)
+    failed = [flow for flow, outcome in seen.outcomes.items() if outcome.error]
+    return replace(
+        seen, followed=tuple(Followed(flow.receivers[0], "./inv trace", flow, ended=ended) for flow in failed)
+    )
 
 
-@pytest.mark.parametrize(("place", "undo"), DROPS)
-def test_traced(place: tuple[str, str, str, tuple[str, str] | None], undo: str) -> None:
-    """Where the kernel's own trace saw a packet end, before services are blamed for what does not answer."""
-    seen = with_state(healthy(), "lb", filters=Filters(nft=True))
-    seen = failing(seen, lambda flow: "lb" in flow.receivers)
-    found = only(diagnose(replace(seen, drops=(Drop("lb", "dev 192.168.0.105 -> 192.168.0.53:80", *place),))))
+TAKEN = Ended("filter-unmanaged", "lb", "nftables chain inet block in", True, "nft delete rule inet block in handle 8")
+
+
+def test_followed() -> None:
+    """What took packets, before services are blamed for what does not answer; what follows from it is no cause."""
+    found = only(diagnose(followed(TAKEN, lambda flow: "lb" in flow.hosts)))
     assert (found.id, found.host) == ("filter-unmanaged", "lb")
-    assert shlex.split(found.fix)[3].startswith(undo)
+    assert found.fix == './inv change lb "nft delete rule inet block in handle 8"'
+    found = only(diagnose(followed(replace(TAKEN, undo="", advice="look"), lambda flow: "lb" in flow.receivers)))
+    assert (found.fix, found.advice) == ("", "look")
 
 
-def test_traced_without_a_program_to_fix_it() -> None:
-    """No command is printed that is not there."""
-    drop = Drop("lb", "a flow", "inet", "block", "in", None)
-    seen = failing(healthy(), lambda flow: "lb" in flow.receivers)
-    found = only(diagnose(replace(seen, drops=(drop,))))
-    assert found.fix == ""
-    assert "lb has no nft to change it with" in found.advice
+def test_followed_to_two_ends() -> None:
+    """Two faults are both found; that a packet of a third connection is lost follows from them."""
+    lb = followed(TAKEN, lambda flow: "lb" in flow.receivers)
+    master = followed(TAKEN, lambda flow: "master-1" in flow.receivers)
+    other = Ended("neighbour-wrong", "jumphost", "a neighbour entry", True, "ip neigh del 100.64.0.2 dev eth0")
+    lost = Ended("packet-lost", "gateway", "it did not arrive")
+    both = [*lb.followed, *(replace(each, ended=other) for each in master.followed)]
+    outcomes = {flow: each for seen in (lb, master) for flow, each in seen.outcomes.items() if each.error}
+    seen = replace(healthy(), outcomes=healthy().outcomes | outcomes, followed=tuple(both))
+    assert {each.id for each in diagnose(seen).findings} == {"filter-unmanaged", "neighbour-wrong"}
+    seen = replace(seen, followed=(*both, replace(both[0], ended=lost)))
+    assert {each.id for each in diagnose(seen).findings} == {"filter-unmanaged", "neighbour-wrong"}
+
+
+def test_followed_and_lost() -> None:
+    """Where nothing is known that took it, the place is told, and how to look closer."""
+    lost = Ended("packet-lost", "gateway", "the packet left gateway eth1 and did not arrive at lb eth0")
+    found = only(diagnose(followed(lost, lambda flow: "lb" in flow.receivers)))
+    assert (found.id, found.host, found.fix) == ("packet-lost", "gateway", "")
+    assert found.cause == "gateway: the packet left gateway eth1 and did not arrive at lb eth0"
+    assert found.advice == "look closer: ./inv trace"
+
+
+def test_followed_to_a_host_that_is_lost() -> None:
+    """ssh's own packets are followed, too; what is wrong with a machine that is not ours is fixed there."""
+    wrong = Ended("neighbour-wrong", "dev", "a neighbour entry", True, "ip neigh del 192.168.0.51 dev eth0")
+    seen = without(healthy(), "silent", *(host.name for host in DEPLOYED))
+    seen = replace(seen, workstation=replace(seen.workstation, neighbours={"192.168.0.51": "02:00"}))
+    found = only(diagnose(replace(seen, followed=(Followed("gateway", "./inv trace", ended=wrong),))))
+    assert (found.id, found.fix) == ("neighbour-wrong", './inv lab.run dev "ip neigh del 192.168.0.51 dev eth0"')
+
+
+def test_what_is_to_be_followed() -> None:
+    """What nothing on the hosts explains, and those between neighbours first."""
+    flows, lost = unexplained(failing(healthy(), lambda flow: "lb" in flow.hosts))
+    assert (lost, {"lb" in flow.hosts for flow in flows}) == ([], {True})
+    chosen = choice.few(PLAN, flows, 4)
+    assert len(chosen) == 4
+    assert len({(flow.source, flow.receivers) for flow in chosen}) == 4
+    assert [host.name for host in unexplained(without(healthy(), "silent", "lb"))[1]] == ["lb"]
 
 
 def test_firewalld() -> None:
@@ -450,7 +508,7 @@ def with_taken(seen: Survey, rule: dict[str, Any] | None, route: dict[str, Any] 
     seen = failing(seen, lambda flow: flow.destination == STORAGE)
     failed = [flow for flow, outcome in seen.outcomes.items() if outcome.error]
     arguments = f"priority {rule['priority']} from x; lookup 254" if rule else None
-    answer: Taken = {"rule": rule, "route": route, "arguments": arguments}
+    answer: Taken = {"rule": rule, "route": route, "arguments": arguments, "line": None}
     packets = [each for each in policy.packets(PLAN.host("master-1"), failed) if not each.nic]
     return replace(seen, taken={"master-1": [(packet, answer) for packet in packets]})
 
@@ -500,6 +558,15 @@ def test_unexplained() -> None:
     found = only(diagnose(failing(healthy(), lambda flow: flow.destination == IPAddress("203.0.113.1"))))
     assert found.id == "unexplained"
     assert found.fix.startswith("./inv trace ")
+
+
+def test_the_same_mac() -> None:
+    """Two hosts of one network that have it are named, both."""
+    nics = {"eth0": Link(True, True, 1500, mac("lb", "mgmt"))}
+    found = only(diagnose(with_state(failing(healthy(), lambda flow: "jumphost" in flow.hosts), "jumphost", nics=nics)))
+    assert (found.id, found.fix) == ("mac-duplicate", "")
+    assert "jumphost eth0" in found.cause
+    assert "lb eth0" in found.cause
 
 
 def test_silent_host() -> None:
@@ -556,8 +623,7 @@ def test_duplicate_of_a_stranger() -> None:
 @pytest.mark.parametrize(
     ("why", "id", "fix"),
     [
-        ("refused", "sshd-down", './inv lab.run jumphost "systemctl start ssh"'),
-        ("key refused", "key-refused", "./inv lab.run jumphost "),
+        ("refused", "sshd-down", './inv lab.run jumphost "if systemctl -q is-active ssh; then sed'),
         ("host key", "host-key", "key=$(./inv lab.run jumphost "),
     ],
 )
@@ -679,13 +745,14 @@ def test_services() -> None:
     [
         ("/var/log/huge.log", "truncate -s 0 /var/log/huge.log"),
         ("/var/log/journal/x/system.journal", "journalctl --vacuum-size=100M"),
-        ("/var/lib/database", "du -xh /var | sort -h | tail -20"),
+        ("/var/lib/database", ""),
     ],
 )
 def test_full_disk(path: str, fix: str) -> None:
     """Only what is a log is ever offered to be emptied."""
     found = only(diagnose(with_look(healthy(), "lb", full={"/var": [[2**20, path]]})))
-    assert found.fix == f'./inv ssh lb "sudo {fix}"'
+    assert found.fix == (f'./inv ssh lb "sudo {fix}"' if fix else "")
+    assert fix or "du -xh /var | sort -h | tail -20" in found.advice
 
 
 def test_clock() -> None:
@@ -761,7 +828,7 @@ def test_codes_and_document() -> None:
     assert document["seconds"] == 1.2
     findings = document["findings"]
     assert isinstance(findings, list)
-    assert list(findings[0]) == ["id", "host", "cause", "evidence", "fix", "at", "advice", "plan", "latent"]
+    assert list(findings[0]) == ["id", "host", "cause", "evidence", "fix", "at", "advice", "plan", "latent", "odd"]
 
 
 def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -771,10 +838,10 @@ def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
     doctor.show(diagnose(seen), 3.21, console)
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == [
-        "1. jumphost: its sshd does not run: nothing listens there",
+        "1. jumphost: its sshd does not run, or listens elsewhere: nothing listens on port 22",
         "   evidence  ssh jumphost: no answer",
     ]
-    at = lines.index("   fix       systemctl start ssh")
+    [at] = [at for at, line in enumerate(lines) if line.startswith("   fix       if systemctl -q is-active ssh;")]
     assert lines[at + 1] == "             (at the console of jumphost, as root)"
     assert "2. lb: its clock is 90 s ahead" in lines
     assert lines[-1].startswith("1 to fix now, 1 to fix before it matters; in 3.2 s.")
@@ -799,13 +866,13 @@ def test_shown(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_why_ssh_fails(said: str, why: str) -> None:
     """From the last words of ssh."""
-    assert failure_of(said, jump=False).why == why
-    assert failure_of(said, jump=True).why == "the jump host"
+    assert failure_of([said], jump=False).why == why
+    assert failure_of([said], jump=True).why == "the jump host"
 
 
 def test_every_fix_is_one_line() -> None:
     """It can be pasted."""
-    seen = without(healthy("ssh"), "key refused", "jumphost", "master-1")
+    seen = without(healthy("ssh"), "refused", "jumphost", "master-1")
     for found in diagnose(seen).findings:
         assert re.fullmatch(r"[^\n]+", found.fix)
 
@@ -894,3 +961,54 @@ def test_a_fix_that_can_t_be_shown(character: str, capsys: pytest.CaptureFixture
 def test_units(unit: str, fix: str) -> None:
     """One of the network goes as a confirmed change; what is no name of a unit goes nowhere."""
     assert only(diagnose(with_state(healthy(), "lb", failed_units=(unit,)))).fix == fix
+
+
+# --- the next boot --------------------------------------------------------------------------------------------------
+
+MASK = "/etc/systemd/system/nginx.service"
+
+
+def masked() -> NextBoot:
+    """Of the load balancer: nginx is masked."""
+    lb = PLAN.host("lb")
+    good = Start("loaded", True, wanted=["multi-user.target"])
+    found = dict.fromkeys(next_boot.needed(lb, routing.host_network(PLAN, lb)), good)
+    return NextBoot(systemd=Systemd("graphical.target", found | {"nginx.service": Start("masked", False, MASK)}))
+
+
+def test_the_next_boot() -> None:
+    """What its parts say is told last; the same of a unit that is down is part of that."""
+    seen = with_state(healthy(), "lb", next_boot=masked())
+    cause = only(diagnose(seen))
+    assert (cause.id, cause.host, cause.latent) == ("boot-unit", "lb", True)
+    mend = f"./inv ssh lb \"sudo sh -c 'rm {MASK} && systemctl daemon-reload && systemctl enable nginx.service'\""
+    assert cause.fix == mend
+    stopped = state(PLAN.host("lb")).units | {"nginx.service": UnitState("inactive", "masked")}
+    cause = only(diagnose(with_state(seen, "lb", units=stopped, next_boot=masked())))
+    assert (cause.id, cause.fix) == ("service-down", f"{mend} && ./inv deploy lb_nginx")
+
+
+def test_a_next_boot_that_can_not_be_asked() -> None:
+    """It is named, and what else is known is told."""
+    half = NextBoot(dpkg=["tzdata (unpacked)"], unread=["systemd: no answer"])
+    found = diagnose(with_state(healthy(), "lb", next_boot=half))
+    assert [each.id for each in found.findings] == ["packages-broken"]
+    assert found.unread == ("what the next boot of lb does can't be read: systemd: no answer",)
+    found = diagnose(with_state(healthy(), "lb", next_boot="late"))
+    assert (found.findings, doctor.code(found)) == ((), 1)
+
+
+def test_a_file_of_ours_that_differs_is_one_cause() -> None:
+    """What nginx says of it follows."""
+    bad = NextBoot(nginx="nginx: [emerg] bad in /etc/nginx/nginx.conf:3")
+    seen = with_state(healthy(), "lb", next_boot=bad)
+    assert only(diagnose(seen)).id == "boot-program"
+    files = state(PLAN.host("lb")).files | {nginx.PATH: "bad"}
+    assert only(diagnose(with_state(seen, "lb", files=files, next_boot=bad))).id == "file-differs"
+
+
+def test_rules_without_their_program_are_one_cause() -> None:
+    gone = NextBoot(broken=[(str(COPY), "is not there")])
+    firewall = replace(state(PLAN.gateway).firewall, at_boot={}, failed=(("underlay-firewall.service", "x", "gone"),))
+    cause = only(diagnose(with_state(healthy(), "gateway", firewall=firewall, next_boot=gone)))
+    assert (cause.id, cause.fix) == ("boot-unit", './inv change gateway "true"')

@@ -19,6 +19,8 @@ from underlay.access.endpoints import Endpoint
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired.traffic import Flow
+from underlay.doctor import run as doctor
+from underlay.doctor.cause import Cause, Diagnosis
 from underlay.guard import history
 from underlay.guard.history import Entries
 from underlay.observe import exchange
@@ -63,6 +65,7 @@ def gather(plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gathe
         outcome: Callable[[Flow], Outcome] = good,
         entries: Entries | None = None,
         of: Plan = plan,
+        found: Iterable[Cause] = (),
     ) -> Facts:
         dead = frozenset(dead)
 
@@ -85,8 +88,10 @@ def gather(plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gathe
         monkeypatch.setattr(states, "read", read)
         monkeypatch.setattr(exchange, "run", run)
         monkeypatch.setattr(history, "read", changes)
+        monkeypatch.setattr(doctor, "examine", lambda _: Diagnosis(tuple(found)))
         endpoints = tuple(Endpoint(host.name, host.primary.address) for host in of.hosts)
         outside = IPAddress("203.0.113.1")
+        (tmp_path / "config").touch()
         return report.gather(Target(of, "ssh", None, endpoints, tmp_path / "config", tmp_path / "known", outside))
 
     return make
@@ -148,6 +153,27 @@ def test_dead_gateway(plan: Plan, gather: Gather) -> None:
     assert "gateway can't be reached at 192.0.2.1: no answer" in text
     assert "jumphost, lb, master-1 can't be reached either" in text
     assert "Drift - 4 not read" in text or "Drift-4 not read" in text
+
+
+def test_what_the_doctor_found(plan: Plan, gather: Gather) -> None:
+    """His causes, with their fixes, in place of what follows from them; what got in is no consequence."""
+
+    def outcome(flow: Flow) -> Outcome:
+        if flow.must_not and flow.source == "dev":
+            return Outcome(receiver=flow.receivers[0], seen_as="192.168.0.105")
+        return Outcome(error="no answer within 3 s") if flow.source == "lb" else good(flow)
+
+    live = Cause("service-down", "lb", "lb: nginx does not run", ("it was stopped",), "./inv deploy lb_nginx")
+    late = Cause("boot-differs", "gateway", "gateway: forgets its rules", (), "ip x", at="at its console", latent=True)
+    facts = gather(outcome=outcome, dead=["jumphost"], found=[live, late])
+    html = page.page(plan, facts)
+    text = " ".join(Page(html).text.split())
+    for words in (live.cause, "it was stopped", f"fix: {live.fix}", late.cause, "fix (at its console): ip x"):
+        assert words in text
+    assert "jumphost can't be reached at" not in text[text.index("What needs") : text.index("Topology")]
+    assert page.summary(facts).startswith("3 things")
+    assert '<li class="attention">' in html
+    assert json.loads(json.dumps(asdict(facts)))["findings"][0]["fix"] == live.fix
 
 
 def test_host_that_nobody_deploys_and_that_cannot_be_asked(gather: Gather) -> None:

@@ -11,6 +11,8 @@ import pytest
 from tests.unit.namespaces import namespace
 from underlay.plan import REPO
 from underlay.remote import arp, send, survey
+from underlay.remote.survey import connections
+from underlay.remote.survey.neighbours import echo_request
 
 PAIR = """\
 link add left type veth peer name right address 02:00:00:00:00:02
@@ -67,16 +69,16 @@ def test_connect() -> None:
     ports = [each.getsockname()[1] for each in (quiet, closed)]
     closed.close()
     with quiet:
-        found = survey.errors([["127.0.0.1", ports[0], False], ["127.0.0.1", ports[1], False]])
+        found = connections.errors([["127.0.0.1", ports[0], False], ["127.0.0.1", ports[1], False]])
         assert found == {f"127.0.0.1:{ports[0]}": "", f"127.0.0.1:{ports[1]}": "Connection refused"}
-        assert "does not answer within" in survey.error_of("127.0.0.1", ports[0], True)
+        assert "does not answer within" in connections.error_of("127.0.0.1", ports[0], True)
     probe.close()
 
 
 @pytest.mark.parametrize("size", [28, 100, 1499, 1500])
 def test_echo_request(size: int) -> None:
     """The packet has the size that was asked for, and its checksum is right (RFC 1071)."""
-    packet = survey.echo_request(7, size)
+    packet = echo_request(7, size)
     assert len(packet) == size - 20
     padded = packet + b"\0" * (len(packet) % 2)
     total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
@@ -108,10 +110,10 @@ def test_name_servers() -> None:
     script = f"""
 import subprocess, sys
 sys.path.insert(0, {str(REPO)!r})
-from underlay.remote import survey
+from underlay.remote.survey import connections
 server = subprocess.Popen([sys.executable, "-c", {SERVER!r}], stdout=subprocess.PIPE)
 server.stdout.readline()
-print([survey.silence(address) for address in ("127.0.0.2", "127.0.0.3", "192.0.2.1")])
+print([connections.silence(address) for address in ("127.0.0.2", "127.0.0.3", "192.0.2.1")])
 """
     with namespace("ip", "python3") as inside:
         inside("ip", "link", "set", "lo", "up")
@@ -124,4 +126,4 @@ print([survey.silence(address) for address in ("127.0.0.2", "127.0.0.3", "192.0.
         ):
             inside("ip", *command.split())
         found = ast.literal_eval(inside(sys.executable, "-c", script))
-    assert found == ["", "Connection refused", f"no answer within {survey.PATIENCE} s"]
+    assert found == ["", "Connection refused", f"no answer within {connections.PATIENCE} s"]

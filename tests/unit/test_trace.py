@@ -56,7 +56,7 @@ def as_planned(plan: Plan, found: Path) -> Observations:
             case "leaves" | "arrives" if step.expected != NOTHING:
                 direction = "out" if step.stage == LEAVES else "in"
                 nic, *_, source, _, destination = f"eth0 {step.expected}".split()[-4:]
-                packets.append((direction, nic, step.way, source, destination, ""))
+                packets.append((direction, nic, step.way, source, destination, "", 64))
                 if step.stage == ARRIVES:
                     chains.append(Chain(step.way, "", "prerouting", step.packet, "", (), "accept"))
             case "route" if step.expected != TO_ITSELF:

@@ -34,10 +34,10 @@ REQUEST = ip(6, HERE, THERE, tcp(20001, 80))
 @pytest.mark.parametrize(
     ("packet", "note"),
     [
-        (REQUEST, ("request", HERE, THERE, "")),
-        (ip(6, THERE, HERE, tcp(80, 20001, 0x12)), ("answer", THERE, HERE, "")),
-        (ip(6, THERE, HERE, tcp(80, 20001, 0x14)), ("answer", THERE, HERE, "reset")),
-        (ip(1, "127.0.0.9", HERE, b"\3\1\0\0\0\0\0\0" + REQUEST), ("error", "127.0.0.9", HERE, "3/1")),
+        (REQUEST, ("request", HERE, THERE, "", 64)),
+        (ip(6, THERE, HERE, tcp(80, 20001, 0x12)), ("answer", THERE, HERE, "", 64)),
+        (ip(6, THERE, HERE, tcp(80, 20001, 0x14)), ("answer", THERE, HERE, "reset", 64)),
+        (ip(1, "127.0.0.9", HERE, b"\3\1\0\0\0\0\0\0" + REQUEST), ("error", "127.0.0.9", HERE, "3/1", 64)),
         (ip(1, "127.0.0.9", HERE, b"\3\1\0\0\0\0\0\0" + ip(6, HERE, THERE, tcp(20002, 80))), None),
         (ip(1, HERE, THERE, struct.pack("!BBHHH", 8, 0, 0, 20001, 1)), None),
         (ip(6, HERE, THERE, tcp(20001, 81)), None),
@@ -47,7 +47,7 @@ REQUEST = ip(6, HERE, THERE, tcp(20001, 80))
     ],
     ids=["request", "answer", "reset", "error", "error of others", "echo", "port", "protocol", "version", "cut off"],
 )
-def test_which_packets_are_ours(packet: bytes, note: tuple[str, ...] | None) -> None:
+def test_which_packets_are_ours(packet: bytes, note: tuple[str, str, str, str, int] | None) -> None:
     """A packet of the connection is told from all others, and the way it goes."""
     assert Matcher("tcp", [20001, 80]).note(packet) == note
 
@@ -91,7 +91,7 @@ def chain(seen: dict[str, Any], way: str, stage: str) -> dict[str, Any]:
 def follow(ask: Ask, protocol: str) -> tuple[str | None, dict[str, Any]]:
     """One connection over the loopback: why there was no answer, and what was seen."""
     port = 0 if protocol == "icmp" else ask("listen", protocol, THERE)
-    ask("watch", protocol, [ask("reserve", protocol, HERE), port])
+    ask("watch", protocol, [ask("reserve", protocol, HERE), port], [])
     return ask("send", THERE, port), ask("seen")
 
 
@@ -103,7 +103,7 @@ def test_a_connection(ask: Ask, protocol: str) -> None:
     error, seen = follow(ask, protocol)
     assert error is None
     assert {tuple(packet) for packet in seen["packets"]} == {
-        (direction, "lo", way, *ends, "")
+        (direction, "lo", way, *ends, "", 64)
         for direction in ("in", "out")
         for way, ends in (("request", (HERE, THERE)), ("answer", (THERE, HERE)))
     }
@@ -132,9 +132,9 @@ def test_a_dropped_packet(ask: Ask) -> None:
 
 def test_nobody_listens(ask: Ask) -> None:
     """A refusal is told from silence."""
-    ask("watch", "tcp", [ask("reserve", "tcp", HERE), 9])
+    ask("watch", "tcp", [ask("reserve", "tcp", HERE), 9], [])
     assert ask("send", THERE, 9) == "Connection refused"
-    assert ["out", "lo", "answer", THERE, HERE, "reset"] in ask("seen")["packets"]
+    assert ["out", "lo", "answer", THERE, HERE, "reset", 64] in ask("seen")["packets"]
 
 
 def test_an_address_that_is_not_there(ask: Ask) -> None:
@@ -146,6 +146,54 @@ def test_an_address_that_is_not_there(ask: Ask) -> None:
 def test_only_this_connection(ask: Ask) -> None:
     """Another connection to the same port is not seen."""
     port = ask("listen", "tcp", THERE)
-    ask("watch", "tcp", [ask("reserve", "tcp", HERE), port])
+    ask("watch", "tcp", [ask("reserve", "tcp", HERE), port], [])
     ask("run", [["python3", "-c", f"import socket; socket.create_connection(('{THERE}', {port}))"], ""])
-    assert ask("seen") == {"packets": [], "chains": []}
+    seen = ask("seen")
+    assert seen["packets"] == seen["chains"] == []
+
+
+THINGS = """
+ip link add nic0 type veth peer name far
+ip link set nic0 up
+ip link set far up
+ip address add 192.0.2.1/24 dev nic0
+ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev nic0 nud permanent
+tc qdisc add dev nic0 root tbf rate 1mbit burst 3000 latency 50ms
+ip xfrm policy add src 0.0.0.0/0 dst 192.0.2.7/32 dir out action block
+iptables-legacy -A OUTPUT -d 127.0.0.2 -p udp -j DROP
+"""
+
+
+def test_what_is_around(ask: Ask) -> None:
+    """Neighbours, queues, IPsec policies, rules of an older iptables that were met, and what the kernel counted."""
+    for line in THINGS.strip().splitlines():
+        [(code, _, error)] = ask("run", [line.split(), ""])
+        assert code == 0, error
+    port = ask("listen", "udp", THERE)
+    ask("watch", "udp", [ask("reserve", "udp", HERE), port], ["nic0"])
+    assert ask("send", THERE, port) is not None
+    found = ask("seen")["around"]
+    [[nic, mac, flags, program]] = found["links"]
+    assert (nic, program, "UP" in flags) == ("nic0", "", True)
+    assert len(mac) == len("02:00:00:00:00:09")
+    assert ["192.0.2.9", "nic0", "02:00:00:00:00:09", ["PERMANENT"]] in found["neighbours"]
+    assert [each[:3] for each in found["qdiscs"]] == [["nic0", "tbf", "root"]]
+    assert found["policies"] == ["src 0.0.0.0/0 dst 192.0.2.7/32 dir out"]
+    assert found["legacy"] == [["iptables-legacy", "filter", "OUTPUT", "-d 127.0.0.2/32 -p udp -j DROP"]]
+    assert found["counters"]
+    assert ask("heard", ["nic0", "192.0.2.9"]) == {"nic0": {"192.0.2.9": []}}
+    assert ["out", "nic0", "request", "0.0.0.0", "192.0.2.9", mac] in ask("seen")["around"]["arp"]
+
+
+def test_which_route_is_taken(ask: Ask) -> None:
+    """One that leads nowhere is named as `ip route del` takes it."""
+    for line in ("ip route add blackhole 192.0.2.0/24", "ip route add unreachable 198.51.100.0/24 metric 7"):
+        [(code, _, error)] = ask("run", [line.split(), ""])
+        assert code == 0, error
+    packet = {"source": "", "destination": "192.0.2.7", "nic": "", "protocol": "tcp", "sport": None, "dport": 22}
+    found = ask("taken", packet, packet | {"destination": "198.51.100.1"}, packet | {"destination": "203.0.113.1"})
+    assert [each["line"] for each in found] == [
+        "blackhole 192.0.2.0/24 table 254",
+        "unreachable 198.51.100.0/24 metric 7 table 254",
+        None,
+    ]

@@ -109,23 +109,24 @@ def run(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program that speaks for a host: ssh, say. Of stderr the end is kept.
 
-    Raises subprocess.TimeoutExpired after so many seconds, FloodError after so many bytes, OSError. Its end is not
-    waited for then: a connection that is shared holds the pipes while the command runs.
+    Raises subprocess.TimeoutExpired after so many seconds, with what came until then; FloodError after so many bytes;
+    OSError. Its end is not waited for then: a connection that is shared holds the pipes while the command runs.
     """
     end = time.monotonic() + seconds
     pipe = subprocess.PIPE
     process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe)
+    output, errors = bytearray(), bytearray()
     try:
-        output, errors = _talk(process, stdin, end, most)
+        _talk(process, stdin, end, most, output, errors)
         code = process.wait(max(end - time.monotonic(), 0))
     except (TimeoutError, subprocess.TimeoutExpired):
-        raise subprocess.TimeoutExpired(argv, seconds) from None
+        raise subprocess.TimeoutExpired(argv, seconds, bytes(output), bytes(errors)) from None
     finally:
         process.kill()
         process.wait()
         for each in (process.stdin, process.stdout, process.stderr):
             cast(IO[bytes], each).close()
-    return subprocess.CompletedProcess(argv, code, output, errors)
+    return subprocess.CompletedProcess(argv, code, bytes(output), bytes(errors))
 
 
 def rest(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]:
@@ -150,11 +151,13 @@ def rest(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bool]
     return words, False
 
 
-def _talk(process: subprocess.Popen[bytes], stdin: bytes, end: float, most: int) -> tuple[bytes, bytes]:
+def _talk(
+    process: subprocess.Popen[bytes], stdin: bytes, end: float, most: int, output: bytearray, errors: bytearray
+) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    said = {process.stdout: bytearray(), process.stderr: bytearray()}
+    said = {process.stdout: output, process.stderr: errors}
     left, count = memoryview(stdin), 0
     os.set_blocking(process.stdin.fileno(), False)
     with selectors.DefaultSelector() as waiting:
@@ -186,7 +189,6 @@ def _talk(process: subprocess.Popen[bytes], stdin: bytes, end: float, most: int)
                     raise FloodError(f"it said more than {_size(most)}")
                 if stream is process.stderr:
                     del said[stream][:-LAST_WORDS]
-    return bytes(said[process.stdout]), bytes(said[process.stderr])
 
 
 def _size(number: int) -> str:

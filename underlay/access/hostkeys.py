@@ -28,6 +28,14 @@ def known_hosts(plan: Plan, path: Path) -> str:
     return "".join(_lines(known, host, _addresses(host)) for host in plan.hosts)
 
 
+def of_host(host: Host, path: Path) -> list[str]:
+    """The keys by which a host is known, as TYPE and KEY."""
+    known = _load(path)
+    there = (known.keys(name).items() for name in _addresses(host))
+    found = {f"{kind} {key}": None for kinds in there for kind, keys in kinds for key in keys}
+    return [*found]
+
+
 def known_as_published(plan: Plan, path: Path) -> str:
     """The host keys of published hosts by their published addresses, of those that are known by an internal one.
 

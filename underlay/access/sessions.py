@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import resource
 import select
 import shlex
 import subprocess
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any, Generic, Literal, NotRequired, TypeVar
 
@@ -20,10 +23,16 @@ from underlay.access.answers import FloodError, ShapeError
 from underlay.access.ssh_config import CONNECT_SECONDS
 from underlay.access.target import Target
 from underlay.errors import OperatorError
-from underlay.remote import probe, send
+from underlay.remote import Pace, probe, send
 
-AT_ONCE = 10
-"""Connections that are opened at the same time: sshd refuses more newcomers, and each costs both ends a bit of work."""
+AT_ONCE = 16
+"""Hosts that are logged in on, or asked something, at the same time, to begin with: each costs both ends some work."""
+MOST_AT_ONCE = 64
+QUICK = 1.0
+"""Seconds in which a host that is not busy lets in, or answers."""
+THREADS = 256
+CHANCES = 3
+"""Hosts that are asked once more at the same time; when so many gave no answer again, no further one is."""
 FILES = 65536
 ROOT_IF_POSSIBLE = (
     "sh",
@@ -32,12 +41,25 @@ ROOT_IF_POSSIBLE = (
     "sh",
 )
 """Before a command: a workstation's user may have no sudo without a password."""
-LOGIN_SECONDS = 15
+LOGIN_SECONDS = 8
 """Seconds that a host has to let us in. One that does not even greet has CONNECT_SECONDS, by the ssh config."""
+ANSWER = 6
+"""Seconds that a program on a host has for an answer, if it needs not wait for others."""
 TIMED_OUT = 124
 """The exit code of timeout(1)."""
+KILLED = 2
+"""Seconds that a command on a host has to end after its time, before it is killed."""
+LATE = KILLED + 1
+"""Seconds that the answer of a command may come after its time."""
+NO_ANSWER = "no answer within {:.0f} s"
+LATE_WORDS = ("no answer within", "banner exchange")
+"""Of ssh, about a host that takes the connection and then says nothing: maybe it is busy."""
 FEW = 64_000
 """Bytes that a login may say."""
+TALK = re.compile(
+    r"debug\d: |Transferred: |Bytes per second: |Authenticated (?:to|using) |Connection to \S+ port \d+ timed out"
+)
+"""What ssh says of its own accord where it is asked to tell more: no reason for anything."""
 
 T = TypeVar("T")
 
@@ -59,12 +81,25 @@ class Links:
     """Connections to the hosts of a target, opened on first use and tried once.
 
     `HOST can't be reached` is remembered: whoever asks later gets the same answer at once.
+
+    patience: seconds that a host has to let us in
+    options: further ones of ssh while it logs in, `-o LogLevel=DEBUG1` say
+    said: host → the lines that ssh, sshd and the shell there said when a login failed
+    pace: of what hosts are asked
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, patience: float = LOGIN_SECONDS, options: Sequence[str] = ()) -> None:
         self.target = target
+        self.patience = patience
+        self.options = options
+        self.said: dict[str, list[str]] = {}
+        self.pace = Pace(AT_ONCE, MOST_AT_ONCE, QUICK)
         _many_files()
-        self._pool = ThreadPoolExecutor(AT_ONCE)
+        # Those that wait for their turn, or for a jump host, hold a thread.
+        self._pool = ThreadPoolExecutor(min(THREADS, len(target.endpoints) + 2))
+        self._logins = Pace(AT_ONCE, MOST_AT_ONCE, QUICK)
+        self._alone = threading.Semaphore(CHANCES)
+        self._chances = CHANCES
         self._opened: dict[str, Future[str | None]] = {}
 
     def open(self, names: Iterable[str]) -> None:
@@ -100,16 +135,41 @@ class Links:
         endpoint = self.target.endpoint(name)
         if endpoint.jump and self._opened[endpoint.jump].result():
             return f"{name} can't be reached: the jump host {endpoint.jump} in between can't"
-        where = f"{name} can't be reached at {endpoint.address}"
+        error = self.once_more(lambda: self._log_in(name), lambda said: any(word in said for word in LATE_WORDS))
+        return f"{name} can't be reached at {endpoint.address}: {error}" if error else None
+
+    def _log_in(self, name: str) -> str:
         options: list[str] = []
-        # A connection that an earlier command left may lead nowhere by now: that is found out soon, or it is dropped.
-        if self._ssh(name, [], ["-O", "check"], 1) == "":
-            if self._ssh(name, ["true"], [], 2) == "":
-                return None
-            self._ssh(name, [], ["-O", "exit"], 1)
-            options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
-        error = self._ssh(name, ["true"], options, LOGIN_SECONDS)
-        return f"{where}: {error}" if error else None
+        begun, error = self._logins.begin(), "it was not tried"
+        try:
+            # A connection that an earlier command left may lead nowhere by now: that is found out soon, or dropped.
+            there = self._ssh(name, [], ["-O", "check"], 1)
+            if there == "":
+                if self._ssh(name, ["true"], [], 2) == "":
+                    error = ""
+                    return error
+                self._leave(name)
+                options = ["-o", f"ConnectTimeout={CONNECT_SECONDS - 2}"]  # two of its seconds are over
+            elif there == NO_ANSWER.format(1):
+                self._leave(name)
+            error = self._ssh(name, ["true"], [*options, *self.options], self.patience)
+            return error
+        finally:
+            # One that was not in when its time was over was slow; what ssh gave up by itself is another matter.
+            self._logins.end(begun, not error or error == NO_ANSWER.format(self.patience))
+
+    def once_more(self, ask: Callable[[], T], late: Callable[[T], bool] = lambda _: False) -> T:
+        """What `ask` finds; if that is an error, or too late, where others were late as well: what it finds alone.
+
+        A host that is silent while others are quick is not asked again, and of many only a few are.
+        """
+        good, result = _tried(ask, late)
+        if not good and (self.pace.late or self._logins.late):
+            with self._alone:
+                if self._chances > 0:
+                    good, result = _tried(ask, late)
+                    self._chances -= not good
+        return result()
 
     def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
         """The error of a short command, empty if there is none."""
@@ -117,18 +177,33 @@ class Links:
         try:
             done = answers.run(argv, seconds=seconds, most=FEW)
         except subprocess.TimeoutExpired:
-            return f"no answer within {seconds:.0f} s"
+            return NO_ANSWER.format(seconds)
         except FloodError as error:
             return str(error)
         except OSError as error:
             return f"can't run ssh: {error.strerror}"
-        return "" if done.returncode == 0 else last_words(done.stderr, "ssh failed")
+        if done.returncode == 0:
+            return ""
+        # A shell that lets nobody in says so on stdout, after all that greets people.
+        last = done.stdout.strip().splitlines()[-1:]
+        said = b"\n".join([done.stderr, *last]).decode(errors="replace").splitlines()
+        self.said[name] = [line.strip() for line in said if line.strip()]
+        plain = [line for line in self.said[name] if not TALK.match(line)]
+        return answers.short(plain[-1]) if plain else "ssh failed"
+
+    def _leave(self, name: str) -> None:
+        """Let nobody take the connection that is shared any more, also if the process that has it hangs."""
+        if self._ssh(name, [], ["-O", "exit"], 1) == NO_ANSWER.format(1):
+            argv = ["ssh", "-G", "-F", str(self.target.ssh_config), name]
+            with suppress(OSError, subprocess.TimeoutExpired, FloodError, StopIteration):
+                lines = answers.run(argv, seconds=1, most=FEW).stdout.decode().splitlines()
+                os.unlink(next(line.split(" ", 1)[1] for line in lines if line.startswith("controlpath ")))
 
     def log_in_anew(self, name: str) -> str:
         """Why a new connection to a host fails, whatever connection there is already; empty if it does not."""
         if self.is_local(name):
             return ""
-        return self._ssh(name, ["true"], ["-o", "ControlPath=none"], LOGIN_SECONDS)
+        return self._ssh(name, ["true"], ["-o", "ControlPath=none"], self.patience)
 
     def host(self, name: str) -> Any:
         """testinfra's host, as root. Raises UnreachableError."""
@@ -151,17 +226,23 @@ class Links:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run a shell command on a host, as root; after so many seconds it is ended there.
 
-        Its exit code is then 124. Raises UnreachableError, also if the connection breaks meanwhile, or it says more
-        than `most` bytes.
+        Its exit code is then 124, and its output what came until then. Raises UnreachableError, also if the connection
+        breaks meanwhile, or it says more than `most` bytes.
         """
         self.check(name)
-        argv = self.argv(name, f"exec timeout --kill-after=2 {seconds} sh -c {shlex.quote(command)}")
+        argv = self.argv(name, f"exec timeout --kill-after={KILLED} {seconds} sh -c {shlex.quote(command)}")
+        begun, told = self.pace.begin(), False
         try:
-            done = answers.run(argv, stdin=stdin, seconds=seconds + CONNECT_SECONDS, most=most)
-        except subprocess.TimeoutExpired:
-            raise UnreachableError(f"{name} was reached, but gave no answer within {seconds:.0f} s") from None
+            done = answers.run(argv, stdin=stdin, seconds=seconds + LATE, most=most)
+            told = True
+        except subprocess.TimeoutExpired as error:
+            told = True
+            # What can't be killed there holds the connection; all else may have been said.
+            done = subprocess.CompletedProcess(argv, TIMED_OUT, error.output, error.stderr)
         except FloodError as error:
             raise UnreachableError(f"{name} was reached, but not read: {error}") from None
+        finally:
+            self.pace.end(begun, told)
         if done.returncode == 255 and not self.is_local(name):
             words = last_words(done.stderr, "ssh says nothing")
             raise UnreachableError(f"{name} was reached, but the connection broke: {words}")
@@ -182,14 +263,15 @@ class Links:
         unpack: bytes at most of what it packed with gzip; 0: it did not
         """
         done = self.run(name, command, seconds=seconds, stdin=stdin)
-        if done.returncode or not done.stdout:
-            late = done.returncode == TIMED_OUT
-            words = f"no answer within {seconds:.0f} s" if late else last_words(done.stderr, "it gave no answer")
+        late = done.returncode == TIMED_OUT
+        if (done.returncode and not late) or not done.stdout:
+            words = NO_ANSWER.format(seconds) if late else last_words(done.stderr, "it gave no answer")
             raise UnreachableError(f"{name} was reached, but not read: {words}")
         try:
             return answers.parsed(shape, answers.unpacked(done.stdout, unpack) if unpack else done.stdout)
         except (FloodError, ValueError) as error:
-            raise UnreachableError(f"{name} was reached, but not read: {answers.short(error)}") from None
+            words = NO_ANSWER.format(seconds) if late else answers.short(error)
+            raise UnreachableError(f"{name} was reached, but not read: {words}") from None
 
     def agent(self, name: str, seconds: int = probe.DEADLINE, *, root: bool = False) -> "Agent":
         """A new agent on a host, which ends when it was not asked for so long. Raises UnreachableError.
@@ -201,7 +283,9 @@ class Links:
             argv = ["sudo", "-n", *argv]  # the connection table is root's
         elif root:
             argv = [*ROOT_IF_POSSIBLE, *argv]
-        return Agent(name, self.command(name, argv), probe, dict[Literal["port"], int])
+        command = self.command(name, argv)
+        with self.pace.turn():
+            return Agent(name, command, probe, dict[Literal["port"], int])
 
     def command(self, name: str, argv: list[str]) -> list[str]:
         """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""
@@ -213,6 +297,19 @@ class Links:
         if self.is_local(name):
             return ["sh", "-c", command]
         return ["ssh", "-F", str(self.target.ssh_config), name, command]
+
+
+def _tried(ask: Callable[[], T], late: Callable[[T], bool]) -> tuple[bool, Callable[[], T]]:
+    """Whether it went well, and what gives or raises what it came to."""
+
+    def failed(error: UnreachableError) -> T:
+        raise error
+
+    try:
+        found = ask()
+    except UnreachableError as error:
+        return False, partial(failed, error)
+    return not late(found), lambda: found
 
 
 def _many_files() -> None:
@@ -258,14 +355,14 @@ class Agent:
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._rest = bytearray()
         self._given_up = ""
-        self.hello = self._exchange(send.line(program), hello, 10)
+        self.hello = self._exchange(send.line(program), hello, ANSWER)
 
     @property
     def port(self) -> int:
         """The port of the probe's listener."""
         return int(self.hello["port"])
 
-    def ask(self, key: str, value: object, shape: Any = Any, seconds: float = 10) -> Any:
+    def ask(self, key: str, value: object, shape: Any = Any, seconds: float = ANSWER) -> Any:
         """The answer to a request, see `remote.serve`, of this shape. Raises RefusedError.
 
         UnreachableError if none comes in time, or another one: it is not asked again then.
@@ -277,6 +374,11 @@ class Agent:
         if "answer" not in reply:
             raise self._lost("it gave no answer")
         return reply["answer"]
+
+    @property
+    def lost(self) -> bool:
+        """Whether it gave no answer once: it is not asked again."""
+        return bool(self._given_up)
 
     def _lost(self, why: str) -> UnreachableError:
         self._given_up = f"{self.name}: the probe does not work there: {why}"

@@ -25,6 +25,7 @@ MACHINE_KEY = Path("/var/lib/underlay/deploy/key")
 """The jump host is the deploy machine too. There it logs in on the others with this key, which was made there and never
 leaves it; its folder is root's alone."""
 MACHINE_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+Console = Callable[[str, str, bytes, float], bytes]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Target:
     outside: an address beyond the upstream router that tests may use (in the lab only)
     key: the private key with which this process logs in
     workstation: in the lab, the host whose network this process is in
+    console: where the consoles of hosts are commands: what a shell command prints at one, as root, given its host,
+        itself, its stdin and seconds. Raises OperatorError. None: a person has to type there
     """
 
     plan: Plan
@@ -48,6 +51,7 @@ class Target:
     outside: IPAddress | None
     key: Path = MACHINE_KEY
     workstation: str = ""
+    console: Console | None = None
 
     def __str__(self) -> str:
         where = f"from {self.vantage.name}" if self.vantage else "from this machine"

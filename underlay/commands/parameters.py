@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Collection
+from datetime import datetime
 
 from netaddr import IPAddress
 
@@ -51,6 +52,22 @@ def address(text: str) -> IPAddress:
     if not is_unicast(found):
         raise OperatorError(f"no host can have the address {found}: give that of one")
     return found
+
+
+def past(text: str, now: float) -> float:
+    """A time that is past, as seconds of the epoch: so long ago, or a time of today or of a day, as the clock here."""
+    if ago := re.fullmatch(r"(\d{1,6})([mhd])", text, re.ASCII):
+        return now - int(ago[1]) * {"m": 60, "h": 3600, "d": 86400}[ago[2]]
+    today = datetime.fromtimestamp(now).strftime("%Y-%m-%d")
+    for words, shape in ((f"{today} {text}", "%Y-%m-%d %H:%M"), (text, "%Y-%m-%d %H:%M"), (text, "%Y-%m-%d")):
+        try:
+            found = datetime.strptime(words, shape).timestamp()
+        except (ValueError, OverflowError):
+            continue
+        if found > now:
+            raise OperatorError(f"{shown(text)} is not past: give a time before {datetime.fromtimestamp(now):%H:%M}")
+        return found
+    raise OperatorError(f"{shown(text)} is no time: give 30m, 2h, 3d, 14:02 or '{today} 14:02'")
 
 
 def one_of(what: str, name: str, names: Collection[str]) -> str:

@@ -1,14 +1,15 @@
 """What the network of a host is made of at its next boot: our files, and what of the host's wins over them. Pure."""
 
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from underlay.compare.difference import Difference, File, Nic, Place, Sysctl
 from underlay.compare.files import boot_differences
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd, sysctl
 from underlay.compare.systemd.networkd import OFF, ON, NetworkFile
-from underlay.desired.files import network_files
-from underlay.desired.routing import ALL_RP_FILTER, NETWORKD_CONF, SYSCTL_CONF, HostNetwork
+from underlay.desired.files import network_files, nic_of
+from underlay.desired.routing import ALL_RP_FILTER, NETWORKD, NETWORKD_CONF, SYSCTL_CONF, HostNetwork
 
 FORWARDING = "net.ipv4.conf.{}.forwarding"
 LOOSE = "2"
@@ -32,7 +33,13 @@ def obstacles(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
     """
     ours = files(wanted, live)
     after = {path: text for path, text in live.files.items() if path not in live.ours} | ours
-    found = [*_unknown(wanted, live), *_undone(ours, after), *_sysctls(wanted, live, after), *_networkd(after)]
+    found = [
+        *_unknown(wanted, live),
+        *_hidden(wanted, live, ours, after),
+        *_undone(ours, after),
+        *_sysctls(wanted, live, after),
+        *_networkd(after),
+    ]
     if wanted.forwards and live.sysctls.get(ALL_RP_FILTER) == LOOSE:
         found.append(Difference("differs", Sysctl(ALL_RP_FILTER, "0"), LOOSE))
     return found
@@ -42,6 +49,33 @@ def _unknown(wanted: HostNetwork, live: LiveNetwork) -> Iterator[Difference]:
     for nic in wanted.nics:
         for each in networkd.charge(live.network_files, networkd.device_of(nic, live.devices), live.system).unknown:
             yield Difference("differs", Nic(nic), each.place, at_boot=True)
+
+
+def _hidden(
+    wanted: HostNetwork, live: LiveNetwork, ours: dict[str, str], after: dict[str, str]
+) -> Iterator[Difference]:
+    """NICs for which networkd takes another file than ours, or that another file of theirs keeps down."""
+    files = networkd.in_force(after)
+    for nic in wanted.nics:
+        file = networkd.charge(files, networkd.device_of(nic, live.devices), live.system).file
+        paths = [path for path in ours if file and (path == file.path or path.startswith(f"{_drop_ins(file)}/"))]
+        mine = next((path for path, text in ours.items() if nic_of(path, text) == nic), "")
+        if file is None or not mine:
+            continue
+        bad = networkd.keeps_down(file)
+        if bad is None and not paths:
+            bad = next((each for each in file.settings if each.section == "Match"), None)
+        if bad:
+            yield Difference("differs", File(mine, ours[mine], boot=True), bad.place)
+
+
+def _drop_ins(file: NetworkFile) -> str:
+    return f"{NETWORKD}/{PurePosixPath(file.path).name}.d"
+
+
+def matches_nics(place: Place) -> bool:
+    """Whether a line says which NICs a file is for: without it the file is for none."""
+    return place.path.endswith(".network") and place.text.partition("=")[0].strip() in networkd.MATCHES
 
 
 def _undone(ours: dict[str, str], after: dict[str, str]) -> Iterator[Difference]:
@@ -100,4 +134,8 @@ def advice(difference: Difference) -> str:
         key, value = difference.thing.key, difference.thing.value
         return f"{difference.what}: `sysctl -w {key}={value}`; look first at what NICs that are not in the plan need"
     assert isinstance(difference.found, Place)
+    if matches_nics(difference.found) and isinstance(difference.thing, File):
+        return (
+            f"{difference.what}: give {difference.found.path} a name that sorts behind that of ours, and deploy again"
+        )
     return f"{difference.what}: take line {difference.found.number} out of {difference.found.path}, and deploy again"

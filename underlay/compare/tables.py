@@ -169,3 +169,9 @@ def read(text: str) -> list[Own]:
             if chain in BUILTIN_CHAINS[table]:
                 found.append(Own(table, chain, rule["spec"], head=bool(rule["head"]), gone=rule["action"] == "D"))
     return found
+
+
+def words(spec: str) -> list[str]:
+    """The words of a rule as `iptables-save` prints it: quoted with `"` only, and with backslashes within that."""
+    found = re.findall(r'"((?:[^"\\]|\\.)*)"|(\S+)', spec, re.DOTALL)
+    return [plain or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) for quoted, plain in found]

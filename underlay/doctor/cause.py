@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from underlay.desired.traffic import Flow
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -12,8 +14,11 @@ class Cause:
     fix: the command to paste, on this machine in this repo; or at `at`, where that is another place
     advice: what else a person should know before
     plan: the line of the plan that says how it should be
+    about: what of the host, where another cause may be about the same: a unit
     latent: everything works at present, and will not after the next boot, deploy or so
+    odd: what else differs from a plain host there, and what changed there lately
     hosts: connections of these hosts may fail because of it; `cuts`: they can't be reached because of it, either
+    flows: further connections that fail because of it
     """
 
     id: str
@@ -25,8 +30,11 @@ class Cause:
     advice: str = ""
     plan: str = ""
     latent: bool = False
+    odd: tuple[str, ...] = ()
+    about: str = ""
     hosts: frozenset[str] = frozenset()
     cuts: bool = False
+    flows: frozenset[Flow] = frozenset()
 
 
 @dataclass(frozen=True)

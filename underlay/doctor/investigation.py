@@ -10,12 +10,13 @@ from underlay.access import via
 from underlay.access.answers import UnreadableError
 from underlay.compare import network
 from underlay.compare.difference import Difference, Nic
+from underlay.compare.systemd.next_boot import NextBoot, Problem
 from underlay.desired import routing
 from underlay.desired.routing import PolicyRule
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause
 from underlay.doctor.survey import HostSurvey, Survey
-from underlay.observe import drift, exchange
+from underlay.observe import boot, drift, exchange
 from underlay.observe.state import HostState
 from underlay.plan import OUTSIDE, Host, Interface, Plan
 from underlay.text import argument, command
@@ -37,6 +38,7 @@ class Investigation:
 
     found: the causes so far; what follows from them is none
     notes: see `cause.Diagnosis`
+    told: host and unit, of services whose cause was found
     """
 
     def __init__(self, seen: Survey) -> None:
@@ -46,6 +48,7 @@ class Investigation:
         self.deployed = seen.plan.deployed
         self.found: list[Cause] = []
         self.notes: list[str] = []
+        self.told: set[tuple[str, str]] = set()
 
     # --- what was seen ---
 
@@ -100,6 +103,11 @@ class Investigation:
         """What differs from the plan on a host. Raises UnreadableError."""
         return list(drift.of_host(self.plan, host, state))
 
+    def next_boot(self, host: Host, state: HostState) -> list[Problem]:
+        """What keeps the next boot of a host from being as planned; nothing if it did not say."""
+        known = self.seen.host_keys.get(host.name, [])
+        return boot.problems(self.plan, host, state, state.boot, known) if isinstance(state.next_boot, NextBoot) else []
+
     # --- what follows ---
 
     def is_cut(self, name: str) -> bool:
@@ -113,6 +121,8 @@ class Investigation:
     def is_explained(self, flow: Flow) -> bool:
         """Whether an earlier cause explains that a connection fails."""
         blamed = {name for each in self.found if not each.latent for name in each.hosts}
+        if any(flow in each.flows for each in self.found):
+            return True
         return bool(flow.hosts & blamed) or (self.gateway.name in blamed and self._crosses(flow))
 
     def _crosses(self, flow: Flow) -> bool:
@@ -177,6 +187,13 @@ class Investigation:
             return ""
         first = via.addresses(self.plan.host(name), self.plan.host(way.via))[0]
         return f" --via {way.via}" + ("" if str(first) == way.address else f" --address {way.address}")
+
+    def mend(self, host: Host, problem: Problem) -> str:
+        """The command that takes away what keeps the next boot from being as planned; empty where none surely does."""
+        line = " && ".join(problem.commands)
+        if problem.guard or not line:
+            return self.change(host.name, line) if line else ""
+        return self.ssh(host.name, command("sh", "-c", line) if len(problem.commands) > 1 else line)
 
     def console(self, name: str, line: str) -> Fix:
         """A command line for a host that ssh does not lead to."""

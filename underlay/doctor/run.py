@@ -11,15 +11,20 @@ from rich.text import Text
 from underlay.access.target import Target, announce
 from underlay.console import screen
 from underlay.doctor.cause import Cause, Diagnosis
+from underlay.doctor.causes import oddities
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.gather import gather
 from underlay.errors import exit_code
 from underlay.text import one_line
 
+LATELY = 24 * 3600
+"""Seconds: what changed since then is shown beside a finding."""
 
-def run(target: Target, json: bool) -> int:
+
+def run(target: Target, json: bool, since: float | None = None) -> int:
     """Examine the site and print the diagnosis; the walk goes to stderr as it is made.
 
+    since: print, too, what changed on the hosts since then; seconds of the epoch
     Returns the exit code.
     """
     announce(target)
@@ -28,13 +33,24 @@ def run(target: Target, json: bool) -> int:
     def say(line: str) -> None:
         print(f"doctor {time.monotonic() - begin:4.1f}s  {line}", file=sys.stderr, flush=True)
 
-    diagnosis = diagnose(gather(target, say), say)
+    seen = gather(target, say, time.time() - LATELY if since is None else since)
+    diagnosis = diagnose(seen, say)
     seconds = time.monotonic() - begin
+    looks = {} if since is None else {host.name: seen.looks.get(host.name) for host in target.plan.deployed}
     if json:
-        print(dumps(document(target, diagnosis, seconds), indent=2))
+        shown = document(target, diagnosis, seconds)
+        print(dumps(shown if since is None else {**shown, "changed": oddities.document(looks)}, indent=2))
     else:
-        show(diagnosis, seconds, screen(highlight=False, soft_wrap=True))
+        console = screen(highlight=False, soft_wrap=True)
+        show(diagnosis, seconds, console)
+        for line in oddities.lines(looks):
+            console.print(Text(one_line(line)))
     return code(diagnosis)
+
+
+def examine(target: Target) -> Diagnosis:
+    """The diagnosis of the site, without a word meanwhile."""
+    return diagnose(gather(target, lambda _: None, time.time() - LATELY))
 
 
 def code(diagnosis: Diagnosis) -> int:
@@ -44,7 +60,7 @@ def code(diagnosis: Diagnosis) -> int:
 
 def document(target: Target, diagnosis: Diagnosis, seconds: float) -> dict[str, object]:
     """The diagnosis for programs."""
-    shown = ("id", "host", "cause", "evidence", "fix", "at", "advice", "plan", "latent")
+    shown = ("id", "host", "cause", "evidence", "fix", "at", "advice", "plan", "latent", "odd")
     return {
         "site": target.plan.site,
         "target": target.name,
@@ -92,6 +108,7 @@ def _parts(finding: Cause) -> list[tuple[str, list[str]]]:
     fix = [finding.fix] if finding.fix else []
     return [
         ("evidence", list(finding.evidence)),
+        ("odd there", list(finding.odd)),
         ("plan", [finding.plan] if finding.plan else []),
         ("advice", [finding.advice] if finding.advice else []),
         ("fix", [*fix, *([f"({finding.at})"] if finding.at else [])]),

@@ -3,7 +3,6 @@
 iptables has more matches than this reads: a rule with one of those may be met, or may not.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,7 +10,7 @@ from typing import Literal
 
 from netaddr import IPAddress, IPNetwork
 
-from underlay.compare.tables import NATIVE, Ruleset
+from underlay.compare.tables import NATIVE, Ruleset, words
 from underlay.plan import Host, Plan
 from underlay.text import command
 
@@ -184,12 +183,6 @@ class HostRules:
 
 def _target(spec: str) -> str:
     return next((after for word, after in pairwise(words(spec)) if word in ("-j", "-g")), "")
-
-
-def words(spec: str) -> list[str]:
-    """The words of a rule as `iptables-save` prints it: quoted with `"` only, and with backslashes within that."""
-    found = re.findall(r'"((?:[^"\\]|\\.)*)"|(\S+)', spec, re.DOTALL)
-    return [plain or re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL) for quoted, plain in found]
 
 
 def _matches(spec: str, packet: Headers) -> tuple[bool, bool]:

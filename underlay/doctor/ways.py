@@ -5,48 +5,64 @@ is wrong with the way is told apart from what is wrong with the host.
 """
 
 import errno
+import json
+import re
+import shlex
 import socket
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from typing import Annotated, get_args
 
-from underlay.access import via
-from underlay.access.sessions import Links
+from annotated_types import Len
+from typing_extensions import TypedDict
+
+from underlay.access import answers, via
+from underlay.access.answers import FloodError, UnreadableError
+from underlay.access.sessions import TALK, Links, UnreachableError
 from underlay.access.target import Target, configured
-from underlay.doctor.survey import Failure, Way, Why
+from underlay.doctor.investigation import some
+from underlay.doctor.survey import Failure, HostSurvey, Login, Reason, Way, Why
+from underlay.errors import OperatorError
 from underlay.plan import OUTSIDE, Host
+from underlay.remote import send, survey
 
 CONNECT_SECONDS = 3
 """What an ssh connection of the doctor's may take: somebody waits for it."""
+LOGIN_SECONDS = 5
+"""What a host may take to let it in."""
 KNOCK_SECONDS = 1.5
+CONSOLE_SECONDS = 8
+CONFINED_SECONDS = 4
+INSIDE = "underlay-is-in"
+TELL = ("-o", "LogLevel=DEBUG1")
+"""What has ssh tell how far a login got."""
+KINDS: tuple[tuple[str, Why], ...] = (
+    ("Host key verification failed", "host key"),
+    ("Not allowed at this time", "penalty"),
+    ("Exceeded MaxStartups", "startups"),
+    (r"Load key .*: |signing failed|UNPROTECTED PRIVATE KEY|no such identity", "own key"),
+    ("Authenticated to ", "session"),
+    ("with partial success", "more than a key"),
+    ("Permission denied|Too many authentication failures", "key refused"),
+    ("Server accepts key", "account"),
+    ("administratively prohibited", "forwarding"),
+    ("banner exchange", "mute"),
+    (r"(?s)(Connection established|Remote protocol version).*(timed out|no answer)", "mute"),
+    (r"(?s)(Connection established|Remote protocol version).*([Cc]onnection (closed|reset)|Broken)", "closed"),
+    ("Connection refused", "refused"),
+    ("No route to host", "no ARP answer"),
+    ("timed out|no answer", "silent"),
+    ("Network is unreachable", "no route"),
+)
+"""What ssh says (at DEBUG1) → how far it got; the first one that is there."""
+SAID_BY_SSHD = r"^debug1: (?:Remote: (?!.*: key options: )|kex_exchange_identification: banner line \d+: )(.+)"
+AT_THE_DOOR: tuple[Why, ...] = get_args(Why)[get_args(Why).index("refused") : get_args(Why).index("the jump host")]
+"""The kinds of which the host itself knows more than whoever stands outside."""
 Say = Callable[[str], None]
-
-
-@contextmanager
-def patient(target: Target) -> Iterator[Target]:
-    """The target with connections of its own, made anew: what an earlier command left open proves nothing."""
-    with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
-        # A socket's path is short; the name of a host is, too.
-        settings = {"ConnectTimeout": str(CONNECT_SECONDS), "ControlPath": f"{folder}/%n", "ControlPersist": "15"}
-        own = configured(target, Path(folder), {"*": settings})
-        try:
-            yield own
-        finally:
-            _disconnect(own)
-
-
-def _disconnect(target: Target) -> None:
-    """Close the connections that are still kept open for more."""
-    argv = ["ssh", "-F", str(target.ssh_config), "-O", "exit"]
-    open_to = [path.name for path in target.ssh_config.parent.iterdir() if path.is_socket()]
-    ending = [subprocess.Popen([*argv, name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for name in open_to]
-    for process in ending:
-        with suppress(subprocess.TimeoutExpired):  # it ends by itself when it is idle
-            process.wait(2)
+Ask = Callable[[Links, Host, Mapping[str, object]], HostSurvey]
 
 
 class Ways:
@@ -78,7 +94,7 @@ class Ways:
     def connect(self) -> tuple[Links, dict[str, Failure]]:
         """Connections the plan's way; and why there is none, for the hosts that have none. The others are read."""
         self.say(f"connecting to {len(self.names)} hosts")
-        links = Links(self.target)
+        links = Links(self.target, LOGIN_SECONDS, TELL)
         jump = {name: self.target.endpoint(name).jump for name in self.names if name != self.here}
         knocks = {name: self.pool.submit(self._knock, links, name) for name, through in jump.items() if not through}
         if self.here:
@@ -89,7 +105,7 @@ class Ways:
             if through := jump.get(name):
                 knocks[through].result()
             if said := links.error(name):
-                failures[name] = knocked or failure_of(said, jump.get(name, "") in failures)
+                failures[name] = knocked or failure_of(links.said.get(name, [said]), jump.get(name, "") in failures)
             elif name in self.hosts and (name != self.here or self.hosts[name] in self.deployed):
                 self.read(links, self.hosts[name])
         return links, failures
@@ -125,7 +141,7 @@ class Ways:
         lost = [host for host in self.deployed if host.name in failures]
         if not lost:
             return links, {}
-        self.say(f"no way to {', '.join(host.name for host in lost)}: trying other ways")
+        self.say(f"no way to {some(host.name for host in lost)}: trying other ways")
         candidates: dict[str, list[Way]] = {}
         if gateway.name in failures:
             if jumphost.name not in failures:
@@ -173,7 +189,7 @@ class Ways:
             replace(each, jump=other_ways[each.name].via) if each.name in other_ways else each
             for each in target.endpoints
         )
-        links = Links(replace(target, endpoints=tuple(endpoints)))
+        links = Links(replace(target, endpoints=tuple(endpoints)), LOGIN_SECONDS, TELL)
         dead = {name for name in failures if name not in other_ways}
         for name in dead:
             links.take(name, f"{name} can't be reached: {failures[name].said}")
@@ -181,17 +197,95 @@ class Ways:
         return links
 
 
-def failure_of(said: str, jump: bool) -> Failure:
+def failure_of(said: Sequence[str], jump: bool) -> Failure:
     """Why ssh did not get in, from its own words; `jump`: the jump host in between could not be reached either."""
+    plain = [line for line in said if not TALK.match(line)]
+    last = answers.short(plain[-1]) if plain else "ssh failed"
     if jump:
-        return Failure("the jump host", said)
-    kinds: dict[str, Why] = {
-        "Host key verification failed": "host key",
-        "Permission denied": "key refused",
-        "Connection refused": "refused",
-        "No route to host": "no ARP answer",
-        "timed out": "silent",
-        "no answer": "silent",
-        "Network is unreachable": "no route",
-    }
-    return Failure(next((why for words, why in kinds.items() if words in said), "other"), said)
+        return Failure("the jump host", last)
+    text = "\n".join(said)
+    why: Why = next((why for words, why in KINDS if re.search(words, text)), "other")
+    # What sshd or PAM says is told before ssh says that it is over.
+    more = [answers.short(line) for line in plain[:-1] if not line.startswith("kex_exchange_identification")]
+    remote = re.findall(SAID_BY_SSHD, text, re.MULTILINE)
+    return Failure(why, last, tuple(dict.fromkeys([*more, *map(answers.short, remote)]))[:4])
+
+
+class Door:
+    """Asks hosts themselves why the operator does not get in, by whatever way there is.
+
+    target: the target without the doctor's own connections
+    ask: how a host that was reached is asked (`remote.survey`)
+    """
+
+    def __init__(
+        self, target: Target, ask: Callable[[Links, Host, Mapping[str, object]], HostSurvey], key: str
+    ) -> None:
+        self.target = target
+        self.plan = target.plan
+        self.ask = ask
+        self.key = key
+
+    def login(self, links: Links, host: Host, through: str, forwards: bool) -> Login:
+        """What a host says of the operator's logins; `through`: the host that they come from, empty for this one."""
+        request = self.request(host, through, forwards)
+        unread = ""
+        with suppress(UnreachableError, UnreadableError):
+            return Login(tuple(self.ask(links, host, request).login), "ssh")
+        open_links = Links(self.target)
+        if links.is_local(host.name) is False and self._is_open(host.name):
+            open_links.take(host.name)
+            with suppress(UnreachableError, UnreadableError):
+                return Login(tuple(self.ask(open_links, host, request).login), "an open connection")
+        if self.target.console is not None:
+            try:
+                stdin = send.line(survey) + json.dumps(request).encode()
+                told = self.target.console(host.name, shlex.join(send.argv()), stdin, CONSOLE_SECONDS)
+                found = answers.parsed(_Said, told)
+                return Login(tuple(found["login"]), "the console")
+            except (OperatorError, ValueError) as error:
+                unread = f"at the console of {host.name}: {answers.short(error)}"
+        return Login(None, "", unread)
+
+    def request(self, host: Host, through: str, forwards: bool) -> dict[str, list[object]]:
+        """What to ask a host, see `remote.survey`."""
+        return {"login": [self.plan.operator.user, self._address(host, through), self.key, forwards]}
+
+    def _is_open(self, name: str) -> bool:
+        """Whether an earlier command has left a connection that still works."""
+        argv = ["ssh", "-F", str(self.target.ssh_config), "-O", "check", name]
+        with suppress(subprocess.TimeoutExpired, OSError):
+            return answers.run(argv, seconds=1, most=64_000).returncode == 0
+        return False
+
+    def _address(self, host: Host, through: str) -> str:
+        """Where the operator comes from, as a host sees it; empty if that is not known."""
+        if through:
+            near = self.plan.host(through).interfaces
+            return next((str(nic.address) for nic in near if host.interface(nic.network)), "")
+        with suppress(OSError, KeyError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.connect((str(self.target.endpoint(host.name).address), 22))
+            return str(asking.getsockname()[0])
+        return ""
+
+
+class _Said(TypedDict):
+    login: Annotated[list[Reason], Len(0, 20)]
+
+
+def confinement(links: Links, host: Host) -> Failure | None:
+    """Why a host that lets the operator in can't be read: its shell, or sudo; None if it is neither."""
+    argv = links.shell(host.name, f"echo {INSIDE} && exec sudo -n true")
+    try:
+        done = answers.run(argv, seconds=CONFINED_SECONDS, most=64_000)
+    except (subprocess.TimeoutExpired, FloodError, OSError):
+        return Failure("session", "no answer to a command")
+    words = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    if done.stdout.decode(errors="replace").strip() != INSIDE:
+        seen = done.stdout.decode(errors="replace").strip().splitlines() or words or ["nothing"]
+        return Failure("session", f"`echo {INSIDE}` there prints {answers.short(seen[0])!r}")
+    if done.returncode:
+        return Failure(
+            "sudo", answers.short(next(iter(words), "sudo: it failed")), tuple(map(answers.short, words[1:3]))
+        )
+    return None

@@ -20,8 +20,10 @@ HOLDER = (
     '[ -z "$pid" ] || echo "$(tr "\\0\\n" "  " </proc/$pid/cmdline | cut -c -80) (process $pid)"'
 )
 """Prints who holds the lock of dpkg; nothing if nobody does."""
+QUERY = "timeout 10 dpkg-query --show"
 HALF_WAY = (
-    "dpkg-query --show --showformat='${db:Status-Status} ${db:Status-Eflag} ${Package}\\n'"
+    f"{QUERY}"
+    " --showformat='${db:Status-Status} ${db:Status-Eflag} ${Package}\\n'"
     ' | awk \'$1 ~ /^(half-|unpacked)/ || $2 == "reinstreq" { print $3 " is " $1 }\''
 )
 """Prints the packages that dpkg did not come to an end with."""
@@ -68,7 +70,7 @@ def command(names: Sequence[str]) -> str:
     }
     return (
         f"lacking=$(for name in {shlex.join(names)}; do\n"
-        "dpkg-query --show --showformat='${db:Status-Status}\\n' \"$name\" 2>/dev/null | grep -qx installed"
+        f"{QUERY} --showformat='${{db:Status-Status}}\\n' \"$name\" 2>/dev/null | grep -qx installed"
         ' || echo "$name"\ndone)\n'
         f"{script({'lacking': 'echo $lacking'})}\n"
         f'[ -z "$lacking" ] || {{\n{ALONE}{script(look)}\n}}\ntrue'

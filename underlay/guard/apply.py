@@ -372,4 +372,4 @@ def _wrong(outcomes: dict[Flow, Outcome]) -> dict[Flow, tuple[str, str]]:
 def _new_connection(target: Target, host: str) -> Iterator[Target]:
     """The same target, but with a connection to one host that is made anew, whichever are open already."""
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
-        yield configured(target, Path(folder), {host: {"ControlPath": f"{folder}/%C", "ControlPersist": "5"}})
+        yield configured(target, Path(folder), {host: {"ControlPath": f"{folder}/c", "ControlPersist": "5"}})

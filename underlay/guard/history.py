@@ -14,7 +14,7 @@ from underlay.errors import OperatorError
 from underlay.plan import Host
 from underlay.remote.guard.paths import COPY
 
-SECONDS = 15
+SECONDS = 8
 """A host has so long to tell its history."""
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
-from underlay.access.sessions import UnreachableError
+from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.compare import boot, filters, firewall, network, sshd
 from underlay.compare.difference import Difference, NotLoaded, Word
@@ -40,16 +41,22 @@ def line(plan: Plan, host: Host, difference: Difference) -> Line:
 
 
 def read(target: Target, hosts: Iterable[Host]) -> dict[str, list[Line] | str]:
-    """For each host its differences, or why it could not be read; the hosts at the same time."""
-    hosts = list(hosts)
-    evidence = Evidence(target)
+    """For each host its differences, or why it could not be read; the hosts at the same time, over new connections."""
+    with anew(target) as own:
+        return look(Links(own), hosts)
+
+
+def look(links: Links, hosts: Iterable[Host]) -> dict[str, list[Line] | str]:
+    """The same, over these connections."""
+    hosts, plan = list(hosts), links.target.plan
+    evidence = Evidence(links.target, links)
     evidence.gather(hosts, [], DRIFT)
     found: dict[str, list[Line] | str] = {}
     for host in hosts:
         try:
             with reading(f"what {host.name} says"):
-                differences = list(of_host(target.plan, host, evidence.state(host.name)))
-                found[host.name] = [line(target.plan, host, each) for each in differences]
+                differences = list(of_host(plan, host, evidence.state(host.name)))
+                found[host.name] = [line(plan, host, each) for each in differences]
         except (UnreachableError, UnreadableError) as error:
             found[host.name] = str(error)
     return found

@@ -17,23 +17,20 @@ from underlay.plan import Host, Plan
 
 SECONDS = 60
 """After so long, and one for each host, a check stops waiting; every step on the way has a deadline of its own."""
-
-
-AT_ONCE = 16
-"""Hosts that are read at the same time."""
+THREADS = 128
 
 
 class Evidence:
     """The states of hosts and the outcomes of flows of one run.
 
     plan, target: what it is about
-    links: the connections to the hosts that were asked
+    links: the connections to the hosts that were asked; its own, if none are given
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, links: Links | None = None) -> None:
         self.target = target
         self.plan: Plan = target.plan
-        self.links = Links(target)
+        self.links = links or Links(target)
         self.seconds = SECONDS + len(target.plan.hosts)
         self._states: dict[str, Future[HostState]] = {}
         self._outcomes: Future[dict[Flow, Outcome]] | None = None
@@ -58,7 +55,8 @@ class Evidence:
         if flows:
             names.add(self.plan.gateway.name)
         self.links.open(names)
-        pool = ThreadPoolExecutor(min(len(hosts), AT_ONCE) + 1)
+        # How many are read at the same time is up to the pace of the links.
+        pool = ThreadPoolExecutor(min(len(hosts), THREADS) + 1)
         if flows:
             self._outcomes = pool.submit(exchange.run, flows, self.links, self.plan.gateway.name)
         for host in hosts:

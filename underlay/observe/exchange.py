@@ -1,23 +1,32 @@
-"""Makes the flows of a plan happen, all at once, and says what became of each."""
+"""Makes the flows of a plan happen, as many at once as the hosts can follow, and says what became of each.
+
+One that fails is tried again, with few others, before it is called failed: a busy host loses packets, too.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from underlay.access.sessions import Agent, Links, UnreachableError
+from underlay.access.sessions import QUICK, Agent, Links, UnreachableError
 from underlay.desired import nginx
 from underlay.desired.traffic import Flow
 from underlay.plan import SSH_PORT
-from underlay.remote import probe
+from underlay.remote import Pace, probe
 
 T = TypeVar("T")
 
 CONNECT = probe.PATIENCE + 3
-"""Seconds for an agent's answer about its connections; with many hosts some more."""
-AT_ONCE = 16
-"""Agents that start, or connect, at the same time: each connects everywhere at once, and who is asked must answer."""
+"""Seconds for an agent's answer about its connections; with many hosts or connections some more."""
+THREADS = 128
+ALONE = 8
+"""Hosts that try again at the same time."""
+AGAIN = 16
+"""Connections that fail which are all tried again; of more, some of each kind that fail in the same way."""
+SAMPLE = 4
+REVIVED = 4
+"""Agents that gave no answer which are started anew, at most."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,8 @@ def run(flows: Iterable[Flow], links: Links, gateway: str) -> dict[Flow, Outcome
     """Every flow's outcome. Never raises for a host: a flow whose host can't be asked has that as its error."""
     flows = list(flows)
     with closing(Exchange(flows, links, gateway)) as exchange:
-        return exchange.run(flows)
+        outcomes = exchange.run(flows)
+        return outcomes | exchange.again(outcomes)
 
 
 def _each(
@@ -123,24 +133,48 @@ class Exchange:
         if any(flow.tracked is not None for flow in self.flows):
             names.add(gateway)
         self.gateway = gateway
-        self.pool = ThreadPoolExecutor(AT_ONCE)
+        self.links = links
+        self.pace = links.pace
+        self.pool = ThreadPoolExecutor(min(THREADS, len(names) + 1))
         # None may be about to end when the last one is there.
         self.patience = CONNECT + len(names) // 8
-        for name in names:
-            links.error(name)
-        deadline = probe.DEADLINE + len(names) // 2
-        knock = {flow.source for flow in self.flows if flow.router}
-        self.agents = _each(
-            self.pool, dict.fromkeys(names), lambda name, _: links.agent(name, deadline, root=name in knock)
-        )
+        self.deadline = probe.DEADLINE + len(names) // 2
+        self.knocking = {flow.source for flow in self.flows if flow.router}
+        self.agents = _each(self.pool, dict.fromkeys(names), lambda name, _: self._start(name))
         self.ports = {name: agent.port for name, agent in self.agents.items() if isinstance(agent, Agent)}
         self.api = self._serve_api({name for flow in self.flows if _is_api(flow) for name in flow.receivers})
 
+    def _start(self, name: str) -> Agent:
+        self.links.check(name)
+        return self.links.once_more(lambda: self.links.agent(name, self.deadline, root=name in self.knocking))
+
     def close(self) -> None:
         """End the agents, also those that are asked something still."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(Agent.close, (agent for agent in self.agents.values() if isinstance(agent, Agent))))
         self.pool.shutdown(wait=False)
+
+    def again(self, outcomes: Mapping[Flow, Outcome]) -> dict[Flow, Outcome]:
+        """Outcomes of those that are not as they must be, tried once more, with few others at the same time.
+
+        Of many that fail in the same way some are tried; if all of these fail again, so do the others.
+        """
+        lost = [name for name, agent in self.agents.items() if isinstance(agent, Agent) and agent.lost][:REVIVED]
+        for name in lost:
+            with suppress(UnreachableError):
+                self.agents[name] = agent = self._start(name)
+                self.ports[name] = agent.port
+        kinds: dict[tuple[str, str], list[Flow]] = {}
+        for flow, outcome in outcomes.items():
+            hopeless = flow.must_not or isinstance(self._call(flow), UnreachableError)
+            if not hopeless and judge(flow, outcome):
+                kinds.setdefault((flow.row, outcome.error or ""), []).append(flow)
+        few = sum(map(len, kinds.values())) <= AGAIN
+        first = {kind: some if few else _spread(some) for kind, some in kinds.items()}
+        self.pace = Pace(ALONE, ALONE, QUICK)
+        found = self.run(flow for some in first.values() for flow in some)
+        mended = [kind for kind, some in first.items() if any(judge(flow, found[flow]) is None for flow in some)]
+        return found | self.run(flow for kind in mended for flow in kinds[kind] if flow not in found)
 
     def run(self, flows: Iterable[Flow]) -> dict[Flow, Outcome]:
         """The outcome of each of these flows, made anew: see `run`."""
@@ -176,7 +210,14 @@ class Exchange:
         return outcomes | self._tracked({flow: outcomes[flow] for flow in good}, ports)
 
     def _connect(self, agent: Agent, work: list[tuple[Flow, list[Any]]]) -> list[_Told]:
-        found: list[_Told] = agent.ask("connect", [call for _, call in work], list[_Told], self.patience)
+        begun, good = self.pace.begin(), False
+        try:
+            patience = self.patience + len(work) // 100
+            found: list[_Told] = agent.ask("connect", [call for _, call in work], list[_Told], patience)
+            # One that must not arrive is waited for, whoever is busy.
+            good = not any(error for _, _, error in found) and not any(flow.must_not for flow, _ in work)
+        finally:
+            self.pace.end(begun, good)
         return _as_many(agent, found, work)
 
     def _ask(self, work: Mapping[str, Any], request: Callable[[Agent, Any], T]) -> dict[str, T | UnreachableError]:
@@ -289,6 +330,12 @@ class Exchange:
             flow: replace(outcome, tracked=tracked)
             for (flow, outcome), tracked in zip(outcomes.items(), answer, strict=True)
         }
+
+
+def _spread(flows: list[Flow]) -> list[Flow]:
+    """Some of them, from different hosts to different ones where there are such."""
+    step = max(1, len(flows) // SAMPLE)
+    return sorted(flows, key=lambda flow: (flow.source, flow.receivers))[::step][:SAMPLE]
 
 
 def _is_api(flow: Flow) -> bool:

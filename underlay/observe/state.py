@@ -1,23 +1,33 @@
-"""The state of a host, read once for all checks: one command, made of what the role's checks look at."""
+"""The state of a host, read once for all checks: one command, made of what the role's checks look at.
 
+Each of its sections is read beside all others, with a time and a size of its own: one that hangs costs itself alone.
+"""
+
+import base64
+import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
+from typing_extensions import TypedDict
+
 from underlay.access import answers
 from underlay.access.answers import UnreadableError, reading
-from underlay.access.sessions import Links, UnreachableError
+from underlay.access.sessions import Links, UnreachableError, last_words
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import Sshd
+from underlay.compare.systemd import next_boot
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired import checkout, nat, nginx, routing, units
 from underlay.desired.files import SSHD, authorized_keys
-from underlay.facts import files, filters, firewall, network, script, sections, sshd
+from underlay.facts import files, filters, firewall, network, sshd
 from underlay.facts.access import MACHINE_PUBLIC, ON_CALL, RotationDue, machine_public
 from underlay.facts.firewall import Firewall
 from underlay.observe import health
@@ -33,12 +43,20 @@ from underlay.observe.health import (
     Upstream,
 )
 from underlay.plan import Host, Plan, roles
+from underlay.remote import send, survey
+from underlay.remote.guard.paths import COPY
 
-SECONDS = 15
-TIMED_OUT = 124
-"""The exit code of timeout(1)."""
+SECONDS = 4
+"""What a section may take, but for one that takes long where all is well."""
+MOST = 4_000_000
+"""Bytes of a section; and eight times that of all."""
+LATE = (124, 137)
+"""Exit codes of timeout(1): ended after its time, or killed."""
+FLOOD = 141
+"""That of a command whose reader has gone."""
 NO_SUCH_NAME = "no-such-name.invalid"
-ANSWERS = "answers"
+ANSWERS, BOOT = "answers", "boot"
+BOOT_SECONDS = 9
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
@@ -50,10 +68,17 @@ CHECKS = DRIFT | {
     "tree",
     "python",
     "nginx",
+    BOOT,
     ANSWERS,
 }
 """The sections that the checks of all roles look at; a role has only some of them."""
 ALL = CHECKS | HEALTH
+
+_NAMES = " ".join(unit.name for unit in units.ALL)
+UNITS = f"""\
+systemctl show --property=Id,ActiveState {_NAMES}
+for unit in {_NAMES}; do echo "$unit=$(SYSTEMD_OFFLINE=1 systemctl is-enabled $unit 2>/dev/null)"; done"""
+"""Whether one is enabled is asked of the disk: systemd itself keeps what it read at its last reload."""
 
 LAST_TIME = 2.0**40
 """Seconds since 1970 that a clock can tell."""
@@ -66,6 +91,7 @@ class HostState:
     """What a host said, by section; each property reads one, or raises UnreadableError.
 
     answers: of the web server: `NAME/PATH` → status (0: none) and body
+    next_boot: what it will do, or why it did not say
     asked: when the host was asked and when it had answered, by the operator's clock, in seconds since 1970
     """
 
@@ -73,14 +99,26 @@ class HostState:
     sections: dict[str, tuple[int, list[str]]]
     answers: dict[str, tuple[int, str]] = field(default_factory=dict)
     asked: tuple[float, float] = (0.0, 0.0)
+    next_boot: NextBoot | str = "it was not asked"
 
     def lines(self, section: str) -> list[str]:
         """The output of a section whose command succeeded."""
         code, lines = self.sections.get(section, (1, ["it was not read"]))
         if code != 0:
-            why = "it took too long" if code == TIMED_OUT else (lines or ["no output"])[-1]
+            why = (
+                "it took too long"
+                if code in LATE
+                else f"it said more than {MOST // 1_000_000} MB"
+                if code == FLOOD
+                else (lines or ["no output"])[-1]
+            )
             raise UnreadableError(f"{section} of {self.name} can't be read: {answers.short(why)}")
         return lines
+
+    @property
+    def late(self) -> bool:
+        """Whether a section took too long."""
+        return any(code in LATE for code, _ in self.sections.values())
 
     def _read(self, section: str, parse: Callable[[list[str]], T]) -> T:
         lines = self.lines(section)
@@ -157,6 +195,13 @@ class HostState:
         found = (re.fullmatch(r"(.+)-([^-]+)\.dist-info", line) for line in self.lines("python"))
         return {checkout.normalised(match[1]): match[2] for match in found if match}
 
+    @property
+    def boot(self) -> NextBoot:
+        """What its next boot will do."""
+        if isinstance(self.next_boot, str):
+            raise UnreadableError(f"what the next boot of {self.name} does can't be read: {self.next_boot}")
+        return self.next_boot
+
     @cached_property
     def clock(self) -> Clock:
         """How far the host's clock is from the operator's, and how long a command is on its way."""
@@ -209,6 +254,12 @@ class HostState:
         return self._read("upstreams", health.upstreams)
 
 
+class _Boot(TypedDict):
+    """See `remote.survey`."""
+
+    boot: NextBoot | None
+
+
 def _time(lines: list[str]) -> float:
     found = float(lines[0])
     if not 0 <= found < LAST_TIME:
@@ -218,13 +269,12 @@ def _time(lines: list[str]) -> float:
 
 def _units(lines: list[str]) -> dict[str, UnitState]:
     found, values = {}, dict[str, str]()
-    for line in [*lines, ""]:
+    for line in lines:
         key, _, value = line.partition("=")
+        if key == "ActiveState":
+            found[values["Id"]] = value
         values[key] = value
-        if not line and "Id" in values:
-            found[values["Id"]] = UnitState(values["ActiveState"], values["UnitFileState"])
-            values = {}
-    return found
+    return {name: UnitState(active, values[name].replace("not-found", "")) for name, active in found.items()}
 
 
 def _listening(lines: list[str]) -> set[int]:
@@ -233,8 +283,10 @@ def _listening(lines: list[str]) -> set[int]:
 
 
 def _packages(lines: list[str]) -> set[str]:
-    rows = (line.split() for line in lines)
-    return {row[0] for row in rows if row[-1] == "installed"}
+    rows = [line.split() for line in lines]
+    if not rows or any(len(row) != 4 for row in rows):
+        raise ValueError("each line has to be a package and its status")
+    return {name for name, _, _, status in rows if status == "installed"}
 
 
 def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS) -> HostState:
@@ -244,21 +296,28 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
     """
     links.check(host.name)
     commands = {name: command for name, command in _commands(plan, host).items() if name in wanted}
-    sent = time.time()
-    done = links.run(host.name, _script(commands), seconds=SECONDS)
-    asked = (sent, time.time())
+    seconds = {name: health.SECONDS.get(name, SECONDS) for name in commands}
     got = _answers(links, plan, host) if ANSWERS in wanted else {}
-    try:
-        read = sections(done.stdout.decode(errors="replace").split("\n"))
-    except ValueError as error:
-        raise UnreachableError(f"{host.name} was reached, but not read: {answers.short(error)}") from None
-    return HostState(host.name, read, got, asked)
+
+    def ask() -> HostState:
+        sent = time.time()
+        script, longest = _script(commands, seconds), max(seconds.values(), default=SECONDS)
+        done = links.run(host.name, "exec bash -s", seconds=longest + 3, stdin=script, most=8 * MOST)
+        found = _sections(done.stdout, commands)
+        if not found:
+            raise UnreachableError(f"{host.name} was reached, but not read: {last_words(done.stderr, 'no answer')}")
+        return HostState(host.name, found, got, (sent, time.time()))
+
+    with ThreadPoolExecutor(1) as beside:
+        boot = beside.submit(_boot, links, plan, host) if BOOT in wanted and host in plan.deployed else None
+        state = links.once_more(ask, lambda state: state.late)
+        return replace(state, next_boot=boot.result()) if boot else state
 
 
 def _commands(plan: Plan, host: Host) -> dict[str, str]:
     found = {
         "network": network.command(routing.host_network(plan, host).sysctls),
-        "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(unit.name for unit in units.ALL)}",
+        "units": UNITS,
         "filters": filters.command(),
         "sshd": sshd.command(),
         "listening": "ss -Hltn",
@@ -289,10 +348,64 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
     return found | health.commands(plan, host)
 
 
-def _script(commands: dict[str, str]) -> str:
-    now = "date +%s.%N"
-    # What a command says of its failure belongs to its section; one that failed fails no other.
-    return f"exec 2>&1\n{script({'begin': now, **commands, 'end': now})}\ntrue"
+SECTION = """\
+exec {{fd[{number}]}}< <(
+  said=$(timeout -k 1 {seconds} sh -c {command} 2>&1 </dev/null | head -c {most} | base64 -w 0; exit ${{PIPESTATUS[0]}})
+  echo "{number} $? $said"
+)
+"""
+"""Begins to read a section: `NUMBER CODE OUTPUT`, which no output can be taken for. Bash for pipes, no file is made."""
+SCRIPT = """\
+exec 2>/dev/null
+now() {{ echo "$1 0 $(date +%s.%N | base64 -w 0)"; }}
+now begin
+take() {{
+  left=$(($2 + 1 - SECONDS))
+  # What can't be killed keeps its pipe open: it is not waited for.
+  timeout $((left > 0 ? left : 0)).2 cat <&${{fd[$1]}}
+  echo
+}}
+{sections}
+{taking}
+now end
+"""
+
+
+def _script(commands: Mapping[str, str], seconds: Mapping[str, int]) -> bytes:
+    """What bash runs on the host."""
+    begin = [
+        SECTION.format(number=number, seconds=seconds[name], command=shlex.quote(f"exec 2>&1\n{command}"), most=MOST)
+        for number, (name, command) in enumerate(commands.items())
+    ]
+    taking = [f"take {number} {seconds[name]}\n" for number, name in enumerate(commands)]
+    return SCRIPT.format(sections="".join(begin), taking="".join(taking)).encode()
+
+
+def _sections(said: bytes, commands: Collection[str]) -> dict[str, tuple[int, list[str]]]:
+    """The sections, and the times `begin` and `end`; those that did not end took too long. Empty if none is there."""
+    numbers = {str(number).encode(): name for number, name in enumerate(commands)} | {b"begin": "begin", b"end": "end"}
+    found: dict[str, tuple[int, list[str]]] = {}
+    for line in said.split(b"\n"):
+        match line.split(b" "):
+            case [number, code, content] if number in numbers and code.isdigit():
+                try:
+                    raw = base64.b64decode(content, validate=True)
+                except ValueError:
+                    continue
+                lines = raw.decode(errors="replace").removesuffix("\n").split("\n") if raw else []
+                found[numbers[number]] = FLOOD if len(raw) >= MOST else int(code), lines
+    return {**dict.fromkeys(numbers.values(), (LATE[0], [])), **found} if found else {}
+
+
+def _boot(links: Links, plan: Plan, host: Host) -> NextBoot | str:
+    asked = {BOOT: next_boot.request(host, routing.host_network(plan, host), COPY)}
+    stdin = send.line(survey) + json.dumps(asked).encode()
+    try:
+        said = links.ask(host.name, shlex.join(send.argv()), _Boot, seconds=BOOT_SECONDS, stdin=stdin)
+    except UnreachableError as error:
+        return str(error)
+    found: NextBoot | None = said[BOOT]
+    return found or "no answer in time"
 
 
 def _answers(links: Links, plan: Plan, host: Host) -> dict[str, tuple[int, str]]:

@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from underlay.access import answers
+from underlay.access.anew import anew
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.desired import checkout, nginx, units
@@ -37,9 +38,9 @@ from underlay.remote.guard.paths import COPY, HISTORY
 from underlay.report import tables
 from underlay.text import printable
 
-SECONDS = 60
+SECONDS = 10
 """What a host may take for all of it."""
-COMMAND_SECONDS = 15
+COMMAND_SECONDS = 7
 MOST = 2_000_000
 """Bytes of one text that are kept."""
 UNPACKED = 64_000_000
@@ -130,17 +131,31 @@ def open_private(path: Path) -> io.BufferedWriter:
 
 def gather(target: Target, hosts: Sequence[Host]) -> tuple[dict[str, str], dict[str, str]]:
     """Name → text of all that belongs into the archive; host → why nothing of it is there, empty if all is."""
-    links = Links(target)
+    with anew(target) as own:
+        return _gather(Links(own), hosts)
+
+
+def _gather(links: Links, hosts: Sequence[Host]) -> tuple[dict[str, str], dict[str, str]]:
+    target = links.target
     links.open(host.name for host in hosts)
 
     def of_host(host: Host) -> dict[str, str] | UnreachableError:
         try:
-            return _collect(links, host, target)
+            return _collect(links, host)
         except UnreachableError as error:
             return error
 
-    with ThreadPoolExecutor(len(hosts) + 1) as pool:
+    parts: dict[str, Callable[[], str]] = {
+        "status.txt": lambda: _status(links),
+        "drift.json": lambda: _drift(links, hosts),
+        "history.json": lambda: _history(links, hosts),
+        "plan.txt": lambda: _page(lambda page: tables.show(target.plan, page)),
+        "versions.txt": _versions,
+    }
+    with ThreadPoolExecutor(len(hosts) + len(parts)) as pool:
+        told = pool.map(lambda part: part(), parts.values())
         found = dict(zip((host.name for host in hosts), pool.map(of_host, hosts), strict=True))
+        of_site = dict(zip(parts, told, strict=True))
     texts = {
         f"hosts/{name}/{each}": text
         for name, of_one in found.items()
@@ -148,16 +163,7 @@ def gather(target: Target, hosts: Sequence[Host]) -> tuple[dict[str, str], dict[
         for each, text in of_one.items()
     }
     missing = {name: str(each) if isinstance(each, UnreachableError) else "" for name, each in found.items()}
-    # By now the connections are open, and those that can't be are soon given up again.
-    parts: dict[str, Callable[[], str]] = {
-        "status.txt": lambda: _status(target),
-        "drift.json": lambda: _drift(target, hosts),
-        "history.json": lambda: _history(target, hosts),
-        "plan.txt": lambda: _page(lambda page: tables.show(target.plan, page)),
-        "versions.txt": _versions,
-    }
-    with ThreadPoolExecutor(len(parts)) as pool:
-        texts |= dict(zip(parts, pool.map(lambda part: part(), parts.values()), strict=True))
+    texts |= of_site
     for path in (target.plan.source, role_file(target.plan, "jumphost"), role_file(target.plan, "lb_nginx")):
         texts[f"plan/{path.name}"] = path.read_text()
     rows = "".join(f"{name}: {why or 'is in this archive'}\n" for name, why in missing.items())
@@ -177,7 +183,8 @@ Private keys, passwords, tokens and password hashes are left out; public keys ar
 """
 
 
-def _collect(links: Links, host: Host, target: Target) -> dict[str, str]:
+def _collect(links: Links, host: Host) -> dict[str, str]:
+    target = links.target
     commands, files = dict(COMMANDS), [*FILES, authorized_keys(target.plan)]
     match host.role:
         case "gateway":
@@ -210,9 +217,9 @@ def _is_one_of(path: str, patterns: Sequence[str]) -> bool:
     return plain and any(PurePosixPath(path).match(pattern) for pattern in patterns)
 
 
-def _status(target: Target) -> str:
-    found = status.read(target)
-    return _page(lambda page: page.print(status.page(target.plan, found), highlight=False))
+def _status(links: Links) -> str:
+    found = status.look(links)
+    return _page(lambda page: page.print(status.page(links.target.plan, found), highlight=False))
 
 
 def _page(show: Callable[[Console], None]) -> str:
@@ -221,8 +228,8 @@ def _page(show: Callable[[Console], None]) -> str:
     return text.getvalue()
 
 
-def _drift(target: Target, hosts: Sequence[Host]) -> str:
-    found = drift.read(target, hosts)
+def _drift(links: Links, hosts: Sequence[Host]) -> str:
+    found = drift.look(links, hosts)
     document: dict[str, Any] = {
         name: {"error": each} if isinstance(each, str) else [asdict(one) for one in each]
         for name, each in found.items()
@@ -230,8 +237,8 @@ def _drift(target: Target, hosts: Sequence[Host]) -> str:
     return json.dumps(document, indent=2)
 
 
-def _history(target: Target, hosts: Sequence[Host]) -> str:
-    found = history.read(target, hosts)
+def _history(links: Links, hosts: Sequence[Host]) -> str:
+    found = history.read(links.target, hosts, links)
     document = {name: {"error": str(each)} if isinstance(each, Exception) else each for name, each in found.items()}
     return json.dumps(document, indent=2)
 

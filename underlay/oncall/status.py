@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -10,8 +10,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
-from underlay.access.sessions import UnreachableError
+from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
 from underlay.console import console
 from underlay.desired import routing
@@ -122,11 +123,17 @@ class Status:
 
 
 def read(target: Target) -> Status:
-    """Look at every host that is deployed, at the same time."""
+    """Look at every host that is deployed, at the same time, over new connections."""
+    with anew(target) as own:
+        return look(Links(own))
+
+
+def look(links: Links) -> Status:
+    """The same, over these connections."""
     begin = time.monotonic()
-    plan = target.plan
+    target, plan = links.target, links.target.plan
     hosts = plan.deployed
-    evidence = Evidence(target)
+    evidence = Evidence(target, links)
     evidence.gather(hosts, [], SECTIONS)
     states: dict[str, HostState] = {}
     found = []
@@ -173,7 +180,8 @@ def _part(status: HostStatus, part: Callable[[], T]) -> T | None:
     try:
         return part()
     except UnreadableError as error:
-        status.unread.append(str(error))
+        if str(error) not in status.unread:
+            status.unread.append(str(error))
         return None
 
 
@@ -242,9 +250,13 @@ def _of_gateway(conntrack: Conntrack | None, tally: Tally | None) -> Iterator[st
 
 
 def _of_upstreams(upstreams: Iterable[Upstream]) -> Iterator[str]:
+    failing: dict[tuple[str, str], list[str]] = {}
     for each in upstreams:
         if each.error:
-            yield f"proxy: no connection to {each.address} for {each.name}: {each.error}"
+            failing.setdefault((each.name, each.error), []).append(each.address)
+    for (name, error), ends in failing.items():
+        more = f" and {len(ends) - 1} more" if len(ends) > 1 else ""
+        yield f"proxy: no connection to {ends[0]}{more} for {name}: {error}"
 
 
 def watch(target: Target, console: Console, every: float) -> None:
@@ -272,16 +284,24 @@ def page(plan: Plan, status: Status) -> RenderableType:
         parts.append(_published(plan, status.tally))
     if status.upstreams:
         parts.append(_proxy(status.upstreams))
-    parts += [Text(f"DOWN  {one_line(line)}", style="bold red") for line in status.down]
-    parts += [Text(f"LOOK  {one_line(line)}", style="yellow") for line in status.attention]
+    in_part = {one_line(line) for host in status.hosts for line in host.unread}
+    parts += [
+        Text(f"{'UNREAD' if line in in_part else 'DOWN'}  {line}", style="bold red") for line in _first(status.down)
+    ]
+    parts += [Text(f"LOOK  {line}", style="yellow") for line in _first(status.attention)]
     when = f"{status.time[:19].replace('T', ' ')} UTC, in {status.seconds:.1f} s"
     if status.code == GOOD:
         parts.append(Text.assemble(("all well", "bold green"), f": {len(status.hosts)} hosts, {when}"))
     else:
-        unread = sum(bool(host.error or host.unread) for host in status.hosts)
-        counts = f"{unread} of {_count(len(status.hosts), 'host')} not read, {len(status.attention)} to look at"
+        lost = sum(bool(host.error or host.unread) for host in status.hosts)
+        counts = f"{lost} of {_count(len(status.hosts), 'host')} not read, {len(status.attention)} to look at"
         parts.append(Text.assemble((counts, "bold red"), f"; {when}"))
     return Group(*parts)
+
+
+def _first(lines: list[str]) -> list[str]:
+    shown = [one_line(line) for line in lines[:LINES]]
+    return shown if len(lines) <= LINES else [*shown, f"{len(lines) - LINES} more: ./inv status --json"]
 
 
 def _grid(*columns: str, right: Iterable[str] = ()) -> Table:
@@ -294,7 +314,7 @@ def _grid(*columns: str, right: Iterable[str] = ()) -> Table:
 def _hosts(status: Status) -> Table:
     columns = ("host", "reached", "addresses", "services", "up", "drift", "clock", "disk", "last change")
     table = _grid(*columns, right=("up", "clock", "disk"))
-    for host in status.hosts:
+    for host in _shown(status.hosts):
         if host.error:
             why = f"behind {host.behind}" if host.behind else "DOWN"
             table.add_row(host.name, Text(why, style="bold red"), *["-"] * 7)
@@ -311,6 +331,34 @@ def _hosts(status: Status) -> Table:
             _change(host.last_change),
         )
     return table
+
+
+def _shown(hosts: list[HostStatus]) -> list[HostStatus]:
+    """Of many hosts those that somebody has to look at; the others of a role are one, with the worst of each value."""
+    if len(hosts) <= MOST:
+        return hosts
+    well: dict[str, list[HostStatus]] = {}
+    found = []
+    for host in hosts:
+        if host.error or host.unread or [*_of_hosts([host])]:
+            found.append(host)
+        else:
+            well.setdefault(host.role, []).append(host)
+    return found + [_together(role, some) for role, some in well.items()]
+
+
+def _together(role: str, some: list[HostStatus]) -> HostStatus:
+    if len(some) == 1:
+        return some[0]
+    return replace(
+        some[0],
+        name=f"{role} ({len(some)} hosts)",
+        round_trip=max(each.round_trip or 0 for each in some),
+        clock_offset=max((each.clock_offset or 0 for each in some), key=abs),
+        uptime=min(each.uptime or 0 for each in some),
+        disk=max(each.disk or 0 for each in some),
+        last_change=max((each.last_change or {} for each in some), key=lambda change: str(change.get("time", ""))),
+    )
 
 
 def _verdict(wrong: object, good: str, bad: str) -> Text:
@@ -353,7 +401,9 @@ def _published(plan: Plan, tally: Tally) -> Table:
 
 
 MOST = 12
-"""Published addresses that are shown, those with the most flows: the page must fit a screen."""
+"""Published addresses that are shown, those with the most flows; hosts that are: the page must fit a screen."""
+LINES = 20
+"""Of what is down, and of what needs attention."""
 
 
 def _proxy(upstreams: Iterable[Upstream]) -> Table:

@@ -30,6 +30,8 @@ from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target, current
 from underlay.guard import runner
 
+AHEAD = 10
+"""Seconds of a fact that is read ahead and does not say how long it may take."""
 SECONDS = 25
 """A command has so long that does not say how long it may take: a silent connection must not hang a deploy."""
 LONGEST = 100_000
@@ -90,7 +92,7 @@ class Connector(BaseConnector):
         command = StringCommand(command)  # a fact's may be text
         text = self._unix(command, arguments)
         if _COLLECTED in kept:
-            kept[_COLLECTED][text] = (command, arguments)
+            kept[_COLLECTED][text] = (command, arguments, control.get("_timeout") or AHEAD)
             return True, CommandOutput([])
         known, read_at = kept.get(_READ, ({}, 0))
         if not stdin and text in known and time.monotonic() < read_at + FRESH:
@@ -168,8 +170,11 @@ class Connector(BaseConnector):
         arguments = next(iter(collected.values()))[1]
         # No output can be taken for the end of its own: nobody knows the word beforehand.
         end = uuid.uuid4().hex
+        # What can't be ended there keeps its pipe open: it is not waited for, and the others will be the same.
         script = "".join(
-            f"(\n{command.get_raw_value()}\n)\nprintf '\\n{end} %s\\n' $?\n" for command, _ in collected.values()
+            f"{{ timeout -k 2 {limit} sh -c {shlex.quote(command.get_raw_value())} 2>/dev/null </dev/null\n"
+            f"printf '\\n{end} %s\\n' $?; }} | timeout {limit + 3} cat || exit 0\n"
+            for command, _, limit in collected.values()
         )
         left = self._run(self._unix(StringCommand(script), arguments), b"", seconds).output.decode(errors="replace")
         good: dict[str, list[str]] = {}

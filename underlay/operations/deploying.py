@@ -69,7 +69,7 @@ def _asked_by_every_role() -> Iterator[connection.Fact]:
     yield SystemdEnabled, networkd
     yield Network, {"sysctls": list(routing.host_network(target.plan, planned_host).sysctls)}
     yield AuthorizedKeys, {"path": authorized_keys(target.plan)}
-    yield Packages, {"names": PACKAGES[planned_host.role]}
+    yield Packages, {"names": PACKAGES[planned_host.role], "_timeout": SECONDS}
     yield SshdConfiguration, {}
 
 

@@ -8,7 +8,9 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -36,20 +38,89 @@ def say(answer: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
+class Pace:
+    """How many of a kind of work go on at the same time: more while each is quick, fewer after a slow one (AIMD).
+
+    limit: how many begin with; `most`: how many at most
+    quick: seconds in which one ends where nobody is busy. One that takes longer does not count any more (where many are
+        slow, one that takes several times as long), so that others need not wait for who is silent.
+    """
+
+    def __init__(self, limit: float, most: float, quick: float) -> None:
+        self.limit = limit
+        self.most = most
+        self.quick = quick
+        self._free = threading.Condition()
+        self._begun: list[float] = []
+        self._slowed = float("-inf")
+        self._slow: deque[bool] = deque(maxlen=16)
+
+    @property
+    def late(self) -> bool:
+        """Whether many of the last ones were slow: somebody in between is busy, it is not for one of them alone."""
+        return sum(self._slow) >= max(2, len(self._slow) / 3)
+
+    def begin(self) -> float:
+        """Wait for a turn; what `end` wants to know."""
+        with self._free:
+            while True:
+                now, counts = time.monotonic(), self.quick * (4 if self.late else 1)
+                young = [each for each in self._begun if each > now - counts]
+                if len(young) < max(1, int(self.limit)):
+                    self._begun.append(now)
+                    return now
+                self._free.wait(min(young) + counts - now + 0.001)
+
+    def end(self, begun: float, told: bool) -> None:
+        """A turn is over; `told`: how long it took says something, as it does not of what failed."""
+        now = time.monotonic()
+        with self._free:
+            self._begun.remove(begun)
+            if told:
+                self._slow.append(now - begun > self.quick)
+            if told and not self._slow[-1]:
+                self.limit = min(self.most, self.limit + 1 / self.limit)
+            elif told and now - self._slowed > self.quick:
+                # Those that were slow together are one reason.
+                self.limit, self._slowed = max(1.0, self.limit / 2), now
+            self._free.notify_all()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Around one piece of work, which failed if it raises."""
+        begun, told = self.begin(), False
+        try:
+            yield
+            told = True
+        finally:
+            self.end(begun, told)
+
+
 def at_once(
-    function: Callable[..., Any], calls: Iterable[Sequence[Any]], late: Any = None, seconds: float | None = None
+    function: Callable[..., Any],
+    calls: Iterable[Sequence[Any]],
+    late: Any = None,
+    seconds: float | None = None,
+    pace: tuple[Pace, Callable[[Any], bool]] | None = None,
 ) -> list[Any]:
-    """The results of many calls that wait, in their order; `late` for those that take longer than so many seconds."""
+    """The results of many calls that wait, in their order; `late` for those that take longer than so many seconds.
+
+    pace: not all of them at once, and whether a result is a good one
+    """
     calls = list(calls)
     results: list[Any] = [late] * len(calls)
 
-    def work(index: int) -> None:
+    def work(index: int, begun: float) -> None:
         results[index] = function(*calls[index])
+        if pace:
+            pace[0].end(begun, pace[1](results[index]))
 
-    threads = [threading.Thread(target=work, args=(index,), daemon=True) for index in range(len(calls))]
-    for thread in threads:
-        thread.start()
     end = None if seconds is None else time.monotonic() + seconds
+    threads = []
+    for index in range(len(calls)):
+        begun = pace[0].begin() if pace else 0.0
+        threads.append(threading.Thread(target=work, args=(index, begun), daemon=True))
+        threads[-1].start()
     for thread in threads:
         thread.join(None if end is None else max(0.0, end - time.monotonic()))
     return results

@@ -5,8 +5,8 @@ a free port, that tells whoever connects as what it is seen, and closes.
 
 Requests, each an object with one key:
 
-- `{"connect": [[SOURCE, DESTINATION, PORT, HOW], …]}`: connect from SOURCE, all at once
-  → `[[LOCAL PORT, TOLD, ERROR], …]`.
+- `{"connect": [[SOURCE, DESTINATION, PORT, HOW], …]}`: connect from SOURCE, as many at once as are answered soon, but
+  all of those at once that are `read soon` → `[[LOCAL PORT, TOLD, ERROR], …]`.
   HOW is `read` (TOLD is what the other end said), `read soon` (with less patience), `hold` (stay connected until the
   end) or `tls` (shake hands)
 - `{"peers": [PORT, …]}` → `[[PORT, ADDRESS, ITS PORT], …]`: who is connected to these ports here
@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from underlay.remote import at_once, connect, serve
+from underlay.remote import Pace, at_once, connect, serve
 
 DEADLINE = 30
 PATIENCE = 3
@@ -43,6 +43,8 @@ TOLD = 512
 """Bytes at most in which a check says who it is."""
 SOON = 1
 """Seconds that one has of which no answer is expected: those that do answer need a few thousandths."""
+AT_ONCE, MOST_AT_ONCE, QUICK = 32, 512, 0.2
+"""Connections at the same time, to begin with and at most; seconds in which one is answered where nobody is busy."""
 
 
 def sockets(state: str) -> Iterator[tuple[int, str, int]]:
@@ -128,6 +130,21 @@ def converse(source: str, destination: str, port: int, how: str) -> tuple[int, A
         return local, None, "connected, but something else than this check answered"
 
 
+def converse_all(calls: list[list[Any]]) -> list[Any]:
+    """`converse`, at a pace that the hosts between can follow."""
+    # Those of which no answer is expected cost nobody anything.
+    soon = [index for index, call in enumerate(calls) if call[3] == "read soon"]
+    rest = [index for index, call in enumerate(calls) if call[3] != "read soon"]
+    paced = Pace(AT_ONCE, MOST_AT_ONCE, QUICK), lambda result: not result[2]
+
+    def some(indices: list[int], pace: Any) -> list[Any]:
+        return at_once(converse, [calls[index] for index in indices], pace=pace)
+
+    groups = at_once(some, [(soon, None), (rest, paced)])
+    told = dict(zip([*soon, *rest], [*groups[0], *groups[1]], strict=True))
+    return [told[index] for index in range(len(calls))]
+
+
 def get(address: str, port: int, url: str) -> tuple[int, str]:
     """The status and the beginning of the body of one HTTP request; `url` is `HOST/PATH`."""
     import http.client  # noqa: PLC0415 (for the load balancer alone)
@@ -166,7 +183,7 @@ def main(name: str, seconds: str | int = DEADLINE) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a file for each connection
     serve(
         {
-            "connect": lambda calls: at_once(converse, calls),
+            "connect": converse_all,
             "peers": lambda ports: [peer for peer in sockets(ESTABLISHED) if peer[0] in ports],
             "free": free,
             "serve": lambda port: bool(listen(name, port)),

@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
 from underlay.desired import nat, traffic
 from underlay.desired.traffic import Flow
+from underlay.doctor import run as doctor
 from underlay.guard import history
 from underlay.guard.apply import commit, who
 from underlay.guard.history import Entries
@@ -99,6 +101,19 @@ class RuleFacts:
 
 
 @dataclass(frozen=True)
+class FindingFacts:
+    """What the doctor found, see `doctor.cause`."""
+
+    host: str
+    cause: str
+    evidence: tuple[str, ...]
+    fix: str
+    at: str
+    advice: str
+    latent: bool
+
+
+@dataclass(frozen=True)
 class NetworkFacts:
     """A network of the plan."""
 
@@ -129,11 +144,20 @@ class Facts:
     flows: tuple[FlowFacts, ...]
     left_out: int
     rules: tuple[RuleFacts, ...]
+    findings: tuple[FindingFacts, ...]
 
 
 def gather(target: Target) -> Facts:
-    """Ask every host at once. Never raises for a host: what can't be reached or read is a fact as well."""
-    started, generated = time.monotonic(), datetime.now().astimezone()
+    """Ask every host, over new connections. Never raises for a host: what can't be read is a fact as well."""
+    started = time.monotonic()
+    with anew(target) as own:
+        facts = _gather(own)
+    found = tuple(_findings(target))
+    return replace(facts, findings=found, seconds=round(time.monotonic() - started, 1))
+
+
+def _gather(target: Target) -> Facts:
+    generated = datetime.now().astimezone()
     plan, evidence = target.plan, Evidence(target)
     sampled = shown(plan)
     deployed = plan.deployed
@@ -161,11 +185,17 @@ def gather(target: Target) -> Facts:
             )
             for each in plan.networks
         ),
+        findings=(),
         generated=generated.isoformat(timespec="seconds"),
         by=who(),
         commit=commit(),
-        seconds=round(time.monotonic() - started, 1),
+        seconds=0,
     )
+
+
+def _findings(target: Target) -> Iterator[FindingFacts]:
+    for each in doctor.examine(target).findings:
+        yield FindingFacts(each.host, each.cause, each.evidence, each.fix, each.at, each.advice, each.latent)
 
 
 def shown(plan: Plan) -> Plan:

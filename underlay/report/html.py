@@ -219,7 +219,19 @@ def _if(wrong: object) -> State:
 
 
 def _troubles(facts: Facts) -> Iterator[Trouble]:
-    """What needs attention, causes before what may follow from them."""
+    """What needs attention: what the doctor found, or else what is not as planned, the hosts first."""
+    names = {host.name for host in facts.hosts}
+    for each in facts.findings:
+        fix = (f"fix{f' ({each.at})' if each.at else ''}: {each.fix}",) if each.fix else ()
+        advice = (f"advice: {each.advice}",) if each.advice else ()
+        href = f"#host-{each.host}" if each.host in names else "#hosts"
+        yield Trouble("attention" if each.latent else "bad", each.cause, (*each.evidence, *advice, *fix), href)
+    yield from _traffic(facts, explained=any(not each.latent for each in facts.findings))
+    if not facts.findings:
+        yield from _hosts(facts)
+
+
+def _hosts(facts: Facts) -> Iterator[Trouble]:
     down = sorted((host for host in facts.hosts if host.state == "bad"), key=lambda host: host.role != "gateway")
     for host in down[:1]:
         yield Trouble("bad", f"{host.name} can't be reached", (host.reason,), f"#host-{host.name}")
@@ -237,11 +249,15 @@ def _troubles(facts: Facts) -> Iterator[Trouble]:
             yield Trouble("attention", f"{host.name}: {host.word}", tuple(details), f"#host-{host.name}")
         elif wrong := [f"{nic.nic}: {nic.word}" for nic in host.nics if nic.state == "bad"]:
             yield Trouble("bad", f"{host.name}: a NIC is not as planned", tuple(wrong), f"#host-{host.name}")
+
+
+def _traffic(facts: Facts, explained: bool) -> Iterator[Trouble]:
+    """Connections that are wrong; if what fails is explained, only those that must not get through."""
     rows: dict[str, list[FlowFacts]] = {}
     for flow in facts.flows:
         rows.setdefault(flow.row, []).append(flow)
     for row, flows in rows.items():
-        if wrong_flows := [flow for flow in flows if flow.verdict == "bad"]:
+        if wrong_flows := [flow for flow in flows if flow.verdict == "bad" and (flow.must_not or not explained)]:
             told = tuple(
                 f"{each.source} {each.source_address} to {_end(each)}: expected: {each.expected}; seen: {each.seen}"
                 for each in wrong_flows[:TOLD]

@@ -4,7 +4,7 @@ import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
@@ -24,8 +24,9 @@ from underlay.facts import firewall
 from underlay.plan import Plan
 from underlay.remote import send
 from underlay.remote import trace as trace_agent
+from underlay.trace.ended import Ended, ended, shaped
 from underlay.trace.planned import NOTHING, PROTOCOLS, Path, Protocol, Step, TraceError, ends, path, proxied
-from underlay.trace.seen import RAN, UNREACHABLE, Chain, Comparison, Observation, Row, Verdict, observe
+from underlay.trace.seen import RAN, UNREACHABLE, Comparison, Observation, Row, Verdict, observe
 
 NO_LISTENER = 33434
 """The port that is tried where the receiver can't be asked to listen: that of traceroute, where nobody listens."""
@@ -43,7 +44,8 @@ class Trace:
     said: what hosts on the way said about it (ICMP errors that came back)
     unasked: the hosts that can't be asked, and why
     blind: the hosts that could send and answer, but where we may not look, needs root
-    drops: the chains of rules in which the packet or its answer ended, with their host
+    ended: where the packet or its answer ended, and by what; None if it did not, or that is not known
+    shaped: what may hold packets back on the way
     """
 
     path: Path
@@ -54,7 +56,8 @@ class Trace:
     said: tuple[str, ...]
     unasked: dict[str, str]
     blind: tuple[str, ...]
-    drops: tuple[tuple[str, Chain], ...] = ()
+    ended: Ended | None = None
+    shaped: tuple[Ended, ...] = ()
 
     @property
     def difference(self) -> Row | None:
@@ -144,20 +147,27 @@ class _Run:
         if self.error and not self.no_address:
             raise UnreachableError(f"{self.path.source} can't send from {error}")
         if self.source_port:
-            self._each(lambda agent: agent.ask("watch", [self.path.protocol, [self.source_port, self.asked]], bool))
+            ends = (self.source_port, self.asked)
+            self._each(lambda agent: agent.ask("watch", [self.path.protocol, ends, self._nics(agent.name)], bool))
             error = self.agents[self.path.source].ask(
                 "send", [str(self.path.packet.destination), self.asked], str | None
             )
-            observations = self._each(lambda agent: observe(agent, self._steps(agent.name)))
+            lost = error is not None
+            observations = self._each(
+                lambda agent: observe(agent, self._steps(agent.name), self.path.protocol, ends, lost=lost)
+            )
         with reading(f"what {', '.join(observations)} noted"):
             comparison = Comparison(self.path, observations, self.forms, self.asked, error, own=self.own)
-            rows, drops = comparison.rows(), tuple(comparison.drops())
-            said = self._said(observations)
-        if not self.source_port:
-            rows[0] = Row(self.path.steps[0], f"{NOTHING} was sent from {error}", "differs")
+            rows, said = comparison.rows(), self._said(observations)
+            if not self.source_port:
+                rows[0] = Row(self.path.steps[0], f"{NOTHING} was sent from {error}", "differs")
+            blind = tuple(self.agents.keys() - self.sees - self.unasked.keys())
+            unseen = self.unasked | {name: f"{name} was not looked at, which needs root" for name in blind}
+            ours = frozenset(self.forms.values())
+            place = ended(self.plan, self.path, rows, observations, ours, unseen, error, self.asked)
+            queues = shaped(self.plan, self.path, observations)
         port = None if self.path.protocol == "icmp" else self.asked
-        blind = tuple(self.agents.keys() - self.sees - self.unasked.keys())
-        return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind, drops)
+        return Trace(self.path, port, self.own, tuple(rows), error, said, self.unasked, blind, place, queues)
 
     def _prepare(self, name: str) -> None:
         """What a host has to do before: one thread a host, because an agent takes one request at a time."""
@@ -183,6 +193,9 @@ class _Run:
 
     def _steps(self, name: str) -> list[Step]:
         return [step for step in self.path.steps if step.host == name]
+
+    def _nics(self, name: str) -> list[str]:
+        return sorted({step.nic for step in self._steps(name)} - {"", "lo"})
 
     def _each(self, ask: Any) -> dict[str, Any]:
         """Ask all hosts that can see something, at once; one that fails is not asked again."""
@@ -219,7 +232,7 @@ class _Run:
         errors = [each for each in source.packets if (each[0], each[2]) == ("in", "error")] if source else []
         return tuple(
             f"{sender}: {'prohibited' if kind in PROHIBITED else UNREACHABLE.get(kind, f'ICMP {kind}')}"
-            for _, _, _, sender, _, kind in errors
+            for _, _, _, sender, _, kind, *_ in errors
         )
 
 
@@ -316,8 +329,19 @@ def show(page: Console, trace: Trace, proxy: str | None) -> None:
         page.print(f"{name}: not looked at, needs root", style="dim", markup=False, highlight=False)
     for why in trace.unasked.values():
         page.print(f"not asked: {why}", style="yellow", markup=False, highlight=False)
+    if trace.ended and trace.code != GOOD:
+        for line in _ended(trace.ended):
+            page.print(line, markup=False, highlight=False)
+    for queue in trace.shaped:
+        page.print(f"{queue.host}: {queue.what}; {'; '.join(queue.evidence)}", markup=False, highlight=False)
     style = {GOOD: "bold green", WRONG: "bold red", COULD_NOT: "bold yellow"}[trace.code]
     page.print(summary(trace), style=style, markup=False, highlight=False)
+
+
+def _ended(found: Ended) -> list[str]:
+    parts = [f"{found.host}: {found.what}", *found.evidence]
+    parts += [f"as root on {found.host}: {found.undo}"] if found.undo else []
+    return [*parts, *([found.advice] if found.advice else [])]
 
 
 def _seen(row: Row) -> Text:
@@ -338,6 +362,7 @@ def document(trace: Trace) -> dict[str, Any]:
         "summary": summary(trace),
         "error": trace.error,
         "unreachable": trace.unasked,
+        "ended": asdict(trace.ended) if trace.ended and trace.code != GOOD else None,
         "steps": [
             {
                 "way": row.step.way,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NotRequired
 
@@ -37,9 +37,19 @@ from underlay.trace.planned import (
 )
 
 NO_RULE = "no rule"
-UNREACHABLE = {"3/0": "no route to the network", "3/1": "the host does not answer", "3/3": "nothing listens"}
+UNREACHABLE = {
+    "3/0": "no route to the network",
+    "3/1": "the host does not answer",
+    "3/3": "nothing listens",
+    "3/4": "the packet is too large",
+    "11/0": "its TTL ended there",
+}
 """What ICMP errors say, by type and code."""
 IP_FORWARD = "net.ipv4.ip_forward"
+DEFAULT_TTL = "net.ipv4.ip_default_ttl"
+DEAD_ENDS = ("blackhole", "unreachable", "prohibit", "throw")
+"""What a route is that leads nowhere."""
+ARP_SYSCTLS = ("arp_ignore", "arp_filter")
 HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 
 Verdict = Literal["as planned", "differs", "other rule", "unknown"]
@@ -62,6 +72,7 @@ class Chain:
     out: the NIC it will leave by, where that is known already
     rules: those it met: chain, text (or a handle, where there is no iptables), verdict
     policy: what the chain's policy did; empty if a rule decided
+    texts: what nft prints of rules that have a handle here
     """
 
     way: Way
@@ -72,6 +83,7 @@ class Chain:
     rules: tuple[tuple[str, str, str], ...]
     policy: str
     family: str = "ip"
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stage(self) -> str:
@@ -86,21 +98,57 @@ class Chain:
         return self.policy or "accept", ""
 
 
+class Around(TypedDict):
+    """What is around the packet on a host, see `remote.trace.around`."""
+
+    links: list[tuple[str, str, list[str], str]]
+    neighbours: list[tuple[IPv4, str, str, list[str]]]
+    qdiscs: list[tuple[str, str, str, int, int]]
+    filters: list[tuple[str, str, int, str]]
+    policies: list[str]
+    counters: dict[str, int]
+    arp: list[tuple[str, str, str, IPv4, IPv4, str]]
+    chains: list[tuple[str, str, str, str, list[tuple[str, str]]]]
+    nft: bool
+    legacy: list[tuple[str, str, str, str]]
+
+
+class Taken(TypedDict):
+    """What a kernel does with a packet, see `remote.trace.policy.taken`."""
+
+    route: dict[str, Any] | None
+    rule: dict[str, Any] | None
+    arguments: str | None
+    line: str | None
+
+
+Came = Literal["own", "came", "back"]
+"""A packet that a host made, one that came in by a NIC, and one that would go back to where that came from."""
+
+
 @dataclass(frozen=True)
 class Observation:
     """What one host noted.
 
-    packets: in | out, NIC, way, source, destination, kind (`remote.trace.matcher`)
+    packets: in | out | other, NIC, way, source, destination, kind, TTL (`remote.trace.watch`)
     live: its network; None if it could not be read
     neighbours: those that do not answer ARP
     routes: what the host's routing says: (way, whether the packet came in by a NIC) → the answer of `ip route get`
+    taken: by which route and policy rule
+    around: what else is there; None if that is not known
+    heard: NIC → address of the next hop → the MACs that answer for it
+    owner: the program that listens on the port, as far as that is known
     """
 
-    packets: tuple[tuple[str, ...], ...]
+    packets: tuple[tuple[Any, ...], ...]
     chains: tuple[Chain, ...]
     live: LiveNetwork | None
     neighbours: frozenset[str]
     routes: dict[tuple[Way, bool], dict[str, Any]]
+    taken: Mapping[tuple[Way, Came], Taken] = field(default_factory=dict)
+    around: Around | None = None
+    heard: Mapping[str, Mapping[str, list[str]]] = field(default_factory=dict)
+    owner: str = ""
 
     def packet(self, direction: str, way: str, nic: str) -> tuple[str, Packet, str] | None:
         """NIC, addresses and kind of the packet, at the planned NIC rather than at others (a bond has several)."""
@@ -108,8 +156,12 @@ class Observation:
         found.sort(key=lambda each: each[1] != nic)
         if not found:
             return None
-        _, at, _, source, destination, kind = found[0]
+        _, at, _, source, destination, kind, *_ = found[0]
         return at, Packet(IPAddress(source), IPAddress(destination)), kind
+
+    def ttl(self, direction: str, way: str) -> int | None:
+        """How many hops the packet has left."""
+        return next((each[6] for each in self.packets if (each[0], each[2]) == (direction, way)), None)
 
     def came(self, way: Way, hook: str) -> Chain | None:
         """Whether, and how, the packet came to a hook: noted by the agent's own chains."""
@@ -137,11 +189,13 @@ class _Noted(TypedDict):
     out: str
     rules: list[tuple[str, str | int, str]]
     policy: NotRequired[str]
+    texts: NotRequired[dict[str, str]]
 
 
 class _Seen(TypedDict):
-    packets: list[tuple[str, str, str, IPv4, IPv4, str]]
+    packets: list[tuple[str, str, str, IPv4, IPv4, str, int]]
     chains: list[_Noted]
+    around: Around
 
 
 class _Neighbour(TypedDict):
@@ -163,26 +217,83 @@ def _chain(each: _Noted) -> Chain:
         tuple((chain, str(text), verdict) for chain, text, verdict in each["rules"]),
         each.get("policy", ""),
         each["family"],
+        each.get("texts", {}),
     )
 
 
-def observe(agent: Agent, steps: Sequence[Step]) -> Observation:
-    """Ask a host what it noted, and what its routing says about these packets. Raises UnreachableError."""
+def observe(agent: Agent, steps: Sequence[Step], protocol: str, ports: tuple[int, int], *, lost: bool) -> Observation:
+    """Ask a host what it noted, and what its routing says about these packets. Raises UnreachableError.
+
+    ports: the one that sends, the one that is asked
+    lost: whether no answer came: then more is asked
+    """
     seen: _Seen = agent.ask("seen", None, _Seen)
     found = Observation(tuple(seen["packets"]), tuple(map(_chain, seen["chains"])), None, frozenset(), {})
-    queries = dict(_queries(found, steps))
-    nics = dict.fromkeys(each[1] for each in found.packets)
-    keys = [_sysctl(nic, name) for nic in ("all", *nics) for name in ("forwarding", "rp_filter")]
-    reads = [(["sh", "-c", network.command([IP_FORWARD, *keys])], ""), (["ip", "-j", "-4", "neigh", "show"], "")]
-    told = agent.ask("run", [*reads, *((argv, "") for argv in queries.values())], RAN)
-    routes = {key: _route(*each) for key, each in zip(queries, told[2:], strict=True)}
+    asked = {(way, nic != ""): (packet, nic) for way, packet, nic in _routed(found, steps)}
+    queries = [
+        ["ip", "-j", "-N", "-4", "route", "get", str(packet.destination), "from", str(packet.source)]
+        + (["iif", nic] if nic else [])
+        for packet, nic in asked.values()
+    ]
+    nics = dict.fromkeys([*(each[1] for each in found.packets), *(each.nic for each in steps if each.nic)])
+    names = ("forwarding", "rp_filter", *ARP_SYSCTLS)
+    keys = [_sysctl(nic, name) for nic in ("all", *nics) for name in names]
+    reads = [
+        ["sh", "-c", network.command([IP_FORWARD, DEFAULT_TTL, *keys])],
+        ["ip", "-j", "-4", "neigh", "show"],
+        ["ss", "-Hlnp", "-u" if protocol == "udp" else "-t", f"sport = :{ports[1]}"],
+    ]
+    told = agent.ask("run", [[argv, ""] for argv in (*reads, *queries)], RAN)
+    routes = {key: _route(*each) for key, each in zip(asked, told[len(reads) :], strict=True)}
     live: LiveNetwork | None = None
     silent = set()
     with suppress(UnreadableError), reading("the network"):
         live = network.parse(told[0][1].splitlines())
         neighbours: list[_Neighbour] = answers.parsed(list[_Neighbour], told[1][1] or "[]")
         silent = {each["dst"] for each in neighbours if {"FAILED", "INCOMPLETE"} & {*each["state"]}}
-    return replace(found, live=live, neighbours=frozenset(silent), routes=routes)
+    owner = re.search(r'users:\(\("([^"]*)"', told[2][1])
+    found = replace(
+        found,
+        live=live,
+        neighbours=frozenset(silent),
+        routes=routes,
+        around=seen["around"],
+        owner=owner[1] if owner else "",
+    )
+    return _closer(agent, found, steps, asked, protocol, ports) if lost else found
+
+
+def _closer(
+    agent: Agent,
+    found: Observation,
+    steps: Sequence[Step],
+    asked: Mapping[tuple[Way, bool], tuple[Packet, str]],
+    protocol: str,
+    ports: tuple[int, int],
+) -> Observation:
+    """With what tells why a packet does not arrive: the routes and policy rules it goes by, who answers ARP."""
+    packets: dict[tuple[Way, Came], dict[str, Any]] = {}
+    for (way, came), (packet, nic) in asked.items():
+        sport, dport = (None, None) if protocol == "icmp" else ports if way == "request" else ports[::-1]
+        words = {"protocol": protocol, "sport": sport, "dport": dport}
+        ends = {"source": str(packet.source), "destination": str(packet.destination)}
+        packets[way, "came" if came else "own"] = {**ends, "nic": nic, **words}
+        if came:
+            back = {"source": "", "destination": str(packet.source), "nic": ""}
+            packets[way, "back"] = {**back, "protocol": protocol, "sport": dport, "dport": sport}
+    for step in steps:
+        if step.stage == DELIVERED and (step.way, True) not in asked:
+            # It did not come: whoever can't be answered gets no answer to ARP either.
+            back = {"source": str(step.packet.destination), "destination": str(step.packet.source), "nic": ""}
+            packets[step.way, "back"] = {**back, "protocol": protocol, "sport": None, "dport": None}
+    taken = dict(zip(packets, agent.ask("taken", [*packets.values()], list[Taken]), strict=False)) if packets else {}
+    hops = {
+        (str(route["dev"]), hop)
+        for (way, came), route in found.routes.items()
+        if route.get("dev", "lo") != "lo" and (hop := route.get("gateway") or route.get("dst", ""))
+    }
+    heard = agent.ask("heard", sorted(hops), dict[str, dict[IPv4, list[str]]]) if hops else {}
+    return replace(found, taken=taken, heard=heard)
 
 
 def _sysctl(nic: str, name: str) -> str:
@@ -190,20 +301,17 @@ def _sysctl(nic: str, name: str) -> str:
     return f"net.ipv4.conf.{nic.replace('.', '/')}.{name}"
 
 
-def _queries(found: Observation, steps: Sequence[Step]) -> Iterator[tuple[tuple[Way, bool], list[str]]]:
-    """The routing decisions that the steps of a host are about, as the questions to its kernel."""
+def _routed(found: Observation, steps: Sequence[Step]) -> Iterator[tuple[Way, Packet, str]]:
+    """The routing decisions that the steps of a host are about: way, packet, and the NIC that it came in by."""
     for step in steps:
         if step.stage not in (ROUTE, DELIVERED):
             continue
-        get = ["ip", "-j", "-N", "-4", "route", "get"]
         arrival = _arrival(step, steps)
         if arrival is None:
-            packet = _own_packet(step, found)
-            yield (step.way, False), [*get, str(packet.destination), "from", str(packet.source)]
+            yield step.way, _own_packet(step, found), ""
         elif came := found.packet("in", step.way, arrival.nic):
             nic, packet, _ = came
-            destination = _destination(found, step.way, packet)
-            yield (step.way, True), [*get, str(destination), "from", str(packet.source), "iif", nic]
+            yield step.way, replace(packet, destination=_destination(found, step.way, packet)), nic
 
 
 def _arrival(step: Step, steps: Sequence[Step]) -> Step | None:
@@ -357,6 +465,9 @@ class Comparison:
     def _refused(self, step: Step, found: Observation, error: str) -> str:
         """What it means that a host's routing has no route for a packet."""
         arrival = self._arrival(step)
+        taken = found.taken.get((step.way, "came" if arrival else "own"))
+        if taken and (taken["line"] or "").startswith(DEAD_ENDS):
+            return f"taken by the route {taken['line']}"
         came = found.packet("in", step.way, arrival.nic) if arrival else None
         sysctls = found.live.sysctls if found.live else {}
         nic = came[0] if came else ""
@@ -426,15 +537,6 @@ class Comparison:
 
     def _dropped(self, text: str) -> str:
         return f"DROPPED by {self._owned(text)}" if text else "DROPPED by the chain's policy"
-
-    def drops(self) -> list[tuple[str, Chain]]:
-        """The chains in which the packet or its answer ended, with their host."""
-        return [
-            (name, chain)
-            for name, observation in self.observations.items()
-            for chain in observation.chains
-            if chain.table and chain.decision[0] == "drop"
-        ]
 
     def _owned(self, text: str) -> str:
         """A rule with its owner: a line of the plan, or none."""

@@ -13,6 +13,7 @@ from underlay.desired.files import authorized_keys, link_path, sshd_settings
 from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Address, HostNetwork, PolicyRule, Route
 from underlay.desired.units import Unit
+from underlay.observe import boot as observed
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
@@ -141,6 +142,17 @@ class EveryHost:
             seen = [*(f"{path}, of an earlier deploy" for path in stale), *(each.what for each in undone)]
             look_at = [*stale, *map(boot.advice, undone)]
             wrong("nothing that wins over our files at the next boot", seen, look_at)
+
+    def test_next_boot(self, plan: Plan, planned: Host, state: HostState, evidence: Evidence) -> None:
+        """The next boot starts what the host needs, as its parts say that make it."""
+        found = state.boot
+        if found.unread:
+            wrong("every part of the next boot to say what it does", found.unread, f"./inv doctor; {planned.name}")
+        known = hostkeys.of_host(planned, evidence.target.known_hosts)
+        problems = observed.problems(plan, planned, state, found, known)
+        if problems:
+            look_at = [*(line for each in problems for line in each.evidence), "./inv doctor has the fixes"]
+            wrong("a boot after which all is as planned", [each.what for each in problems], look_at)
 
     def test_packages(self, planned: Host, state: HostState) -> None:
         """The packages are installed."""

@@ -1,5 +1,6 @@
 """Runs the checks and tells a person, with a table, what holds and what does not."""
 
+import re
 import sys
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from underlay.access.anew import anew
 from underlay.access.target import Target, announce
 from underlay.console import screen
 from underlay.errors import COULD_NOT, GOOD, INTERRUPTED, WRONG, OperatorError
@@ -28,6 +30,10 @@ FORWARDING = {
     "planned": "Forwarding is planned: whatever routes somebody outside has, the gateway lets in what the plan names.",
 }
 """What the checks were made by, see docs/plan.md."""
+NOT_TRIED = "Not tried: UDP, ICMP, IPv6, large packets, rates, a boot. ./inv doctor looks at some of these."
+"""What no check covers: good means nothing about it."""
+MANY = 4
+"""Hosts of a role that have rows of their own."""
 WIDTH = 80
 """Columns where the output is not a terminal."""
 
@@ -41,6 +47,11 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
     roles = [role for role in ROLES if role in set(roles)]
     console = screen() if sys.stdout.isatty() else screen(width=WIDTH, color_system=None)
     announce(target)
+    with anew(target) as own:
+        return _run(own, roles, junit, console)
+
+
+def _run(target: Target, roles: list[str], junit: Path | None, console: Console) -> int:
     started = time.monotonic()
     evidence = Evidence(target)
     verification = Verification(evidence, roles)
@@ -64,10 +75,11 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
         console.print(Text(f"ERROR {problem}"))
     if results:
         console.print(FORWARDING[target.plan.forwarding])
-    if target.outside is None and results:
-        console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
-    if junit and results:
-        console.print(f"JUnit XML: {escape(str(junit))}")
+        console.print(NOT_TRIED)
+        if target.outside is None:
+            console.print("Beyond the upstream router nothing was checked: the real internet has no listener of ours.")
+        if junit:
+            console.print(f"JUnit XML: {escape(str(junit))}")
     wrong = sum(1 for result in results if result.problem)
     skipped = sum(1 for result in results if result.skipped)
     counts = f"{len(results) - skipped} checks" + (f" ({skipped} more could not be made)" if skipped else "")
@@ -104,6 +116,7 @@ def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
         if result.skipped:
             unknown.setdefault(result.skipped, set()).add(result.role)
         rows.setdefault((result.role, check), []).append(result)
+    rows = _together(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("role", "check"):
         table.add_column(title, overflow="fold")
@@ -113,10 +126,13 @@ def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
         table.add_row(role, escape(check), _verdict(found), f"{sum(result.seconds for result in found):.1f} s")
     console.print(table)
     shown: Counter[tuple[str, ...]] = Counter()
+    own_rows = {f"{role} / {check}" for role, check in rows}
     for problem, whose in problems.items():
         checks = tuple(dict.fromkeys(whose))
-        shown[checks] += 1
-        if shown[checks] <= SHOWN:
+        # Of many hosts the same check is one that fails often.
+        kind = tuple(check if check in own_rows else re.sub(r" / .*?: ", " / ", check) for check in checks)
+        shown[kind] += 1
+        if shown[kind] <= SHOWN:
             console.print(Text(f"WRONG {', '.join(checks)}", style="bold red"), soft_wrap=True)
             console.print(Text("".join(f"  {line}\n" for line in problem.splitlines())), soft_wrap=True)
     for reason, of_roles in unknown.items():
@@ -124,6 +140,21 @@ def _show(console: Console, results: list[Result], evidence: Evidence) -> None:
     for checks, count in shown.items():
         if count > SHOWN:
             console.print(Text(f"WRONG {', '.join(checks)}: {count - SHOWN} more like these"), soft_wrap=True)
+
+
+def _together(rows: dict[tuple[str, str], list[Result]]) -> dict[tuple[str, str], list[Result]]:
+    """Of a role with many hosts, a row for all that is the same check of each; what is wrong is told below, by host."""
+    alike: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for role, check in rows:
+        _, of_host, words = check.partition(": ")
+        if of_host and not check.startswith("traffic: "):
+            alike.setdefault((role, words), []).append((role, check))
+    found = dict(rows)
+    for (role, words), keys in alike.items():
+        if len(keys) > MANY:
+            together = [result for key in keys for result in found.pop(key)]
+            found[role, f"{len(keys)} hosts: {words}"] = together
+    return found
 
 
 def _verdict(results: list[Result]) -> str:

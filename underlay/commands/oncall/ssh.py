@@ -21,11 +21,12 @@ from underlay.errors import report_and_exit
 )
 @report_and_exit()
 def ssh(_: Context, host: str, command: str | None = None, via: str = "", address: str = "") -> None:
-    """Log in on a host, through the jump host where that is the way: `./inv ssh master-1`.
+    """Log in on a host over a new connection, through the jump host where that is the way: `./inv ssh master-1`.
 
     With a command, its output and exit code are those of this task: `./inv ssh gateway "ip route"`. Exit code of ssh
     itself: 255 the host can't be reached.
     """
+    from underlay.access import anew
     from underlay.access import via as ways
 
     target = current()
@@ -39,5 +40,5 @@ def ssh(_: Context, host: str, command: str | None = None, via: str = "", addres
     if target.vantage is not None and target.vantage.name == name:
         argv = ["sh", "-c", command] if command else [os.environ.get("SHELL", "/bin/sh"), "-l"]
     else:
-        argv = ["ssh", "-F", str(target.ssh_config), *options, name, *([command] if command else [])]
+        argv = ["ssh", "-F", str(anew.config(target)), *options, name, *([command] if command else [])]
     os.execvp(argv[0], argv)  # noqa: S606 (words, and no shell)

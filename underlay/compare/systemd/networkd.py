@@ -135,12 +135,26 @@ def is_ours(path: str) -> bool:
 
 def network_files(files: Mapping[str, str]) -> list[NetworkFile]:
     """The .network files in force, without ours, in the order in which networkd tries them."""
-    files = {path: text for path, text in files.items() if not is_ours(path)}
-    found = []
-    for path in merged(files, "network", ".network"):
-        drop_ins = merged(files, f"network/{PurePosixPath(path).name}.d", ".conf")
-        found.append(NetworkFile(path, _read(files, [path, *drop_ins])))
-    return found
+    return in_force({path: text for path, text in files.items() if not is_ours(path)})
+
+
+def in_force(files: Mapping[str, str]) -> list[NetworkFile]:
+    """The .network files in force, ours too, in the order in which networkd tries them."""
+    return [read_file(files, path) for path in merged(files, "network", ".network")]
+
+
+def read_file(files: Mapping[str, str], path: str) -> NetworkFile:
+    """A file of a NIC with its drop-ins."""
+    return NetworkFile(path, _read(files, [path, *merged(files, f"network/{PurePosixPath(path).name}.d", ".conf")]))
+
+
+def keeps_down(file: NetworkFile) -> Setting | None:
+    """The setting with which networkd leaves a NIC alone, switched off, or to another one."""
+    for section, key, bad in KEEPS_DOWN:
+        found = file.last(section, key)
+        if found and (found.value.lower() in bad or not bad):
+            return found
+    return None
 
 
 def networkd_conf(files: Mapping[str, str]) -> NetworkFile:
@@ -175,15 +189,15 @@ def _matches(key: str, words: list[str], device: Device, system: System) -> bool
     answer: bool | None = None
     match key:
         case "Name":
-            answer = _any(words, device.names)
+            answer = any_of(words, device.names)
         case "Type":
-            answer = _any(words, [device.type])
+            answer = any_of(words, [device.type])
         case "Kind":
-            answer = _any(words, [device.kind] if device.kind else [])
+            answer = any_of(words, [device.kind] if device.kind else [])
         case "Driver":
-            answer = _any(words, [device.driver] if device.driver else [])
+            answer = any_of(words, [device.driver] if device.driver else [])
         case "Path":
-            answer = _any(words, [path] if (path := device.properties.get("ID_PATH")) else [])
+            answer = any_of(words, [path] if (path := device.properties.get("ID_PATH")) else [])
         case "MACAddress":
             answer = _mac(device.mac) in map(_mac, words)
         case "PermanentMACAddress":
@@ -202,7 +216,7 @@ def _all(answers: Iterable[bool | None]) -> bool | None:
     return False if False in found else None if None in found else True
 
 
-def _any(patterns: Iterable[str], names: Sequence[str]) -> bool:
+def any_of(patterns: Iterable[str], names: Sequence[str]) -> bool:
     """Whether one of the names matches one of the patterns, and none one with a `!`."""
     wanted = [pattern for pattern in patterns if not pattern.startswith("!")]
     unwanted = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
@@ -370,6 +384,14 @@ def undone(path: str, files: Mapping[str, str]) -> Setting | None:
     return None
 
 
+KEEPS_DOWN: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Link", "Unmanaged", ON),
+    ("Link", "ActivationPolicy", ("manual", "down", "always-down", "bound")),
+    ("Link", "ARP", OFF),
+    *(("Network", key, ()) for key in ("Bridge", "Bond", "VRF")),
+)
+"""Section, key and values of what keeps a NIC from having the addresses of its file, or from being heard with them."""
+MATCHES = ("Name", "Type", "Kind", "Driver", "Path", "MACAddress", "PermanentMACAddress", "Property", *CONDITIONS)
 CLEARED = {("Network", "Address"), ("Network", "Gateway")}
 """Keys of which an empty value takes back all addresses, or all routes."""
 PATTERNS = tuple(

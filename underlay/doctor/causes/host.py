@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-from underlay.compare import network, sshd
-from underlay.compare.difference import File, Nic, Place, Sysctl
+from underlay.compare import network
+from underlay.compare.difference import File, Nic, Sysctl
 from underlay.desired import routing
-from underlay.desired.files import SSHD, sshd_file, sshd_settings
 from underlay.desired.routing import IP_FORWARD, Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit
@@ -28,7 +27,7 @@ def host(case: Investigation, planned: Host) -> Iterator[Cause]:
         return
     yield from _network(case, planned, state)
     if planned == case.gateway:
-        yield from _firewalld(case, planned, state, now=True)
+        yield from firewalld(case, planned, state, now=True)
         yield from _rules(case, planned, state)
         yield from _connection_table(case, planned, state)
     yield from _guard(case, planned, state)
@@ -154,7 +153,7 @@ def _need(case: Investigation, planned: Host, address: Address) -> frozenset[str
 # --- the gateway ----------------------------------------------------------------------------------------------------
 
 
-def _firewalld(case: Investigation, planned: Host, state: HostState, *, now: bool) -> Iterator[Cause]:
+def firewalld(case: Investigation, planned: Host, state: HostState, *, now: bool) -> Iterator[Cause]:
     """`firewalld`; it is latent where it only runs after a boot."""
     found = state.filters.firewalld
     if found is None or now != (found.active != "inactive"):
@@ -257,9 +256,17 @@ def _guard(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
 
 def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
     """`service-down`, `file-differs`."""
+    starts = {each.about: each for each in case.next_boot(planned, state)}
     for each in case.differences(planned, state):
+        if isinstance(each.thing, Unit) and (planned.name, each.thing.name) in case.told:
+            continue
+        fix, about = case.deploy(planned), ""
         if each.kind == "stopped" and isinstance(each.thing, Unit):
             id, cause, evidence = "service-down", each.what, f"systemctl status {each.thing.name}"
+            about = each.thing.name
+            # What keeps it from being started at a boot keeps a deploy from starting it.
+            if about in starts and (first_step := case.mend(planned, starts[about])):
+                fix, cause = f"{first_step} && {fix}", f"{cause}: {starts[about].what}"
         elif isinstance(each.thing, File) and not each.thing.boot:
             id, cause = "file-differs", f"{each.where} is not as planned"
             evidence = f"./inv deploy {planned.role} --dry shows the lines"
@@ -270,7 +277,8 @@ def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[
             host=planned.name,
             cause=f"{planned.name}: {cause}",
             evidence=(evidence,),
-            fix=case.deploy(planned),
+            fix=fix,
+            about=about,
             plan=each.origin(case.plan, planned) or case.line(planned),
             hosts=case.behind(planned),
         )
@@ -280,7 +288,8 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
     """`disk-full`."""
     for mount, largest in case.look(planned).full.items():
         path = largest[0][1] if largest else ""
-        fix, advice = f"{command('du', '-xh', mount)} | sort -h | tail -20", "find out what can go"
+        look = command("sh", "-c", f"{command('du', '-xh', mount)} | sort -h | tail -20")
+        fix, advice = "", f"find out what can go: {case.ssh(planned.name, look)}"
         if path.startswith(JOURNAL):
             fix, advice = command("journalctl", "--vacuum-size=100M"), "this removes the oldest entries of the journal"
         elif path.startswith(LOGS):
@@ -290,85 +299,8 @@ def _disks(case: Investigation, planned: Host) -> Iterator[Cause]:
             host=planned.name,
             cause=f"{planned.name}: the file system of {mount} is full",
             evidence=tuple(f"{path}: {size / 2**20:.0f} MiB" for size, path in largest) or (f"df {mount}",),
-            fix=case.ssh(planned.name, fix),
+            fix=case.ssh(planned.name, fix) if fix else "",
             advice=advice,
             plan=case.line(planned),
             hosts=case.behind(planned),
-        )
-
-
-# --- what works at present ------------------------------------------------------------------------------------------
-
-
-def latent(case: Investigation, planned: Host) -> Iterator[Cause]:
-    """`boot-differs`, `boot-undone`, `firewalld`, `sshd-open`, `clock-off`."""
-    state = case.state(planned)
-    if state is None:
-        return
-    if planned == case.gateway:
-        yield from _firewalld(case, planned, state, now=False)
-    what = [
-        each
-        for each in case.differences(planned, state)
-        if (each.at_boot and each.kind != "unmanaged")
-        or each.kind == "disabled"
-        or (isinstance(each.thing, File) and each.thing.boot)
-    ]
-    undone = {each.found: each for each in what if isinstance(each.found, Place)}
-    what = [each for each in what if not isinstance(each.found, Place)]
-    for place, each in undone.items():
-        path = command(place.path)
-        look = isinstance(each.thing, Nic)
-        yield Cause(
-            id="boot-undone",
-            host=planned.name,
-            cause=f"{planned.name}: after its next boot it will not be as planned: {each.what}",
-            evidence=(f"{place.path}, line {place.number}: {place.text}",),
-            fix=case.ssh(planned.name, f"cat {path}" if look else f"sed -i '{place.number}s/^/# /' {path}"),
-            advice=f"{'name the NIC there' if look else 'this makes the line a comment'}; "
-            "somebody wrote it: find out what for",
-            plan=each.origin(case.plan, planned) or case.line(planned),
-            latent=True,
-        )
-    if what:
-        yield Cause(
-            id="boot-differs",
-            host=planned.name,
-            cause=f"{planned.name}: after its next boot it will not be as planned",
-            evidence=first([f"{each.where}: {each.what} ({each.word})" for each in what]),
-            fix=case.deploy(planned),
-            plan=next(filter(None, (each.origin(case.plan, planned) for each in what)), case.line(planned)),
-            latent=True,
-        )
-    yield from _sshd(case, planned, state)
-    offset = state.clock.offset
-    if abs(offset) > CLOCK_SECONDS:
-        yield Cause(
-            id="clock-off",
-            host=planned.name,
-            cause=f"{planned.name}: its clock is {abs(offset):.0f} s {'ahead' if offset > 0 else 'behind'}",
-            evidence=("compared with the clock of this machine; certificates and logs depend on it",),
-            fix=case.ssh(planned.name, "systemctl restart systemd-timesyncd"),
-            advice="or restart whatever keeps the time there (chrony, ntpd)",
-            plan=case.line(planned),
-            latent=True,
-        )
-
-
-def _sshd(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
-    """`sshd-open`: our file is there, and other lines win over it. Without that a deploy is the fix: `file-differs`."""
-    if state.files.get(SSHD) != sshd_file(case.plan, planned):
-        return
-    found = sshd.differences(sshd_settings(case.plan, planned), case.plan.operator.user, state.sshd)
-    if found:
-        paths = dict.fromkeys([*(each.found.path for each in found if isinstance(each.found, Place)), sshd.CONFIG])
-        yield Cause(
-            id="sshd-open",
-            host=planned.name,
-            cause=f"{planned.name}: {found[0].what}",
-            evidence=first([each.what for each in found]),
-            fix=case.ssh(planned.name, command("grep", "-nE", "^", *paths)),
-            advice="; ".join(first(sshd.advice(found))),
-            plan=case.line(planned),
-            latent=True,
         )

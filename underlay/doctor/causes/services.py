@@ -3,16 +3,19 @@
 import errno
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from underlay.desired import units
 from underlay.doctor.cause import Cause
-from underlay.doctor.investigation import Fix, Investigation, first
+from underlay.doctor.causes.ends import is_probe
+from underlay.doctor.investigation import Fix, Investigation, first, some
 from underlay.doctor.survey import HostSurvey
 from underlay.observe.health import Upstream
 from underlay.plan import OUTSIDE, Host
-from underlay.remote.survey import OUR_PROBE
+from underlay.remote.survey.connections import OUR_PROBE
 from underlay.text import command
 
 API = "kubernetes_api"
@@ -20,6 +23,11 @@ REFUSED = (os.strerror(errno.ECONNREFUSED), OUR_PROBE)
 """What a host says of a connection to a port where nothing listens."""
 UNIT = re.compile(r"[A-Za-z0-9_][\w:.\\@-]*", re.ASCII)
 """A name that systemd takes, and no option."""
+OF_DEBIAN = ("/usr/lib/systemd/", "/lib/systemd/")
+"""Where units are that came in packages."""
+WAKE = {"stopped": "systemctl kill --signal=CONT", "frozen": "systemctl thaw"}
+URI = re.compile(r"https?://[\w.:-]+(/[\w./+~-]*)?", re.ASCII)
+"""Of a package source, with nothing in it that a shell or sed would take for its own."""
 OF_THE_NETWORK = re.compile(
     "net|route|dhcp|frr|bird|keepalived|ssh|fire|ufw|tables|fail2ban|vpn|wg-|wireguard|ipsec|swan|tailscale|zerotier"
     "|docker|containerd|podman|kube|cni|calico|cilium|flannel",
@@ -55,8 +63,18 @@ def services(case: Investigation) -> Iterator[Cause]:
         for name, servers in groups.items():
             yield from _group(case, lb, name, servers, dead, refusals)
     for unit in dead:
-        if unit in refusals or (unit.failed and case.is_deployed(unit.host)):
+        if (unit.host, unit.name) in case.told:
+            continue
+        if unit in refusals or (unit.failed and case.is_deployed(unit.host) and not _is_of_others(case, unit)):
             yield _ended(case, unit, refusals.get(unit, []))
+        elif unit.failed and case.is_deployed(unit.host):
+            case.notes.append(f"{unit.host}: {unit.name} has failed: it is neither the plan's nor Debian's")
+
+
+def _is_of_others(case: Investigation, unit: _Unit) -> bool:
+    """Whether a failed unit is known to be neither the plan's nor the distribution's, nor one of the network."""
+    path = case.look(case.plan.host(unit.host)).failed.get(unit.name, OF_DEBIAN[0])
+    return not (path.startswith(OF_DEBIAN) or OF_THE_NETWORK.search(unit.name))
 
 
 def _dead_units(case: Investigation) -> list[_Unit]:
@@ -113,7 +131,15 @@ def _group(
         where = host.name if host else ip
         evidence = f"{lb.name} connects to {address} for {name}: {error}"
         refused = error in REFUSED
+        heard = case.look(host).listeners if host else None
+        there = [each["address"] for each in heard or () if str(each["port"]) == port and not is_probe(each)]
+        if not refused and heard is not None and not there:
+            continue  # no program there could let it wait: something on the way does
         units = [unit for unit in dead if unit.host == where]
+        if refused and there and not {ip, "0.0.0.0"} & {*there}:  # noqa: S104  it is compared
+            known = _server(case, name, host, where, port, f"{evidence}; it listens on {some(there)} only", refused)
+            yield replace(known, fix="", advice=f"let it listen on {ip}, too, in the way in which it was installed")
+            continue
         if refused and len(units) == 1:
             refusals.setdefault(units[0], []).append(evidence)
         elif refused and all(errors.values()):
@@ -143,58 +169,216 @@ def _server(
 
 
 def names(case: Investigation) -> Iterator[Cause]:
-    """Name servers that do not answer a host with a way out: `dns-silent`."""
-    for server, evidence in _silent(case, lambda look: look.names, "asks name server"):
-        home, fix = _server_at(case, server)
+    """Name servers that do not answer a host with a way out: `dns-silent`; what is wrong with a host: `names-lost`."""
+    yield from _resolvers(case)
+    for asked in _silent(case, lambda look: look.names, "asks name server"):
+        home, fix = _server_at(case, asked.server)
+        if asked.own:
+            yield _own_names(case, asked)
+            continue
         yield Cause(
             id="dns-silent",
-            host=home.name if home else server,
-            cause=f"{home.name if home else server}: it answers no DNS query",
-            evidence=first(evidence),
+            host=home.name if home else asked.server,
+            cause=f"{home.name if home else asked.server}: it answers no DNS query",
+            evidence=first(asked.evidence),
             fix=fix.command,
             at=fix.at,
-            advice=fix.advice or f"look at the name server {home.name if home else server}",
+            advice=fix.advice or f"look at the name server {home.name if home else asked.server}",
             plan=case.line(home) if home else "",
-            hosts=frozenset({home.name if home else server}),
+            hosts=frozenset({home.name if home else asked.server}),
         )
+
+
+def _usual_server(case: Investigation, host: Host) -> str:
+    """The name server that answers most of the other hosts, or empty."""
+    others = [look.names for name, look in case.seen.looks.items() if name != host.name]
+    good = Counter(server for names in others for server, error in names.items() if not error)
+    return good.most_common(1)[0][0] if good else ""
+
+
+def _own_names(case: Investigation, asked: "_Asked") -> Cause:
+    """A name server that does not answer this host alone."""
+    host, server = asked.host, asked.server
+    found, usual = case.look(host).resolver, _usual_server(case, host)
+    alone = found is not None and server in found["servers"] and not asked.others and usual
+    fix, advice = "", f"its own firewall, or the way: ./inv trace {host.name} {server} --port 53 --proto udp"
+    if alone and found is not None and not found["linked"]:
+        line = f"s/^nameserver[[:space:]]+{re.escape(server)}[[:space:]]*$/nameserver {usual}/"
+        fix = case.ssh(host.name, command("sed", "-i", "-E", line, "/etc/resolv.conf"))
+        advice = "what wrote it there may do so again"
+    elif alone:
+        advice = f"/etc/resolv.conf is made by another program ({found['linked'] if found else ''}): tell it {usual}"
+    elif os.strerror(errno.EPERM) in asked.evidence[0]:
+        look = case.ssh(host.name, "sh -c 'iptables-save; nft list ruleset'")
+        advice = f"a packet filter of its own forbids it: {look}"
+    why = f"no other host asks it: they ask {usual}" if alone else f"it answers {some(asked.others)}"
+    return Cause(
+        id="names-lost",
+        host=host.name,
+        cause=f"{host.name}: the name server {server} does not answer it"
+        + (", which no other host asks" if alone else ", and answers others"),
+        evidence=(*first(asked.evidence), why),
+        fix=fix,
+        advice=advice,
+        plan=case.line(host),
+        hosts=frozenset({host.name}),
+    )
+
+
+def _resolvers(case: Investigation) -> Iterator[Cause]:
+    """What a host's own files say about names, beside those of the others."""
+    for host in case.deployed:
+        found, usual = case.look(host).resolver, _usual_server(case, host)
+        if found is None:
+            continue
+        others = [each.resolver for name, each in case.seen.looks.items() if name != host.name and each.resolver]
+        asks = {"dns", "resolve"}
+        wrong: list[tuple[str, str, str]] = []
+        if not found["servers"] and usual and not found["linked"]:
+            line = f"echo nameserver {usual} >> /etc/resolv.conf && chmod 644 /etc/resolv.conf"
+            wrong.append(("/etc/resolv.conf names no name server", "grep nameserver /etc/resolv.conf: nothing", line))
+        elif found["mode"] != -1 and not found["mode"] & 0o004:
+            mode = f"ls -lL /etc/resolv.conf: mode {found['mode']:o}"
+            wrong.append(("only root can read /etc/resolv.conf", mode, "chmod 644 /etc/resolv.conf"))
+        if found["order"] and not asks & {*found["order"]} and any(asks & {*each["order"]} for each in others):
+            said = f"/etc/nsswitch.conf: hosts: {' '.join(found['order'])}"
+            line = "sed -i -E 's/^hosts:.*/& dns/' /etc/nsswitch.conf"
+            wrong.append(("its /etc/nsswitch.conf lets nobody ask a name server", said, line))
+        for number, (address, *names) in found["hosts"]:
+            if name := _misled(case, host, address, names):
+                said = f"/etc/hosts, line {number}: {address} {' '.join(names)}"
+                line = f"sed -i {number}s/^/#/ /etc/hosts"
+                wrong.append((f"its /etc/hosts leads {name} to {address}", said, line))
+        for what, evidence, line in wrong:
+            yield Cause(
+                id="names-lost",
+                host=host.name,
+                cause=f"{host.name}: {what}",
+                evidence=(evidence, *([f"the other hosts ask {usual}"] if usual else [])),
+                fix=case.ssh(host.name, command("sh", "-c", line)),
+                advice="find out what wrote it",
+                plan=case.line(host),
+                hosts=frozenset({host.name}),
+            )
+
+
+def _misled(case: Investigation, host: Host, address: str, names: list[str]) -> str:
+    """The first of some names that an address in /etc/hosts does not belong to, as far as that is known."""
+    sources = {(urlsplit(uri).hostname or "") for uri, error in case.look(host).sources.items() if error}
+    loopback = address.startswith("127.") or address == "::1"
+    for name in names:
+        if name == "localhost" and not loopback:
+            return name
+        planned = next((each for each in case.plan.hosts if name in (each.name, f"{each.name}.")), None)
+        own = {str(each) for each in case.addresses(planned)} if planned else set()
+        others = {str(planned.published)} if planned and planned.published else set()
+        if planned and planned != host and ":" not in address and address not in own | others:
+            return name
+        if name in sources and not planned:
+            return name
+    return ""
 
 
 def packages(case: Investigation) -> Iterator[Cause]:
     """Package sources that a host with a way out does not reach: `packages-unreachable`."""
-    for server, evidence in _silent(case, lambda look: look.sources, "connects to"):
-        home, fix = _server_at(case, server.partition(":")[0])
+    for asked in _silent(case, lambda look: look.sources, "connects to"):
+        home, fix = _server_at(case, asked.server if ":" in asked.server else f"{asked.server}:80")
+        if asked.own:
+            yield _own_source(case, asked)
+            continue
         yield Cause(
             id="packages-unreachable",
-            host=home.name if home else server,
-            cause=f"{home.name if home else server}: no packages from there: a deploy that needs one fails",
-            evidence=first(evidence),
+            host=home.name if home else asked.server,
+            cause=f"{home.name if home else asked.server}: no packages from there: a deploy that needs one fails",
+            evidence=first(asked.evidence),
             fix=fix.command,
             at=fix.at,
-            advice=fix.advice or f"look at the web server of {home.name if home else server}",
+            advice=fix.advice or f"look at the web server of {home.name if home else asked.server}",
             plan=case.line(home) if home else "",
             latent=True,
         )
 
 
-def _silent(
-    case: Investigation, errors: Callable[[HostSurvey], dict[str, str]], verb: str
-) -> Iterator[tuple[str, list[str]]]:
-    """Servers that do not answer the hosts, with the evidence; what an earlier cause explains is left out."""
-    blamed = {name for each in case.found for name in each.hosts}
-    bad: dict[str, list[str]] = {}
+def _own_source(case: Investigation, asked: "_Asked") -> Cause:
+    """A package source, or a proxy of apt's, that this host alone does not reach."""
+    host = asked.host
+    files = "/etc/apt/sources.list /etc/apt/sources.list.d"
+    good = Counter(
+        uri
+        for name, look in case.seen.looks.items()
+        for uri, error in look.sources.items()
+        if name != host.name and not error and URI.fullmatch(uri)
+    )
+    fix, advice = "", f"its own firewall, or the way: ./inv trace {host.name} {asked.server.partition(':')[0]}"
+    if asked.uri.startswith("proxy "):
+        look = command("grep", "-rin", "proxy", "/etc/apt/apt.conf.d")
+        advice = f"where that proxy is set: {case.ssh(host.name, look)}"
+    elif not asked.others and URI.fullmatch(asked.uri) and good:
+        bad, usual = asked.uri, good.most_common(1)[0][0]
+        line = f"grep -rlF {bad} {files} | xargs sed -i 's|{bad}|{usual}|g'"
+        fix = case.ssh(host.name, command("sh", "-c", line))
+        advice = "what wrote it there may do so again"
+    return Cause(
+        id="packages-unreachable",
+        host=host.name,
+        cause=f"{host.name}: it can't reach {'the proxy' if asked.uri.startswith('proxy ') else 'its package source'} "
+        f"{asked.server}" + (", which others can" if asked.others else ", which no other host has"),
+        evidence=first(asked.evidence),
+        fix=fix,
+        advice=advice,
+        plan=case.line(host),
+        latent=True,
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A server that does not answer: one host (`own`: it is that host's fault), or all that ask it.
+
+    others: the hosts that it answers
+    """
+
+    server: str
+    uri: str
+    host: Host
+    own: bool
+    others: list[str]
+    evidence: list[str]
+
+
+def _silent(case: Investigation, errors: Callable[[HostSurvey], dict[str, str]], verb: str) -> Iterator[_Asked]:
+    """Servers that do not answer the hosts; what an earlier cause explains is left out.
+
+    What answers another host is no server's fault, nor what no other host asks while all others are answered.
+    """
+    blamed = {name for each in case.found if not each.latent for name in each.hosts}
+    bad: dict[str, dict[Host, tuple[str, str]]] = {}
+    good: dict[str, list[str]] = {}
     for host in case.deployed:
         for uri, error in errors(case.look(host)).items():
-            if error and host.name not in blamed and OUTSIDE not in blamed:
-                server = uri.partition("://")[2].partition("/")[0] or uri
-                bad.setdefault(server, []).append(f"{host.name} {verb} {server}: {error}")
-    for server, evidence in bad.items():
-        home, _ = _server_at(case, server.partition(":")[0])
-        if home is None or home.name not in blamed:
-            yield server, evidence
+            server = uri.partition("://")[2].partition("/")[0] or uri
+            if not error:
+                good.setdefault(server, []).append(host.name)
+            elif host.name not in blamed and OUTSIDE not in blamed:
+                bad.setdefault(server, {})[host] = uri, f"{host.name} {verb} {server}: {error}"
+    for server, silent in bad.items():
+        home, _ = _server_at(case, server)
+        if home is not None and home.name in blamed:
+            continue
+        there = good.get(server, [])
+        served = {name for names in good.values() for name in names} - {host.name for host in silent}
+        alone = len(silent) == 1 and home is None and bool(served)
+        if there or alone:
+            for host, (uri, evidence) in silent.items():
+                yield _Asked(server, uri, host, True, there, [evidence])
+        else:
+            host, (uri, _) = next(iter(silent.items()))
+            yield _Asked(server, uri, host, False, [], [evidence for _, evidence in silent.values()])
 
 
-def _server_at(case: Investigation, address: str) -> tuple[Host | None, Fix]:
+def _server_at(case: Investigation, server: str) -> tuple[Host | None, Fix]:
     """The host of the plan that serves at an address, and what brings its service back, as far as that is seen."""
+    address, _, port = server.partition(":")
     home = next((each for each in case.plan.hosts if str(each.primary.address) == address), None)
     if home is None:
         return None, Fix("")
@@ -202,6 +386,13 @@ def _server_at(case: Investigation, address: str) -> tuple[Host | None, Fix]:
     if not heard.get(address, ["not asked"]):
         return home, case.switch_on(home)
     unit = next((each for each in _dead_units(case) if each.host == home.name), None)
+    stuck = next((each for each in case.look(home).stuck if each["how"] in WAKE and UNIT.fullmatch(each["unit"])), None)
+    if unit is None and stuck is not None:
+        how = f"{stuck['unit']} is {'frozen' if stuck['at'] else 'stopped by a signal'} there"
+        return home, Fix(case.ssh(home.name, f"{WAKE[stuck['how']]} {stuck['unit']}"), "", how)
+    there = next((each["unit"] for each in case.look(home).listeners or () if str(each["port"]) == port), "")
+    if unit is None and there.endswith(".service"):
+        return home, Fix(_restart(case, home.name, there), "", f"{there} listens there")
     if unit is None:
         return home, Fix("")
     return home, Fix(_restart(case, unit.host, unit.name, "start"), "", f"{unit.name} does not run there")

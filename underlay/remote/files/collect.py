@@ -1,8 +1,8 @@
 """What is sent to a host to gather what a colleague needs to see.
 
 `main(JSON)`; JSON is {commands: {NAME: SHELL}, files: [PATTERN, …], seconds: NUMBER,
-most: NUMBER}. Writes a packed (gzip) JSON object to stdout: NAME or PATH → text. A command has so many seconds, a text
-so many bytes: of what is longer, the end is kept.
+most: NUMBER}. Writes a packed (gzip) JSON object to stdout: NAME or PATH → text. Each of them has so many seconds, all
+at the same time, and so many bytes: of what is longer, the end is kept.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
+from underlay.remote import at_once
+
 PIECE = 1 << 20
+FLOOD = 32_000
+"""Bytes of a text without end that are kept."""
 SPARE = 16 << 20
 """Bytes that are kept beyond those that are wanted, so that they are not moved with each piece."""
 
@@ -51,9 +55,13 @@ def run(command: str, seconds: float, most: int) -> str:
         # All that it started goes with it.
         os.killpg(process.pid, signal.SIGKILL)
     process.stdout.close()
-    code = process.wait()
+    code = None
+    with suppress(subprocess.TimeoutExpired):  # what waits for a disk can't be killed
+        code = process.wait(1)
     text = end(last, count, most)
-    if late:
+    if late or code is None:
+        if count > most:
+            text = end(last, count, min(most, FLOOD))  # it would never have ended: nobody reads more of it
         return f"{text}\n[cut off after {seconds} s]\n"
     return text if code == 0 else f"{text}\n[exit code {code}]\n"
 
@@ -77,17 +85,21 @@ def read(path: str, most: int) -> str:
 
 
 def collect(wanted: dict[str, Any]) -> dict[str, str]:
-    """All that is asked for; the commands a few at a time."""
+    """All that is asked for."""
     seconds, most = wanted["seconds"], wanted["most"]
-    with ThreadPoolExecutor(4) as pool:
-        outputs = pool.map(lambda command: run(command, seconds, most), wanted["commands"].values())
-        found = dict(zip(wanted["commands"], outputs))  # noqa: B905 (`strict` is of the same length here)
+    asked: list[tuple[str, Any, tuple[Any, ...]]] = [
+        (name, run, (command, seconds, most)) for name, command in wanted["commands"].items()
+    ]
     for pattern in wanted["files"]:
-        found |= {path: read(path, most) for path in sorted(glob.glob(pattern)) if os.path.isfile(path)}
-    return found
+        asked += [(path, read, (path, most)) for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
+    late = f"\n[cut off after {seconds} s]\n"
+    texts = at_once(lambda _, function, arguments: function(*arguments), asked, late, seconds + 1.5)
+    return {name: text for (name, *_), text in zip(asked, texts, strict=True)}
 
 
 def main(wanted: str) -> None:
     """Do what the module's docstring says."""
     os.environ["LC_ALL"] = "C.UTF-8"
     sys.stdout.buffer.write(gzip.compress(json.dumps(collect(json.loads(wanted))).encode()))
+    sys.stdout.flush()
+    os._exit(0)  # what waits for a disk may still keep a thread

@@ -15,6 +15,7 @@ none of these.
 - `confirm TOKEN`: keep the change
 - `rollback TOKEN WHY`: undo it now
 - `status`, `history`, `history NUMBER`
+- `login ACCOUNT`: for whoever sits at the console: why ssh does not let an account in, see `remote.survey.logins`
 - of the host itself: `apply TOKEN`, `expire TOKEN` (the timer), `boot`, and `rules FILE`: at boot, our iptables rules
 
 What is kept below GUARD, and why no end of any process and no power cut leaves anything in between:

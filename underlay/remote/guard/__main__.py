@@ -10,6 +10,7 @@ from underlay.compare.tables import RulesetError
 from underlay.remote.guard import commands
 from underlay.remote.guard.programs import Refused
 from underlay.remote.rules.place import put_file
+from underlay.remote.survey.logins import refused
 
 
 def main(*arguments: str) -> int:
@@ -28,6 +29,8 @@ def main(*arguments: str) -> int:
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     os.environ["LC_ALL"] = "C.UTF-8"
     os.umask(0o022)
+    if arguments[:1] == ("login",):
+        return refused.main(*arguments[1:3])  # for people
     try:
         answer = known[arguments[0]](*arguments[1:])
     except Refused as error:

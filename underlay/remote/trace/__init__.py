@@ -5,9 +5,12 @@ nothing. PROTOCOL is tcp, udp or icmp; PORTS are [SOURCE PORT, DESTINATION PORT]
 
 - `{"listen": [PROTOCOL, ADDRESS]}` → the port of a listener on that address
 - `{"reserve": [PROTOCOL, ADDRESS]}` → the port, or identifier, that will be sent from
-- `{"watch": [PROTOCOL, PORTS]}` → `true`: from now on packets of this connection are noted
+- `{"watch": [PROTOCOL, PORTS, [NIC, …]]}` → `true`: from now on packets of this connection are noted, and what
+  happens around these NICs
 - `{"send": [DESTINATION, PORT]}` → null if an answer came, else why not
-- `{"seen": null}` → `{"packets": […], "chains": […]}`, see `Watch.seen`
+- `{"seen": null}` → `{"packets": […], "chains": […], "around": {…}}`, see `Watch.seen`
+- `{"taken": [PACKET, …]}` → by which route and policy rule each goes, see `policy.taken`
+- `{"heard": [[NIC, ADDRESS], …]}` → NIC → ADDRESS → the MACs that answer ARP for it
 - `{"run": [[ARGV, STDIN], …]}` → `[[EXIT CODE, STDOUT, STDERR], …]`
 
 Packets are noted by a packet socket with a filter in the kernel. Rules are noted by the kernel's own tracing of

@@ -7,12 +7,15 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from underlay.remote import serve
+from underlay.remote import arp, serve
+from underlay.remote.trace import policy
 from underlay.remote.trace.ends import Sender, listen
 from underlay.remote.trace.watch import Watch
 
 DEADLINE = 30
 COMMAND_SECONDS = 8
+HEARD = 0.6
+"""Seconds to listen for answers from neighbours."""
 
 
 def run(calls: list[tuple[list[str], str]]) -> list[tuple[int, str, str]]:
@@ -43,8 +46,8 @@ class Requests:
         self.sender = Sender(protocol, address)
         return self.sender.port
 
-    def watch(self, protocol: str, ports: list[int]) -> bool:
-        self.watching = Watch(protocol, ports)
+    def watch(self, protocol: str, ports: list[int], nics: list[str]) -> bool:
+        self.watching = Watch(protocol, ports, nics)
         return True
 
     def send(self, destination: str, port: int) -> str | None:
@@ -54,6 +57,12 @@ class Requests:
     def seen(self) -> dict[str, Any]:
         assert self.watching
         return self.watching.seen()
+
+    def taken(self, *packets: dict[str, Any]) -> list[dict[str, Any]]:
+        return policy.taken(packets)
+
+    def heard(self, *ends: list[str]) -> dict[str, dict[str, list[str]]]:
+        return arp.probe([(nic, address) for nic, address in ends], HEARD)
 
     def run(self, *calls: tuple[list[str], str]) -> list[tuple[int, str, str]]:
         return run(list(calls))
@@ -66,5 +75,5 @@ def main() -> None:
     def method(name: str) -> Callable[[Any], Any]:
         return lambda arguments: getattr(requests, name)(*(arguments or []))
 
-    names = ("listen", "reserve", "watch", "send", "seen", "run")
+    names = ("listen", "reserve", "watch", "send", "seen", "taken", "heard", "run")
     serve({name: method(name) for name in names}, {"root": os.geteuid() == 0}, DEADLINE)

@@ -61,8 +61,8 @@ class Matcher:
         """What a packet is beside request or answer: `reset` or nothing."""
         return "reset" if self.number == NUMBERS["tcp"] and len(transport) > 13 and transport[13] & 4 else ""
 
-    def note(self, packet: bytes) -> tuple[str, str, str, str] | None:
-        """Of an IP packet: way, source, destination, kind; None if it is not of this connection.
+    def note(self, packet: bytes) -> tuple[str, str, str, str, int] | None:
+        """Of an IP packet: way, source, destination, kind, TTL; None if it is not of this connection.
 
         An ICMP error about a packet of it has the way `error`, and its type and code as its kind.
         """
@@ -72,9 +72,9 @@ class Matcher:
         transport = packet[header:]
         source, destination = socket.inet_ntoa(packet[12:16]), socket.inet_ntoa(packet[16:20])
         if packet[9] == self.number and (way := self.way(transport)):
-            return way, source, destination, self.kind(transport)
+            return way, source, destination, self.kind(transport), packet[8]
         if packet[9] == NUMBERS["icmp"] and transport[0] in ICMP_ERRORS:
             quoted = transport[8:]
             if len(quoted) >= 28 and quoted[9] == self.number and self.way(quoted[(quoted[0] & 15) * 4 :]):
-                return "error", source, destination, f"{transport[0]}/{transport[1]}"
+                return "error", source, destination, f"{transport[0]}/{transport[1]}", packet[8]
         return None

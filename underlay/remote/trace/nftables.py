@@ -16,8 +16,8 @@ NEWTABLE, NEWCHAIN, GETCHAIN, NEWRULE, GETRULE, TRACE = (10 << 8 | message for m
 ERROR, END = 2, 3
 REQUEST, ACK, DUMP, CREATE = 1, 4, 0x300, 0x400
 NESTED = 0x8000
-ALL_FAMILIES, IPV4 = 0, 2
-FAMILIES = {1: "inet", IPV4: "ip", 3: "arp", 5: "netdev", 7: "bridge"}
+ALL_FAMILIES, IPV4, NETDEV = 0, 2, 5
+FAMILIES = {1: "inet", IPV4: "ip", 3: "arp", NETDEV: "netdev", 7: "bridge"}
 """Those that may see IPv4 packets."""
 
 

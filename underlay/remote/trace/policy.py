@@ -19,6 +19,9 @@ PATIENCE = 3
 PROTOCOLS = {"tcp": "6", "udp": "17", "icmp": "1"}
 DEAD_ENDS = ("blackhole", "6", "unreachable", "7", "prohibit", "8")
 THROW = ("throw", "9")
+TYPES = ("blackhole", "unreachable", "prohibit", "throw", "local", "broadcast", "multicast", "anycast", "nat")
+MOMENTARY = ("linkdown", "dead", "offload", "trap", "notify", "rt_offload", "rt_trap")
+"""What is printed of a route and is not taken back."""
 MAIN = "254"
 NO_SELECTOR = {
     *("priority", "table", "action", "goto", "nop", "protocol", "not", "suppress_prefixlen", "flow_from", "flow_to"),
@@ -33,9 +36,10 @@ def taken(packets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What the kernel does with packets of this host, and by which rule.
 
     packets: {source, destination, nic, protocol, sport, dport}; `nic` is where it comes in, empty for one of the
-      host's own; ports are null where they are not known
-    → for each {route, rule, arguments}: the route as `ip -j` has it, null if there is none; the rule likewise, null if
-      it can't be told; what `ip rule del` takes to remove that rule and no other, null if nothing does
+      host's own; `source` is empty where the host is to choose; ports are null where they are not known
+    → for each {route, rule, arguments, line}: the route as `ip -j` has it, null if there is none; the rule likewise,
+      null if it can't be told; what `ip rule del` takes to remove that rule and no other, null if nothing does; what
+      `ip route del` takes to remove the route, or the one that lets it go nowhere, null if there is none
     """
     rules: list[Rule] = json.loads(_ip("-j", "-N", "-4", "rule") or "[]")
     lines = (_ip("-N", "-4", "rule") or "").splitlines()
@@ -45,8 +49,26 @@ def taken(packets: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         index = chosen(rules, packet, route) if len(rules) == len(lines) else None
         rule = None if index is None else rules[index]
         arguments = as_arguments(lines[index]) if index is not None and _alone(rules, index) else None
-        found.append({"route": route, "rule": rule, "arguments": arguments})
+        table = route.get("table", MAIN) if route else rule.get("table") if rule else None
+        line = _best(table, packet["destination"]) if table else None
+        if route is None and line and not line.startswith(TYPES):
+            line = None  # it is not the route that lets it go nowhere
+        found.append({"route": route, "rule": rule, "arguments": arguments, "line": line})
     return found
+
+
+def _best(table: str, destination: str) -> str | None:
+    """The route of a table that is taken to an address, as `ip route del` takes it."""
+    best: tuple[int, int, str] | None = None
+    for line in (_ip("-o", "-4", "route", "show", "table", table, "match", destination) or "").splitlines():
+        words = [word for word in line.split() if word not in MOMENTARY]
+        start = 1 if words[0] in TYPES else 0
+        prefix = words[start].partition("/")[2]
+        length = 0 if words[start] == "default" else int(prefix or 32)
+        metric = int(words[words.index("metric") + 1]) if "metric" in words[:-1] else 0
+        if best is None or (-length, metric) < best[:2]:
+            best = (-length, metric, " ".join([*words, "table", table]))
+    return best[2] if best else None
 
 
 def chosen(rules: Sequence[Rule], packet: Mapping[str, Any], route: Mapping[str, Any] | None) -> int | None:
@@ -86,7 +108,7 @@ def _meets(rule: Rule, key: str, packet: Mapping[str, Any]) -> bool | None:
         case "src" | "dst":
             end = packet["source" if key == "src" else "destination"]
             network = "0.0.0.0/0" if value == "all" else f"{value}/{rule.get(f'{key}len', 32)}"
-            met = ip_address(end) in ip_network(network)
+            met = value == "all" if not end else ip_address(end) in ip_network(network)
         case "iif":
             met = value == (packet["nic"] or "lo")
         case "oif":
@@ -108,7 +130,8 @@ def _meets(rule: Rule, key: str, packet: Mapping[str, Any]) -> bool | None:
 
 
 def _route(packet: Mapping[str, Any]) -> dict[str, Any] | None:
-    words = [packet["destination"], "from", packet["source"], *(["iif", packet["nic"]] if packet["nic"] else [])]
+    words = [packet["destination"], *(["from", packet["source"]] if packet["source"] else [])]
+    words += ["iif", packet["nic"]] if packet["nic"] else []
     words += ["ipproto", packet["protocol"]]
     for key in ("sport", "dport"):
         words += [key, str(packet[key])] if packet[key] is not None else []

@@ -8,7 +8,7 @@ from underlay.text import command
 
 
 def workstation(case: Investigation) -> Iterator[Cause]:
-    """Its link, its route to the hosts: `nic-down`, `no-carrier`, `route-missing`, `route-wrong`."""
+    """Its link, its route to the hosts: `nic-down`, `no-carrier`, `route-missing`, `route-wrong`, `route-unmanaged`."""
     here = case.seen.workstation
     if case.is_deployed(here.name):
         return  # it is looked at like the others
@@ -29,6 +29,13 @@ def workstation(case: Investigation) -> Iterator[Cause]:
         hop = here.hops.get(str(endpoint.address))
         if hop is None:
             continue
+        # What is for everything is no stray route: then the one to the network itself is missing.
+        stray = hop.line and not hop.line.startswith("default ")
+        remove = case.local(command("ip", "route", "del", *hop.line.split())) if stray else Fix("")
+        if not hop.nic and stray:
+            what = f"an unmanaged route ends what is for {endpoint.name}: {hop.line}"
+            yield _finding(case, "route-unmanaged", what, remove)
+            return
         if not hop.nic:
             cidr = next((each.cidr for each in case.plan.networks if endpoint.address in each.cidr), None)
             advice = f"give this machine an address in {cidr}, or connect the VPN that leads there"
@@ -39,9 +46,9 @@ def workstation(case: Investigation) -> Iterator[Cause]:
         near = case.plan.host(here.name).interfaces if here.name else ()
         if hop.via and any(endpoint.address in nic.cidr for nic in near):
             cause = f"it sends what is for {endpoint.name} ({endpoint.address}) to {hop.via}, not straight there"
-            yield _finding(
-                case, "route-wrong", cause, case.local(command("ip", "route", "del", endpoint.address, "via", hop.via))
-            )
+            fallback = case.local(command("ip", "route", "del", endpoint.address, "via", hop.via))
+            yield _finding(case, "route-wrong", cause, remove if remove.command else fallback)
+            return
 
 
 def _finding(case: Investigation, id: str, cause: str, fix: Fix) -> Cause:

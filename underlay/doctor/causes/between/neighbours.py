@@ -1,9 +1,11 @@
 """What the hosts hear in their networks: addresses that two machines have, cables in the wrong network, silence."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from netaddr import IPAddress
 
+from underlay.access.answers import UnreadableError
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, some
 from underlay.plan import OUTSIDE, Host, Interface
@@ -37,6 +39,31 @@ def duplicates(case: Investigation) -> Iterator[Cause]:
                     evidence = f"{host.name} asks on {nic} who else has {ip}: {some(strangers)} answers"
                     advice = f"find {some(strangers)} in the MAC tables of the switches: it has no right to it"
                     yield _duplicate(case, host, ip, "", evidence, advice=advice)
+
+
+def same_mac(case: Investigation) -> Iterator[Cause]:
+    """Hosts with the same MAC in one network: the switch sends what is for both to one of them. `mac-duplicate`."""
+    found: dict[tuple[str, str], list[tuple[Host, Interface]]] = {}
+    for name, state in case.seen.states.items():
+        with suppress(UnreadableError):
+            for nic in case.plan.host(name).interfaces:
+                if nic.nic in state.nics:
+                    found.setdefault((nic.network, state.nics[nic.nic].mac), []).append((case.plan.host(name), nic))
+    for (network, mac), ends in found.items():
+        if len(ends) < 2:
+            continue
+        names = [f"{host.name} {nic.nic}" for host, nic in ends]
+        look = [case.ssh(host.name, command("ip", "-d", "link", "show", nic.nic)) for host, nic in ends]
+        yield Cause(
+            id="mac-duplicate",
+            host=ends[-1][0].name,
+            cause=f"{' and '.join(names)} have the same MAC {mac} in {network}: one gets what is for both",
+            evidence=tuple(f"{name}: {mac}" for name in names),
+            advice=f"one of them was cloned, or its MAC set by hand: {'; '.join(look)}",
+            plan=case.line(*ends[-1][:1]),
+            hosts=frozenset(name for host, _ in ends for name in case.behind(host)),
+            cuts=True,
+        )
 
 
 def _duplicate(

@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from netaddr import IPAddress
 
-from underlay.compare.filters import ARPTABLES, FIREWALLD
+from underlay.compare.filters import ARPTABLES
 from underlay.compare.firewall import canonical
 from underlay.desired import nat, routing, traffic
 from underlay.desired.traffic import Flow
 from underlay.doctor.cause import Cause
-from underlay.doctor.investigation import Investigation, some
+from underlay.doctor.causes.between import packets
+from underlay.doctor.causes.between.choice import trouble
+from underlay.doctor.investigation import Investigation, first, some
 from underlay.doctor.policy import may_be_blamed
 from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
 from underlay.plan import SSH_PORT, Host, Network
@@ -38,7 +40,7 @@ def large_packets(case: Investigation) -> Iterator[Cause]:
             mtus[case.gateway] = router.nics[near.nic].mtu
         usual = max(mtus.values(), key=lambda mtu: (list(mtus.values()).count(mtu), mtu), default=0)
         odd = [host for host, mtu in mtus.items() if mtu != usual]
-        lossy = {host: best for host, (limit, best) in paths.items() if 0 < best < limit}
+        lossy = {host: best for host, (limit, best) in paths.items() if 0 < best < limit and not _is_slow(case, host)}
         if odd:
             for host in odd:
                 yield _other_mtu(case, network, host, mtus[host], usual)
@@ -47,6 +49,11 @@ def large_packets(case: Investigation) -> Iterator[Cause]:
         else:
             for host, best in lossy.items():
                 yield _black_hole(case, network, host, {host: best}, usual)
+
+
+def _is_slow(case: Investigation, host: Host) -> bool:
+    """Whether packets of a host that are not the largest come late, or get lost in part: then size is not it."""
+    return any(measured[1] and trouble(measured) for measured in case.look(host).paths.values())
 
 
 def _other_mtu(case: Investigation, network: Network, host: Host, mtu: int, usual: int) -> Cause:
@@ -81,32 +88,45 @@ def _black_hole(case: Investigation, network: Network, host: Host, lossy: dict[H
 
 
 def connections(case: Investigation) -> Iterator[Cause]:
-    """What explains the connections that fail and that nothing else explains, if anything does:
-    `policy-rule-unmanaged`, `rule-unmanaged`, `filter-unmanaged`, `unexplained`."""
-    yield from _unmanaged_policy_rules(case)
-    yield from _unmanaged_rules(case, _rules(case), certain=False)
+    """The connections that fail and that nothing else explains: `not-answered`, `unexplained`."""
+    yield from packets.located(case, delivered=True)
     left = case.unexplained()
     if left:
         flow, (expected, seen) = next(iter(left.items()))
+        why_not = [each.why_not for each in case.seen.followed if each.why_not]
+        if any(each.flow in left and not (each.ended or each.why_not) for each in case.seen.followed):
+            why_not = ["a packet of it that was sent again got there, and back: it comes and goes"]
         yield Cause(
             id="unexplained",
             host=flow.source,
-            cause=f"{len(left)} connections fail, for no reason that was found: {flow}",
-            evidence=(f"expected: {expected}", f"seen: {seen}", *traffic.why(case.plan, flow)),
+            cause=f"{len(left)} connections fail, and no packet of them could be followed to its end: {flow}",
+            evidence=(f"expected: {expected}", f"seen: {seen}", *first(why_not), *traffic.why(case.plan, flow)),
             fix=command("./inv", "trace", flow.source, flow.destination, *(["--port", flow.port] if flow.port else [])),
             hosts=frozenset(name for each in left for name in each.hosts),
         )
     for host in _lost(case, case.deployed):
+        there = [each for each in case.seen.followed if each.flow is None and each.to == host.name]
+        why_not = [each.why_not for each in there if each.why_not]
+        if any(not (each.ended or each.why_not) for each in there):
+            why_not = ["a packet that was sent again got there, and back: it comes and goes, or the host is busy"]
         yield Cause(
             id="unexplained",
             host=host.name,
-            cause=f"{host.name}: it can't be reached, for no reason that was found",
-            evidence=(case.seen.failures[host.name].said,),
+            cause=f"{host.name}: it can't be reached, and no packet to it could be followed to its end",
+            evidence=(case.seen.failures[host.name].said, *first(why_not)),
             fix=command("./inv", "trace", case.here, host.name, "--port", SSH_PORT),
             plan=case.line(host),
             hosts=case.behind(host),
             cuts=True,
         )
+
+
+def followed(case: Investigation) -> Iterator[Cause]:
+    """What took packets that were followed, else where they ended: see `packets`; and rules that may be met."""
+    yield from packets.taken(case)
+    yield from _unmanaged_rules(case, _rules(case), certain=False)
+    yield from packets.located(case, delivered=False)
+    yield from packets.rates(case)
 
 
 def _lost(case: Investigation, hosts: Sequence[Host]) -> list[Host]:
@@ -155,8 +175,9 @@ def _unmanaged_policy_rules(case: Investigation) -> Iterator[Cause]:
 
 
 def filters(case: Investigation) -> Iterator[Cause]:
-    """`filter-unmanaged`: a packet filter beside the gateway's iptables in which packets end for certain."""
-    yield from _traced(case)
+    """What takes packets for certain: `policy-rule-unmanaged`; `filter-unmanaged`, a packet filter beside the gateway's
+    iptables."""
+    yield from _unmanaged_policy_rules(case)
     beside = [(host, rules) for host, rules in _rules(case) if rules.program != IPTABLES]
     yield from _unmanaged_rules(case, beside, certain=True)
 
@@ -250,38 +271,3 @@ def _rules(case: Investigation) -> Iterator[tuple[Host, HostRules]]:
 def _met(host: Host, rules: HostRules, flow: Flow) -> list[Suspect]:
     source = flow.seen_as if host.name in flow.receivers and flow.seen_as else flow.source_address
     return rules.met(source, flow.destination, flow.port)
-
-
-def _traced(case: Investigation) -> Iterator[Cause]:
-    """Chains in which the kernel's own trace saw packets end."""
-    for drop in case.seen.drops:
-        left = case.unexplained()
-        lost = _lost(case, [case.gateway, *case.plan.published])
-        if not (left or lost):
-            return
-        host = case.plan.host(drop.host)
-        state = case.state(host)
-        undo = ""
-        if state is not None and drop.table == FIREWALLD and host != case.gateway:
-            zone = ["firewall-cmd", "--permanent", "--zone=trusted"]
-            zone += [f"--add-source={network.cidr}" for network in case.plan.networks]
-            undo = f"{command(*zone)} && firewall-cmd --reload"
-        elif drop.is_iptables or (state is not None and state.filters.nft):
-            undo = command(*drop.undo)
-        concerned = [flow for flow in left if host == case.gateway or host.name in flow.hosts]
-        yield Cause(
-            id="filter-unmanaged",
-            host=host.name,
-            cause=f"{host.name}: an unmanaged packet filter drops packets: {drop}",
-            evidence=(
-                f"the kernel's trace of {drop.flow} ends there",
-                f"{len(concerned)} connections that may meet it fail: {some(concerned)}",
-            ),
-            fix=case.change(host.name, undo) if undo else "",
-            advice="somebody made it: find out what for, or it comes back"
-            + ("" if undo else f"; {host.name} has no nft to change it with: it belongs to another program"),
-            plan=case.line(host),
-            hosts=frozenset(name for flow in concerned for name in flow.hosts)
-            | frozenset(name for each in lost for name in case.behind(each)),
-            cuts=True,
-        )

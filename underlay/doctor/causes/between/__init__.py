@@ -1,0 +1,1 @@
+"""What is between the hosts: neighbours, packets that were followed, connections that fail."""

@@ -1,0 +1,1 @@
+"""What the next boot of the host will do."""

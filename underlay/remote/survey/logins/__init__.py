@@ -1,0 +1,1 @@
+"""Who gets into this host: why an account does not (`refused`), and who else may (`others`)."""
