@@ -1,9 +1,9 @@
 """Can `invoke verify` fail? The deployed site is broken in one way at a time.
 
-    1. break one thing on one host, by hand
-    2. verify its role: one of the host's own checks is red, not packets alone
-    3. deploy that role
-    4. verify that role: green
+1. break one thing on one host, by hand
+2. verify its role: one of the host's own checks is red, not packets alone
+3. deploy that role
+4. verify that role: green
 """
 
 import re
