@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_doctor import failing, healthy, only, with_look, with_state, without
+from tests.unit.test_doctor import PLAN, failing, healthy, only, with_look, with_state, without
 from underlay.compare.difference import UnitState
 from underlay.desired import nginx
 from underlay.doctor.causes import ends
@@ -134,6 +134,70 @@ def test_limits() -> None:
 def test_kernel_settings(value: str, harm: bool) -> None:
     found = diagnose(lb(sysctls={"net.ipv4.ip_default_ttl": value}))
     assert [each.id for each in found.findings] == (["sysctl-hinders"] if harm else [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "harm"),
+    [
+        ("net.ipv4.icmp_echo_ignore_all", "1", "it answers no ping"),
+        ("net.ipv4.neigh.eth0.mcast_solicit", "0", "it asks nobody for an address (ARP)"),
+        ("net.netfilter.nf_conntrack_icmp_timeout", "0", "forgotten so soon"),
+        ("net.netfilter.nf_conntrack_tcp_timeout_established", "5", "forgotten so soon"),
+        ("net.netfilter.nf_conntrack_tcp_timeout_established", "86400", ""),
+        ("net.ipv4.neigh.eth0.mcast_solicit", "1", ""),
+    ],
+)
+def test_settings_with_which_packets_are_lost(key: str, value: str, harm: str) -> None:
+    """Each is asked for, and taken back to the kernel's own; one that somebody only tuned is none."""
+    assert key in ends._sysctls(PLAN.host("lb"))
+    found = diagnose(lb(sysctls={key: value}))
+    assert [harm in each.cause for each in found.findings] == ([True] if harm else [])
+
+
+def test_a_nic_with_a_dot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the name of a sysctl its dot is a slash."""
+    assert system.sysctls(["net.ipv4.conf.lo.rp_filter", "net.ipv4.conf.eth0/5.rp_filter"]).keys() == {
+        "net.ipv4.conf.lo.rp_filter"
+    }
+    monkeypatch.setattr(system, "Path", lambda *parts: tmp_path.joinpath(*parts[1:]))
+    (tmp_path / "net/ipv4/conf/eth0.5").mkdir(parents=True)
+    (tmp_path / "net/ipv4/conf/eth0.5/rp_filter").write_text("2\n")
+    assert system.sysctls(["net.ipv4.conf.eth0/5.rp_filter"]) == {"net.ipv4.conf.eth0/5.rp_filter": "2"}
+
+
+def test_what_everybody_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here all is well; a folder, a file and a device that only root may use are told, with what mends them."""
+    assert system.modes(True) == []
+    (tmp_path / "home").mkdir(mode=0o700)
+    (tmp_path / "passwd").touch(mode=0o600)
+    (tmp_path / "null").touch()
+    monkeypatch.setattr(system, "FOLDERS", (f"{tmp_path}/home", f"{tmp_path}/none"))
+    monkeypatch.setattr(system, "READ", (f"{tmp_path}/passwd",))
+    monkeypatch.setattr(system, "DEVICES", {f"{tmp_path}/null": 3})
+    assert [fix for _, _, fix in system.modes(True)] == [
+        f"chmod 755 {tmp_path}/home",
+        f"chmod 644 {tmp_path}/passwd",
+        f"rm -f {tmp_path}/null && mknod -m 666 {tmp_path}/null c 1 3",
+    ]
+    found = only(diagnose(lb(modes=[("/tmp", "has mode 0755", "chmod 1777 /tmp")])))
+    assert (found.id, found.latent, found.fix) == ("file-mode", False, './inv ssh lb "sudo chmod 1777 /tmp"')
+
+
+def test_little_of_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quota that the unit has had to wait for; half of a processor, or one that it never met, is enough."""
+    for name, quota, waits in (("ssh", "1000 100000", 9), ("web", "50000 100000", 9), ("idle", "1000 100000", 0)):
+        group = tmp_path / f"system.slice/{name}.service"
+        group.mkdir(parents=True)
+        (group / "cpu.max").write_text(f"{quota}\n")
+        (group / "cpu.stat").write_text(f"usage_usec 1\nnr_throttled {waits}\n")
+    monkeypatch.setattr(programs, "GROUPS", tmp_path)
+    [(name, what, share, _, at)] = programs._groups()
+    assert (name, what, share) == ("ssh.service", programs.PROCESSOR, 1)
+    sets = [["/run/x.conf", 3, "CPUQuota=1%"]]
+    met = {"unit": name, "what": what, "used": share, "limit": share, "at": at}
+    found = only(diagnose(lb(units=[unit(name, sets=sets)], limits=[met])))
+    assert found.cause.endswith("ssh.service has 1 of the 1 percent of a processor that it may have: it waits")
+    assert "sed -i 3s/^/#/ /run/x.conf && systemctl daemon-reload" in found.fix
 
 
 def test_whose_port() -> None:

@@ -14,7 +14,7 @@ from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.survey import Accounts, Failure, Login, Reason, Survey, Why
 from underlay.doctor.ways import failure_of
 from underlay.remote import guard, send
-from underlay.remote.survey.logins import keys, session, sshd
+from underlay.remote.survey.logins import account, keys, others, session, sshd
 from underlay.remote.survey.logins.account import client
 from underlay.remote.survey.logins.common import Line
 
@@ -262,6 +262,52 @@ def test_what_takes_a_right_of_sudo_away() -> None:
     assert session._right("root", [folder, good]) == ""
 
 
+def test_lines_of_pam_that_decide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Somebody's own for accounts; those that every host has decide nothing by themselves."""
+    file, lines = tmp_path / "sshd", session.pam_lines
+    monkeypatch.setattr(session, "pam_lines", lambda _: lines(file))
+    plain = "account required pam_nologin.so\naccount [success=1 default=ignore] pam_unix.so\n"
+    file.write_text(plain)
+    assert list(session.deciding("ops")) == []
+    file.write_text(f"{plain}account required pam_succeed_if.so quiet user != ops\n")
+    [found] = session.deciding("ops")
+    assert "line 3: account required pam_succeed_if.so" in found["what"]
+    assert found["fix"] == f"sed -i 3s/^/#/ {file}"
+
+
+def test_pam_that_asks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`sufficient` ends it; what Debian has at the end of common-auth does not."""
+    monkeypatch.setattr(others, "pam_lines", lambda path, depth: session.pam_lines(tmp_path / path.name, depth))
+    (tmp_path / "common-auth").write_text("auth requisite pam_deny.so\nauth required pam_permit.so\n")
+    (tmp_path / "su").write_text("auth sufficient pam_rootok.so\n@include common-auth\n")
+    assert list(others._asks_nothing()) == []
+    (tmp_path / "su").write_text("# mine\nauth sufficient pam_permit.so\n")
+    [line] = others._asks_nothing()
+    assert (line.path, line.number) == (f"{tmp_path}/su", 2)
+
+
+def test_an_account_that_nobody_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"/etc/passwd": "root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\n"}
+    monkeypatch.setattr(account, "_text", lambda path: files.get(path, ""))
+    files["/etc/nsswitch.conf"] = "passwd: files systemd\n"
+    assert account._not_known("ops")["what"] == "there is no account ops"
+    files["/etc/nsswitch.conf"] = "passwd: sss\ngroup: files sss\n"
+    assert "nobody look into /etc/passwd (passwd: sss)" in account._not_known("ops")["what"]
+    assert account._not_known("eve")["what"] == "there is no account eve"
+
+
+def test_an_sshrc_that_does_not_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = pwd.getpwuid(os.getuid())
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: pwd.struct_passwd((*home[:5], str(tmp_path), home[6])))
+    (tmp_path / ".ssh").mkdir()
+    rc = tmp_path / ".ssh/rc"
+    rc.write_text("exit 1\n")
+    assert list(session.runs("me")) == []
+    rc.write_text("sleep 9\n")
+    [found] = session.runs("me")
+    assert found["fix"] == f"mv {rc} {rc}.off"
+
+
 def test_at_the_console(tmp_path: Path) -> None:
     """The program that every host has says it in plain words."""
     program = tmp_path / "guard.pyz"
@@ -283,6 +329,7 @@ def who(**parts: object) -> Accounts:
         "rights": [("/etc/sudoers.d/ops", 1, "ops ALL=(ALL:ALL) NOPASSWD: ALL")],
         "admins": [],
         "writable": [],
+        "asks_nothing": [],
         "recorded": [],
     }
     return plain | parts  # type: ignore[return-value]
@@ -303,6 +350,7 @@ EVE = ("ops", "/home/ops/.ssh/authorized_keys", 2, KEY, "eve@laptop", False)
         ({"accounts": [("root", 0, False, False), ("toor", 0, False, False)]}, "account-root", "usermod --lock"),
         ({"rights": [("/etc/sudoers.d/x", 2, "ALL ALL=(ALL) NOPASSWD: ALL")]}, "sudo-open", "sed -i"),
         ({"writable": [("/etc/sudoers.d", "0777")]}, "file-open", "chmod o-w /etc/sudoers.d"),
+        ({"asks_nothing": [("/etc/pam.d/su", 1, "auth …")]}, "account-open", "sudo sed -i 1s/^/#/ /etc/pam.d/su"),
         ({"keys": [EVE]}, "key-unknown", f"sed -i /{KEY.split()[1]}/d "),
     ],
 )

@@ -179,6 +179,18 @@ def test_commands_that_do_no_harm(text: str) -> None:
     assert of(GATEWAY, systemd(GATEWAY, [line(text)])) == []
 
 
+def test_what_tmpfiles_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files may set what the kernel forwards; other files and other settings are no harm."""
+    file = tmp_path / "x.conf"
+    file.write_text("d /srv/x 0755 root root -\nw /proc/sys/net/ipv4/ip_forward - - - - 0\n")
+    monkeypatch.setattr(scripts, "TMPFILES", (f"{tmp_path}/*.conf",))
+    [told] = scripts.lines({}, "underlay-firewall.service", 0.0, True)
+    found = only(of(GATEWAY, systemd(GATEWAY, [Line(**told)])))
+    assert "sets net.ipv4.ip_forward to 0, not 1" in found.what
+    assert found.commands == (f"sed -i -e 2s/^/#/ {file}",)
+    assert of(GATEWAY, systemd(GATEWAY, [line("w+ /proc/sys/vm/swappiness - - - - 0")])) == []
+
+
 def test_rules_that_go_before_ours_are_put_in_place() -> None:
     """Ours come back behind them; elsewhere there are none."""
     assert of(GATEWAY, systemd(GATEWAY, [line("iptables -F", before=True)])) == []

@@ -114,6 +114,7 @@ class Accounts(TypedDict):
     rights: Annotated[list[tuple[str, int, str]], Len(0, 500)]
     admins: Annotated[list[str], Len(0, 200)]
     writable: Annotated[list[tuple[str, str]], Len(0, 500)]
+    asks_nothing: Annotated[list[tuple[str, int, str]], Len(0, 100)]
     recorded: Annotated[list[str], Len(0, 200)]
 
 
@@ -212,6 +213,7 @@ class HostSurvey:
     lacking: dict[str, str] = field(default_factory=dict)
     resolver: Resolver | None = None
     mounts: list[tuple[str, str]] = field(default_factory=list)
+    modes: Annotated[list[tuple[str, str, str]], Len(0, 40)] = field(default_factory=list)
     sysctls: dict[str, str] = field(default_factory=dict)
     boot: NextBoot | None = None
 

@@ -603,6 +603,8 @@ def _harm(host: Host, wanted: HostNetwork, line: Line) -> str:
             return found
         if match := re.search(r"echo\s+(\S+)\s*>\s*/proc/sys/(\S+)", line.text):
             return _sysctl(wanted, match[2].replace("/", "."), match[1])
+        if match := re.match(r"[wfF]\S*\s+/proc/sys/(\S+)\s+(?:\S+\s+){4}(\S+)", line.text):  # of tmpfiles.d
+            return _sysctl(wanted, match[1].replace("/", "."), match[2])
     return ""
 
 

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from operator import gt
 from typing import NamedTuple
 
 from underlay.access.answers import UnreadableError
@@ -12,6 +14,7 @@ from underlay.doctor.investigation import Investigation, first, some
 from underlay.doctor.survey import Limit, Listener, Stuck, UnitSeen
 from underlay.observe.state import LATE
 from underlay.plan import SSH_PORT, Host, Plan, roles
+from underlay.remote.survey.programs import PROCESSOR
 from underlay.text import command
 
 SYSTEMS = 8
@@ -51,6 +54,7 @@ SETTINGS = {
     "open files": ("LimitNOFILE",),
     "processes": ("TasksMax", "LimitNPROC"),
     "memory": ("MemoryMax", "MemoryHigh"),
+    PROCESSOR: ("CPUQuota",),
 }
 """What in a unit's file sets a limit."""
 
@@ -70,11 +74,28 @@ SYSCTLS = {
     "net.ipv4.tcp_wmem": Harm(lambda last: last < 16384, "4096 16384 4194304", "it sends so few bytes at a time"),
     "net.ipv4.neigh.default.gc_thresh3": Harm(lambda last: last < 64, "1024", "it knows so few neighbours"),
     "net.ipv4.tcp_max_syn_backlog": Harm(lambda last: last < SMALL_QUEUE, "512", "so few connections may begin"),
+    "net.ipv4.icmp_echo_ignore_all": Harm(bool, "0", "it answers no ping"),
+    "net.ipv4.ipfrag_high_thresh": Harm(lambda last: last < 65536, "4194304", "it puts no fragments together"),
 }
 """Of each the last number counts."""
 NIC_SYSCTLS = {
-    "arp_ignore": Harm(lambda last: last > 2, "0", "it does not answer those who ask for its address (ARP)"),
+    "conf": {"arp_ignore": Harm(lambda last: last > 2, "0", "it does not answer those who ask for its address (ARP)")},
+    "neigh": {"mcast_solicit": Harm(lambda last: last == 0, "3", "it asks nobody for an address (ARP)")},
 }
+FORGETS = "what goes on is forgotten so soon, and its answers are not let in or not translated"
+TRACKING = {
+    f"net.netfilter.nf_conntrack_{key}": Harm(partial(gt, least), plain, FORGETS)
+    for key, least, plain in (
+        ("icmp_timeout", 2, "30"),
+        ("udp_timeout", 2, "30"),
+        ("udp_timeout_stream", 5, "120"),
+        ("generic_timeout", 2, "600"),
+        ("tcp_timeout_syn_sent", 3, "120"),
+        ("tcp_timeout_syn_recv", 3, "60"),
+        ("tcp_timeout_established", 60, "432000"),
+    )
+}
+"""Seconds that connections of a kind are remembered."""
 _SSHD_FILES = "/etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf"
 LISTEN = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {_SSHD_FILES}"
 """Lets sshd listen on port 22 of all addresses."""
@@ -99,11 +120,11 @@ def request(plan: Plan, host: Host) -> dict[str, object]:
     """What to ask a deployed host to look at; see `remote.survey`."""
     answers: list[list[object]] = []
     found: dict[str, object] = {
-        **dict.fromkeys(("listeners", "stuck", "limits", "resolver", "mounts"), True),
+        **dict.fromkeys(("listeners", "stuck", "limits", "resolver", "mounts", "modes"), True),
         "answers": answers,
         "units": [*_units(host), *SYSTEM, *(f"{clock}.service" for clock in CLOCKS), units.SSH_SOCKET.name],
         "lacking": list(_tools(host)),
-        "sysctls": [*SYSCTLS, *(f"net.ipv4.conf.{nic}.{key}" for key in NIC_SYSCTLS for nic in _nics(host))],
+        "sysctls": [*_sysctls(host)],
     }
     if host.role == "lb_nginx":
         address = str(host.primary.address)
@@ -114,8 +135,11 @@ def request(plan: Plan, host: Host) -> dict[str, object]:
     return found
 
 
-def _nics(host: Host) -> list[str]:
-    return ["all", *(nic.nic for nic in host.interfaces)]
+def _sysctls(host: Host) -> dict[str, Harm]:
+    nics = [nic.nic.replace(".", "/") for nic in host.interfaces]
+    places = [("conf", "all"), *((folder, nic) for folder in NIC_SYSCTLS for nic in nics)]
+    own = {f"net.ipv4.{at}.{nic}.{key}": harm for at, nic in places for key, harm in NIC_SYSCTLS[at].items()}
+    return SYSCTLS | TRACKING | own
 
 
 def _tools(host: Host) -> dict[str, str]:
@@ -249,6 +273,7 @@ def _programs(case: Investigation, host: Host) -> Iterator[Cause]:
         if (host.name, unit) not in case.told:
             yield from _served(case, host, unit)
     yield from _others(case, host)
+    yield from _modes(case, host)
 
 
 def _unit(case: Investigation, host: Host, name: str) -> UnitSeen | None:
@@ -322,7 +347,7 @@ def _limit(case: Investigation, host: Host, limit: Limit) -> Iterator[Cause]:
         id="limit-met",
         host=host.name,
         cause=f"{host.name}: {unit + ' has' if unit else 'it has'} {limit['used']} of the {limit['limit']} {what} "
-        "that it may have: it refuses more",
+        f"that it may have: it {'waits' if what == PROCESSOR else 'refuses more'}",
         evidence=(f"{at}", *first([f"{path}, line {number}: {text}" for path, number, text in sets])),
         fix=fix,
         advice=advice,
@@ -341,7 +366,7 @@ def _make(case: Investigation, unit: str) -> Callable[[str, str], str]:
 
 def _kernel(case: Investigation, host: Host) -> Iterator[Cause]:
     """`sysctl-hinders`."""
-    known = SYSCTLS | {f"net.ipv4.conf.{nic}.{key}": harm for key, harm in NIC_SYSCTLS.items() for nic in _nics(host)}
+    known = _sysctls(host)
     for key, value in case.look(host).sysctls.items():
         numbers = re.fullmatch(r"(?:-?\d+\s+)*(-?\d{1,18})", value)
         harm = known.get(key)
@@ -649,6 +674,20 @@ def _others(case: Investigation, host: Host) -> Iterator[Cause]:
                 advice=f"which folder has so many files: {case.ssh(host.name, command('sh', '-c', find))}",
                 plan=case.line(host),
             )
+
+
+def _modes(case: Investigation, host: Host) -> Iterator[Cause]:
+    """`file-mode`: what every program needs, and only root has."""
+    for path, what, fix in case.look(host).modes:
+        yield Cause(
+            id="file-mode",
+            host=host.name,
+            cause=f"{host.name}: {path} {what}",
+            evidence=(f"ls -ld {command(path)}",),
+            fix=case.ssh(host.name, command("sh", "-c", fix) if "&&" in fix else fix),
+            advice="programs of other accounts than root fail",
+            plan=case.line(host),
+        )
 
 
 def _clock(case: Investigation, host: Host) -> Iterator[Cause]:

@@ -23,7 +23,8 @@ Keys of the request, and of the answer:
 - `login`: [ACCOUNT, ADDRESS, KEY, FORWARDS] → why it does not get in from there, see `logins.refused`
 - `accounts`: true → who may get in: `accounts` [[NAME, UID, empty password, expired], …] that have a shell; `keys`
   [[ACCOUNT, FILE, LINE, KEY, COMMENT, runs one command only], …]; `rights` [[FILE, LINE, TEXT], …] of sudo; `admins`,
-  members of its groups; `writable` [[FILE, MODE], …] by everybody; `recorded`, those that a deploy made
+  members of its groups; `writable` [[FILE, MODE], …] by everybody; `asks_nothing` [[FILE, LINE, TEXT], …] of PAM, by
+  which everybody is who he says; `recorded`, those that a deploy made
 - `odd`: {nics: [NIC, …], tables: [FIRST, END], priorities: [FIRST, END], iptables: whether they are the plan's} →
   [{what, text, since: seconds of the epoch or 0}, …], what differs from a plain host
 - `changed`: SINCE, in seconds of the epoch → [[TIME, WHAT, TEXT], …], what changed since then, the latest first
@@ -41,6 +42,7 @@ Keys of the request, and of the answer:
 - `resolver`: true → how names are found: servers, where /etc/resolv.conf is a link to, its mode, the order of
   nsswitch.conf, the rows of /etc/hosts and their numbers
 - `mounts`: true → [[PATH, `read-only` or `inodes`], …] of what must be writable
+- `modes`: true → [[PATH, what is wrong, COMMAND], …] of folders, files and devices that every program needs
 - `sysctls`: [KEY, …] → KEY → value
 - `boot`: {"units": [NAME, …], "files": [PATH, …], "nics": [NIC, …], "nginx": BOOL} → what the next boot will
   do, as `compare.systemd.next_boot.NextBoot`: each part is asked that will do it

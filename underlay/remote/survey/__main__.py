@@ -16,7 +16,7 @@ from underlay.remote.survey.neighbours import echo, neighbours
 from underlay.remote.survey.oddities import changed, odd
 from underlay.remote.survey.paths import paths
 from underlay.remote.survey.programs import answers, complaints, limits, listeners, stuck
-from underlay.remote.survey.system import lacking, mounts, resolver, sysctls, units
+from underlay.remote.survey.system import lacking, modes, mounts, resolver, sysctls, units
 
 WHOLE = 6
 """Seconds for all of a request; a key that takes longer has null as its answer."""
@@ -49,7 +49,7 @@ def main() -> None:
     known: dict[str, Callable[[Any], Any]] = {
         **{each.__name__: each for each in (echo, sources, names, services, failed, owners, full, talkers, policy)},
         **{each.__name__: each for each in (odd, changed, paths, answers, complaints, limits, listeners, stuck)},
-        **{each.__name__: each for each in (lacking, mounts, resolver, sysctls, units, login, accounts, boot)},
+        **{each.__name__: each for each in (lacking, modes, mounts, resolver, sysctls, units, login, accounts, boot)},
         "arp": neighbours,
         "connect": errors,
     }

@@ -23,6 +23,9 @@ MOST = 300
 """Of one kind that are told."""
 TIGHT = 16
 """What must be left of a limit, or it counts as met: a program needs some files, a login some processes."""
+LITTLE = 0.1
+"""Of one processor: with less a program that others connect to is late."""
+PROCESSOR = "percent of a processor"
 AGAIN = 0.4
 """Seconds after which a process that waited for a disk is looked at again."""
 GROUPS = Path("/sys/fs/cgroup")
@@ -135,6 +138,13 @@ def _groups() -> Iterator[tuple[str, str, int, int, str]]:
             events = dict(line.split() for line in (path.parent / "memory.events").read_text().splitlines())
             if limit != "max" and (used >= 0.98 * int(limit) and int(events.get("oom", 0))):
                 yield path.parent.name, "memory", used, int(limit), str(path)
+    for path in (path for level in LEVELS for path in GROUPS.glob(f"{level}/cpu.max")):
+        with suppress(OSError, ValueError):
+            quota, period = path.read_text().split()
+            waits = dict(line.split() for line in (path.parent / "cpu.stat").read_text().splitlines())
+            if quota != "max" and int(quota) < LITTLE * int(period) and int(waits.get("nr_throttled", 0)):
+                share = 100 * int(quota) // int(period)
+                yield path.parent.name, PROCESSOR, share, share, str(path)
 
 
 def _kernel() -> Iterator[tuple[str, str, int, int, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -135,10 +136,48 @@ def mounts(_: bool) -> list[list[str]]:
     return [*found.values()]
 
 
+FOLDERS = ("/", "/etc", "/usr", "/usr/bin", "/usr/lib", "/var", "/var/lib", "/run", "/home", "/dev")
+READ = ("/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/hosts", "/etc/ld.so.cache")
+DEVICES = {"/dev/null": 3, "/dev/zero": 5, "/dev/full": 7, "/dev/random": 8, "/dev/urandom": 9}
+"""The kernel's, by their minor number; the major one is 1."""
+
+
+def modes(_: bool) -> list[list[str]]:
+    """See the package."""
+    found = []
+    for path in FOLDERS:
+        with suppress(OSError):
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+            if not mode & 1:
+                found.append([path, f"has mode {mode:04o}: only root gets to what is in it", f"chmod 755 {path}"])
+    for path in ("/tmp", "/var/tmp"):  # noqa: S108  they are looked at
+        with suppress(OSError):
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+            if mode & 0o1003 != 0o1003:
+                what = f"has mode {mode:04o}: not everybody may make files of his own there"
+                found.append([path, what, f"chmod 1777 {path}"])
+    for path in READ:
+        with suppress(OSError):
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+            if not mode & 4:
+                found.append([path, f"has mode {mode:04o}: only root can read it", f"chmod 644 {path}"])
+    for path, minor in DEVICES.items():
+        there = os.stat(path) if os.path.exists(path) else None
+        if there is None or not stat.S_ISCHR(there.st_mode) or there.st_rdev != os.makedev(1, minor):
+            what = "is not the kernel's device any more" if there else "is not there"
+            found.append([path, what, f"rm -f {path} && mknod -m 666 {path} c 1 {minor}"])
+        elif there.st_mode & 0o666 != 0o666:
+            what = f"has mode {stat.S_IMODE(there.st_mode):04o}: not everybody may use it"
+            found.append([path, what, f"chmod 666 {path}"])
+    return found
+
+
 def sysctls(keys: list[str]) -> dict[str, str]:
     """See the package."""
     found = {}
     for key in keys:
         with suppress(OSError):
-            found[key] = Path("/proc/sys", *key.split(".")).read_text().strip()[:200]
+            # As sysctl(8) has it, a dot in a name is a slash.
+            parts = [part.replace("/", ".") for part in key.split(".")]
+            found[key] = Path("/proc/sys", *parts).read_text().strip()[:200]
     return found

@@ -53,7 +53,7 @@ class Around:
         neighbours: [[ADDRESS, NIC, MAC, [STATE, …]], …]
         qdiscs: [[NIC, KIND, PLACE, DROPPED, BACKLOG], …], those that are no default; DROPPED since the beginning
         filters: [[NIC, ingress | egress, PREFERENCE, TEXT], …] of traffic control
-        policies: the selectors of IPsec policies that let nothing through
+        policies: the selectors of IPsec policies that let nothing through, or nothing that is not encrypted
         counters: what the kernel counts → how many more
         arp: [[in | out | other, NIC, request | reply, SENDER, TARGET, MAC OF THE SENDER], …], each once
         chains: [[FAMILY, TABLE, CHAIN, HOOK, [[HANDLE, RULE], …]], …], those of nftables that see no IP packets
@@ -71,7 +71,7 @@ class Around:
             "neighbours": list(self._neighbours())[:MOST],
             "qdiscs": list(self._qdiscs(lost))[:MOST],
             "filters": list(self._filters())[:MOST],
-            "policies": list(_policies())[:MOST],
+            "policies": _policies()[:MOST],
             "counters": {name: number for name, number in counted.items() if number > 0},
             "arp": self._heard()[:MOST],
             "chains": list(_chains())[:MOST],
@@ -155,14 +155,19 @@ def _program(link: dict[str, Any]) -> str:
     return f"{modes.get(found.get('mode', 0), 'xdp')} {program.get('name', '')} {program.get('id', '')}".strip()
 
 
-def _policies() -> Iterator[str]:
-    """As `ip xfrm policy delete` takes them."""
-    selector = ""
+def _policies() -> list[str]:
+    """As `ip xfrm policy delete` takes them; those that block first, then those that want packets encrypted."""
+    selector, now, found = "", "", dict[str, bool]()
     for line in _output("ip", "xfrm", "policy", "show").splitlines():
         if line.startswith("src "):
             selector = " ".join(line.split())
-        elif " action block" in f" {line.strip()}" and (match := re.search(r"\bdir (\w+)", line)):
-            yield f"{selector} dir {match[1]}"
+        elif match := re.search(r"\bdir (in|out|fwd)\b", line):
+            now = f"{selector} dir {match[1]}"
+            if " action block" in f" {line.strip()}":
+                found[now] = True
+        elif line.split()[:1] == ["tmpl"]:
+            found[now] = False
+    return sorted(found, key=lambda each: not found[each])
 
 
 def _chains() -> Iterator[list[Any]]:

@@ -86,6 +86,16 @@ def _holes(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause]:
                 case.ssh(host.name, command("sh", "-c", f"{line} && visudo -cq")),
                 "this makes the line a comment",
             )
+    for path, number, text in found["asks_nothing"]:
+        yield _cause(
+            case,
+            "account-open",
+            host,
+            f"PAM asks nobody for a password ({path}): whoever is on the host becomes root, or anybody",
+            [f"{path} line {number}: {text}"],
+            case.ssh(host.name, f"sed -i {number}s/^/#/ {command(path)}"),
+            "this makes the line a comment; somebody wrote it: find out what for",
+        )
     if found["writable"]:
         paths = [path for path, _ in found["writable"]]
         yield _cause(

@@ -1,4 +1,5 @@
-"""What people's own commands do to the network at a boot: units of theirs, rc.local, cron, hooks of the network."""
+"""What people's own commands do to the network at a boot: units of theirs, rc.local, cron, hooks of the network,
+tmpfiles.d."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ HOOKS = {
     "NetworkManager.service": "/etc/NetworkManager/dispatcher.d/*",
 }
 UDEV = "/etc/udev/rules.d/*.rules"
+TMPFILES = ("/etc/tmpfiles.d/*.conf", "/usr/local/lib/tmpfiles.d/*.conf")
 LARGEST = 65536
 MOST = 40
 
@@ -65,6 +67,15 @@ def _all(found: Mapping[str, Unit], container: bool) -> Iterator[tuple[str, str,
         for path in _files(pattern) if unit_name in starting else ():
             if os.access(path, os.X_OK) and not _packaged(path):
                 yield from ((unit_name, path, *each) for each in _read(path))
+    yield from _of_rules(container)
+
+
+def _of_rules(container: bool) -> Iterator[tuple[str, str, int, str, bool]]:
+    """Of tmpfiles.d what it writes to the kernel, of udev what it runs."""
+    for path in _files(*TMPFILES):
+        for number, line, _ in _read(path):
+            if re.match(r"[wfF]\S*\s+/proc/sys/", line.strip()):
+                yield "systemd-tmpfiles-setup.service", path, number, line, False
     for path in () if container else _files(UDEV):
         for number, line, _ in _read(path):
             for command in re.findall(r'RUN(?:\{program\})?\s*\+?=\s*"([^"]*)"', line):

@@ -36,7 +36,7 @@ def account(user: str) -> Iterator[Reason]:
     try:
         found = pwd.getpwnam(user)
     except KeyError:
-        yield reason(f"there is no account {user}")
+        yield _not_known(user)
         return
     shell = found.pw_shell or "/bin/sh"
     usable = os.path.isfile(shell) and os.access(shell, os.X_OK) and stat.S_IMODE(os.stat(shell).st_mode) & 1
@@ -71,6 +71,23 @@ def account(user: str) -> Iterator[Reason]:
         late = idle >= 0 and changed + longest + idle < today
         what = f"its password has expired{' and its account with it' if late else ''} (chage -l {user})"
         yield reason(what, f"chage -M -1 -I -1 {name}")
+
+
+def _not_known(user: str) -> Reason:
+    """Why there is no such account: it has no line, or nobody looks for it there."""
+    there = re.search(rf"^{re.escape(user)}:", _text("/etc/passwd"), re.MULTILINE)
+    order = re.search(r"^passwd:.*$", _text("/etc/nsswitch.conf"), re.MULTILINE)
+    if there and order and not {"files", "compat"} & {*order[0].split()}:
+        what = f"/etc/nsswitch.conf lets nobody look into /etc/passwd ({order[0]}): there are no accounts"
+        return reason(what, "sed -i -E '/files|compat/!s/^(passwd|group|shadow|gshadow):/& files/' /etc/nsswitch.conf")
+    return reason(f"there is no account {user}")
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _times(fields: list[str]) -> tuple[str, str, str, str]:

@@ -16,7 +16,7 @@ from underlay.remote.files import login_keys
 from underlay.remote.survey.logins import sshd
 from underlay.remote.survey.logins.account import DAY, shadow
 from underlay.remote.survey.logins.common import ANYWHERE, Line, as_account
-from underlay.remote.survey.logins.session import sudoers
+from underlay.remote.survey.logins.session import pam_lines, pam_words, sudoers
 
 ACCOUNTS, KEYS, RIGHTS = 60, 300, 200
 NO_SHELLS = ("nologin", "false", "sync", "shutdown", "halt")
@@ -39,6 +39,7 @@ def accounts(_: bool) -> dict[str, Any]:
         "rights": [[line.path, line.number, " ".join(line.words)[:300]] for line in _rights()][:RIGHTS],
         "admins": sorted({name for group in ADMINS for name in _members(group)})[:ACCOUNTS],
         "writable": [[path, mode] for path, mode in _writable(found)],
+        "asks_nothing": [[line.path, line.number, " ".join(line.words)[:300]] for line in _asks_nothing()][:ACCOUNTS],
         "recorded": [line.split()[0] for line in recorded.splitlines() if line.split()][:ACCOUNTS],
     }
 
@@ -71,6 +72,16 @@ def _rights() -> Iterator[Line]:
     for line in sudoers():
         if not line.words[0].startswith(NO_RIGHT):
             yield line
+
+
+def _asks_nothing() -> Iterator[Line]:
+    """Lines by which PAM takes everybody for who he says he is."""
+    for name in ("common-auth", "su", "su-l", "sudo", "sudo-i", "login", "sshd"):
+        for line in pam_lines(Path("/etc/pam.d") / name, depth=0):
+            kind, control, module, *_ = [*pam_words(line.words), "", "", ""]
+            enough = control == "sufficient" or "success=done" in control
+            if (kind, module, enough) == ("auth", "pam_permit.so", True):
+                yield line
 
 
 def _members(group: str) -> list[str]:

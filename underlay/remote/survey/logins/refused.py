@@ -39,9 +39,9 @@ def reasons(user: str, address: str = "", key: str = "", forwards: bool = False)
     )
     inside = _seen(account.account(user), account.nologin(user), session.pam(user, address), session.limits(user))
     # Whose account is refused is refused by sudo, too.
-    made += inside or _seen(session.shell(user), session.sudo(user))
+    made += inside or _seen(session.runs(user), session.shell(user), session.sudo(user))
     if not made:
-        made += _journal(user, address)
+        made += _seen(_journal(user, address))
     unique = {each["what"]: each for each in made}
     return [*unique.values()][:MOST]
 
@@ -66,17 +66,21 @@ def main(user: str = "root", address: str = "") -> int:
     return 1 if there else 0
 
 
-def _journal(user: str, address: str) -> list[Reason]:
+def _journal(user: str, address: str) -> Iterator[Reason]:
     """Where nothing else was found: sshd's own words of the last minutes."""
     tags = ("--identifier=sshd", "--identifier=sshd-session", "--identifier=sshd-auth")
     _, text = said("journalctl", "-q", "-o", "cat", f"--since={RECENT}", "-n", "200", *tags, seconds=3)
     lines = [line for line in text.splitlines() if REFUSALS.search(line) and not EXPECTED.search(line)]
     mine = [line for line in lines if address in line or re.search(rf"\b{re.escape(user)}\b", line)] or lines
     if not mine:
-        return []
+        return
     line = mine[-1]
-    if "penalty" in line or "drop connection" in line:
-        return [reason(f"sshd drops what comes from there, for earlier failures: {line}", RESTART)]
-    if re.search(r"not allowed because|AllowUsers|AllowGroups|DenyUsers|DenyGroups", line):
-        return [reason(f"sshd runs with other settings than its files have now: {line}", RELOAD)]
-    return [reason(f"sshd says: {line}")]
+    by_pam = [*session.deciding(user)] if "by PAM account" in line else []
+    if by_pam:
+        yield by_pam[0]
+    elif "penalty" in line or "drop connection" in line:
+        yield reason(f"sshd drops what comes from there, for earlier failures: {line}", RESTART)
+    elif re.search(r"not allowed because|AllowUsers|AllowGroups|DenyUsers|DenyGroups", line):
+        yield reason(f"sshd runs with other settings than its files have now: {line}", RELOAD)
+    else:
+        yield reason(f"sshd says: {line}")

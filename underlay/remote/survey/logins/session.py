@@ -27,8 +27,8 @@ def pam(user: str, address: str) -> Iterator[Reason]:
         yield reason("/etc/pam.d has no file for sshd, and none for others: PAM refuses everybody")
         return
     folders = [*Path("/usr/lib").glob("*/security"), Path("/usr/lib/security"), Path("/lib/security")]
-    for line in _pam_lines(main):
-        kind, control, module, *_ = [*_pam_words(line.words), "", "", ""]
+    for line in pam_lines(main):
+        kind, control, module, *_ = [*pam_words(line.words), "", "", ""]
         if kind.lstrip("-") not in ("account", "session", "auth"):
             continue
         missing = not any((each / module).exists() for each in folders)
@@ -37,7 +37,7 @@ def pam(user: str, address: str) -> Iterator[Reason]:
                 continue  # a key asks for none
             yield reason(f"a module of PAM is not there: {line}", off([line]))
         elif kind == "account" and module == "pam_deny.so" and control in ("required", "requisite"):
-            before = [_pam_words(each.words) for each in _pam_lines(main)]
+            before = [pam_words(each.words) for each in pam_lines(main)]
             # Debian's common-account has it behind a success that jumps over it.
             if not any(words[:1] == ["account"] and "success=" in words[1] for words in before if len(words) > 1):
                 yield reason(f"PAM refuses everybody: {line}", off([line]))
@@ -45,19 +45,20 @@ def pam(user: str, address: str) -> Iterator[Reason]:
             yield from _access(user, address, line)
 
 
-def _pam_words(words: list[str]) -> list[str]:
+def pam_words(words: list[str]) -> list[str]:
     """Type, control and module: the control may be several words in brackets."""
     match = re.match(r"(\S+)\s+(\[[^\]]*\]|\S+)\s+(\S+)", " ".join(words))
     return [*match.groups()] if match else words
 
 
-def _pam_lines(path: Path, depth: int = 3) -> Iterator[Line]:
+def pam_lines(path: Path, depth: int = 3) -> Iterator[Line]:
+    """The lines of a file of PAM's, with those of the files that it includes."""
     if not path.exists():
         return
     for number, text in enumerate(path.read_text(errors="replace").splitlines(), 1):
         words = text.split()
         if words[:1] == ["@include"] and depth and len(words) > 1:
-            yield from _pam_lines(path.parent / words[1], depth - 1)
+            yield from pam_lines(path.parent / words[1], depth - 1)
         elif words and not words[0].startswith("#"):
             yield Line(str(path), number, words)
 
@@ -84,6 +85,37 @@ def _access(user: str, address: str, pam: Line) -> Iterator[Reason]:
             there = Line(path, number, text.split())
             yield reason(f"PAM refuses it: {there}", f"sed -i '{number}i + : {user} : ALL' {shlex.quote(path)}")
         return
+
+
+USUAL = ("pam_unix.so", "pam_permit.so", "pam_deny.so", "pam_nologin.so", "pam_access.so", "pam_sss.so", "pam_ldap.so")
+"""What decides about accounts where nobody has changed PAM's files, and what is looked at by itself."""
+
+
+def deciding(user: str) -> Iterator[Reason]:
+    """Lines of PAM that decide about accounts as somebody wanted it: to be suspected where nothing else is found."""
+    there = [
+        line
+        for line in pam_lines(Path("/etc/pam.d/sshd"))
+        if (words := [*pam_words(line.words), "", "", ""])[0].lstrip("-") == "account"
+        and words[1] not in ("optional", "sufficient", "include", "substack")
+        and words[2] not in USUAL
+    ]
+    if len(there) == 1:
+        yield reason(f"PAM refuses {user}, by a line that no package has there: {there[0]}", off(there))
+    elif there:
+        yield reason(f"PAM refuses {user}, by one of these: {'; '.join(map(str, there))}")
+
+
+def runs(user: str) -> Iterator[Reason]:
+    """What sshd lets run before the shell does not end: its sshrc."""
+    account = pwd.getpwnam(user)
+    for path in (f"{account.pw_dir}/.ssh/rc", "/etc/ssh/sshrc"):
+        if os.path.exists(path):
+            done = as_account(account, "/bin/sh", path)
+            if done is not None and done[0] == 124:
+                name = shlex.quote(path)
+                yield reason(f"{path}, which sshd runs at each login, does not end", f"mv {name} {name}.off")
+            return  # sshd takes the first that is there
 
 
 def limits(user: str) -> Iterator[Reason]:
