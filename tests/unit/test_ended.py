@@ -20,8 +20,8 @@ Change = Callable[[Observation], dict[str, Any]]
 def around(name: str, **parts: Any) -> Around:
     """A host with nothing around the packet: each has MACs of its own."""
     links = [(nic, f"{name}-{mac}", ["UP"], "") for nic, mac in MACS.items()]
-    found: dict[str, Any] = {"links": links, "neighbours": [], "qdiscs": [], "filters": [], "policies": []}
-    found |= {"counters": {}, "arp": [], "chains": [], "nft": True, "legacy": []} | parts
+    found: dict[str, Any] = {"links": links, "ports": [], "neighbours": [], "qdiscs": [], "filters": []}
+    found |= {"policies": [], "counters": {}, "arp": [], "chains": [], "nft": True, "legacy": []} | parts
     made: Around = Around(**found)  # type: ignore[typeddict-item]  # it is made of the parts above
     return made
 
@@ -184,9 +184,34 @@ def test_routes(planned: Planned, case: str) -> None:
     assert (case == "of the kernel") == ("source address" in end.what)
 
 
+PORTS = {
+    "bridge": (("eth1", "bridge", "br9"), "ip link set eth1 nomaster"),
+    "macvlan": (("eth1", "macvlan", "mv0"), "ip link del mv0"),
+    "of another NIC": (("eth2", "bridge", "br9"), ""),
+}
+
+
+@pytest.mark.parametrize("case", PORTS)
+def test_a_nic_that_another_device_has(planned: Planned, case: str) -> None:
+    """What comes in goes to that device, and not to the hooks of this NIC."""
+    port, undo = PORTS[case]
+
+    def came_in(old: Observation) -> dict[str, Any]:
+        return {
+            "chains": (),
+            "packets": tuple(each for each in old.packets if each[0] == "in" and each[2] == "request"),
+        }
+
+    changes: dict[str, list[Change]] = {"gateway": [came_in], **LOST}
+    end = found(planned(), ("lb", "master-1:storage"), changes, {"gateway": {"ports": [port]}})
+    assert end is not None
+    assert (end.id, end.host, end.undo) == ("nic-taken" if undo else "packet-lost", "gateway", undo)
+
+
 RULES = [
     (("mangle", "PREROUTING", "-j TTL --ttl-set 1", "continue"), "rule-unmanaged", "few hops"),
     (("raw", "PREROUTING", "-j DROP", "drop"), "rule-unmanaged", "drops packets"),
+    (("mangle", "PREROUTING", "-j NFQUEUE --queue-num 5", "queue"), "rule-unmanaged", "gives none back"),
 ]
 
 

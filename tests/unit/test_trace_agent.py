@@ -12,6 +12,7 @@ import pytest
 from underlay.access.sessions import Agent, UnreachableError
 from underlay.remote import checksum, send
 from underlay.remote import trace as trace_agent
+from underlay.remote.trace import watch
 from underlay.remote.trace.matcher import Matcher
 
 HERE, THERE = "127.0.0.1", "127.0.0.2"
@@ -160,6 +161,8 @@ ip address add 192.0.2.1/24 dev nic0
 ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev nic0 nud permanent
 tc qdisc add dev nic0 root tbf rate 1mbit burst 3000 latency 50ms
 ip xfrm policy add src 0.0.0.0/0 dst 192.0.2.7/32 dir out action block
+ip xfrm policy add src 192.0.2.0/24 dst 192.0.2.1 dir in tmpl src 0.0.0.0 dst 0.0.0.0 proto esp mode transport
+ip link add link nic0 name mv0 type macvlan mode passthru
 iptables-legacy -A OUTPUT -d 127.0.0.2 -p udp -j DROP
 """
 
@@ -178,11 +181,20 @@ def test_what_is_around(ask: Ask) -> None:
     assert len(mac) == len("02:00:00:00:00:09")
     assert ["192.0.2.9", "nic0", "02:00:00:00:00:09", ["PERMANENT"]] in found["neighbours"]
     assert [each[:3] for each in found["qdiscs"]] == [["nic0", "tbf", "root"]]
-    assert found["policies"] == ["src 0.0.0.0/0 dst 192.0.2.7/32 dir out"]
+    assert found["policies"] == ["src 0.0.0.0/0 dst 192.0.2.7/32 dir out", "src 192.0.2.0/24 dst 192.0.2.1/32 dir in"]
+    assert ["nic0", "macvlan", "mv0"] in found["ports"]
     assert found["legacy"] == [["iptables-legacy", "filter", "OUTPUT", "-d 127.0.0.2/32 -p udp -j DROP"]]
     assert found["counters"]
     assert ask("heard", ["nic0", "192.0.2.9"]) == {"nic0": {"192.0.2.9": []}}
     assert ["out", "nic0", "request", "0.0.0.0", "192.0.2.9", mac] in ask("seen")["around"]["arp"]
+
+
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [(0, "drop"), (1, "accept"), (3, "queue"), (0x5_0003, "queue"), (0xFFFFFFFD, "jump"), (0xFFFFFFFF, "continue")],
+)
+def test_words_for_verdicts(code: int, word: str) -> None:
+    assert watch.verdict(code) == word
 
 
 def test_which_route_is_taken(ask: Ask) -> None:

@@ -50,6 +50,7 @@ FEW_HOPS = 16
 MARKS = ("MARK", "CONNMARK")
 ALTERS = ("CT", "NOTRACK", "TPROXY", "SNAT", "DNAT", "MASQUERADE", "REDIRECT", "NETMAP")
 PASSES = ("accept", "return")
+HANDED = ("queue", "stolen")
 COUNTERS = {
     "IpInHdrErrors": "broken headers, or a TTL that ended",
     "IpInAddrErrors": "an address that the host does not take or forward",
@@ -154,6 +155,9 @@ class _Search:
         for chain in found.chains:
             if chain.way == step.way and chain.table and chain.decision[0] == "drop":
                 yield self._rule(name, chain, "drops packets")
+        mine = [chain for chain in found.chains if chain.way == step.way]
+        if mine and mine[-1].table and mine[-1].decision[0] in HANDED:
+            yield self._rule(name, mine[-1], "hands packets to a program that gives none back")
         came: Came = "came" if self._came(step, found) else "own"
         if step.stage == ARRIVES and row.seen == NOTHING:
             yield self._between(step)
@@ -163,10 +167,13 @@ class _Search:
             yield self._service(row, found)
         if step.stage == ARRIVES or found.packet("out", step.way, "") or found.came(step.way, "input"):
             yield self._elsewhere(row, found)
+        hooks = ("input", "forward") if came == "came" else ("output",)
+        ended_here = not any(found.came(step.way, hook) for hook in hooks)
+        if came == "came" and ended_here:
+            yield from self._port(name, self._nic_of(step, found))
         if came == "came" and not found.came(step.way, "prerouting"):
             yield self._at_the_nic(step, found)
-        hooks = ("input", "forward") if came == "came" else ("output",)
-        if not any(found.came(step.way, hook) for hook in hooks):
+        if ended_here:
             yield next(self._routing(row, found, came))
         yield self._leaving(step, found)
 
@@ -313,6 +320,7 @@ class _Search:
 
     def _deaf(self, name: str, nic: str, hop: str) -> Iterator[Ended]:
         """A host that hears ARP for its address and does not answer."""
+        yield from self._port(name, nic)
         yield from self._arp_filter(name, "input")
         yield from self._arp_filter(name, "output")
         found = self.observations[name]
@@ -352,10 +360,24 @@ class _Search:
 
     # --- at a host ---------------------------------------------------------------------------------------------------
 
+    def _nic_of(self, step: Step, found: Observation) -> str:
+        """The NIC that it came in by."""
+        came = found.packet("in", step.way, step.nic)
+        return came[0] if came else self._nic(step.host, step.nic)
+
+    def _port(self, name: str, nic: str) -> Iterator[Ended]:
+        """A device of the host that has the NIC, and takes what comes in there."""
+        around = self._around(name)
+        for port, kind, device in around["ports"] if around else ():
+            if port == nic:
+                what = f"its NIC {nic} belongs to the {kind} {device}, which takes what comes in"
+                undo = ["nomaster"] if not kind.startswith("macv") else []
+                line = command("ip", "link", *(["set", nic, *undo] if undo else ["del", device]))
+                yield Ended("nic-taken", name, what, True, line, (f"ip -d link show {nic if undo else device}",))
+
     def _at_the_nic(self, step: Step, found: Observation) -> Ended:
         """It arrived, and did not get to the hooks of the host."""
-        came = found.packet("in", step.way, step.nic)
-        nic = came[0] if came else self._nic(step.host, step.nic)
+        nic = self._nic_of(step, found)
         if taken := self.traffic_control(step.host, nic, ("ingress",)) or self._native(step.host, nic, "ingress"):
             return taken
         what = f"{self._packet(step)} arrived on {nic}, and its kernel dropped it before any rule"
@@ -479,7 +501,7 @@ class _Search:
     def _rule(self, name: str, chain: Chain, does: str, index: int | None = None) -> Ended:
         """A rule, or the policy, of a chain."""
         if index is None:
-            at = [number for number, rule in enumerate(chain.rules) if rule[2] == "drop"]
+            at = [number for number, rule in enumerate(chain.rules) if rule[2] in ("drop", *HANDED)]
             index = at[-1] if at else None
         where, text, _ = chain.rules[index] if index is not None else (chain.name, "", "")
         if text in self.ours:
@@ -500,6 +522,8 @@ class _Search:
             line = command(*(native if index is not None else policy)) if around and around["nft"] else ""
         subject = "an unmanaged packet filter" if does == "drops packets" else "an unmanaged rule"
         advice = "" if line else f"{name} has no nft to change it with: it belongs to another program"
+        if chain.decision[0] in HANDED:
+            advice = "if a program is to look at them (one against intruders), start that instead"
         evidence = (f"the kernel's trace of {chain.packet} shows it",)
         kind = "rule-unmanaged" if iptables and name == self.plan.gateway.name else "filter-unmanaged"
         return Ended(kind, name, f"{subject} {does}: {what}", True, line, evidence, advice)

@@ -102,6 +102,7 @@ class Around(TypedDict):
     """What is around the packet on a host, see `remote.trace.around`."""
 
     links: list[tuple[str, str, list[str], str]]
+    ports: list[tuple[str, str, str]]
     neighbours: list[tuple[IPv4, str, str, list[str]]]
     qdiscs: list[tuple[str, str, str, int, int]]
     filters: list[tuple[str, str, int, str]]

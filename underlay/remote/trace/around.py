@@ -50,6 +50,7 @@ class Around:
         """What there is, and what became more since:
 
         links: [[NIC, MAC, [FLAG, …], PROGRAM], …]; PROGRAM is XDP's, empty for none
+        ports: [[NIC, KIND, DEVICE], …], devices of the host that take what comes in by a NIC
         neighbours: [[ADDRESS, NIC, MAC, [STATE, …]], …]
         qdiscs: [[NIC, KIND, PLACE, DROPPED, BACKLOG], …], those that are no default; DROPPED since the beginning
         filters: [[NIC, ingress | egress, PREFERENCE, TEXT], …] of traffic control
@@ -68,6 +69,7 @@ class Around:
                 for nic, link in self.links.items()
                 if nic in self.nics
             ],
+            "ports": list(self._ports())[:MOST],
             "neighbours": list(self._neighbours())[:MOST],
             "qdiscs": list(self._qdiscs(lost))[:MOST],
             "filters": list(self._filters())[:MOST],
@@ -78,6 +80,15 @@ class Around:
             "nft": bool(shutil.which("nft")),
             "legacy": [list(rule) for rule, number in _legacy_counters() if number > self.met.get(rule, 0)][:MOST],
         }
+
+    def _ports(self) -> Iterator[list[str]]:
+        kinds = {name: _kind(link) for name, link in self.links.items()}
+        for name, link in self.links.items():
+            if link.get("master") in kinds and kinds[link["master"]] != "vrf" and name in self.nics:
+                yield [name, kinds[link["master"]], link["master"]]
+            passes = link.get("linkinfo", {}).get("info_data", {}).get("mode") == "passthru"
+            if link.get("link") in self.nics and kinds[name].startswith("macv") and passes:
+                yield [link["link"], kinds[name], name]
 
     def _neighbours(self) -> Iterator[list[Any]]:
         for each in _json("ip", "-j", "-4", "neigh", "show", "nud", "all"):
@@ -142,6 +153,10 @@ def _arp_socket() -> socket.socket:
     attach = struct.pack("HP", len(instructions), ctypes.addressof(program))
     found.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, attach)
     return found
+
+
+def _kind(link: dict[str, Any]) -> str:
+    return str(link.get("linkinfo", {}).get("info_kind", ""))
 
 
 def _program(link: dict[str, Any]) -> str:

@@ -175,8 +175,7 @@ class Watch:
             if current is None:
                 continue
             if kind == 3 and 3 in event:  # without a handle: the end of a chain
-                said = VERDICTS.get(number(attributes(event[5])[1]), "continue")
-                current["rules"].append([chain, number(event[3]), said])
+                current["rules"].append([chain, number(event[3]), verdict(number(attributes(event[5])[1]))])
             elif kind == 1:
                 current["policy"] = VERDICTS.get(number(event[16]), "accept")
         chains: list[dict[str, Any]] = [
@@ -210,6 +209,11 @@ class Watch:
                     for rule in each["rules"]:
                         place, those = places.get((rule[0], rule[1])), specs.get(rule[0], [])
                         rule[1] = those[place] if place is not None and place < len(those) else rule[1]
+
+
+def verdict(code: int) -> str:
+    """The word for one; of a queue the upper half is its number, and flags."""
+    return VERDICTS.get(code, VERDICTS.get(code & 0xFF, "continue") if code < 1 << 31 else "continue")
 
 
 def listed(family: str, table: str) -> dict[int, str]:
