@@ -191,7 +191,7 @@ def test_little_of_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (group / "cpu.max").write_text(f"{quota}\n")
         (group / "cpu.stat").write_text(f"usage_usec 1\nnr_throttled {waits}\n")
     monkeypatch.setattr(programs, "GROUPS", tmp_path)
-    [(name, what, share, _, at)] = programs._groups()
+    [(name, what, share, _, at)] = programs.groups()
     assert (name, what, share) == ("ssh.service", programs.PROCESSOR, 1)
     sets = [["/run/x.conf", 3, "CPUQuota=1%"]]
     met = {"unit": name, "what": what, "used": share, "limit": share, "at": at}

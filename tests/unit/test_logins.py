@@ -14,6 +14,7 @@ from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.survey import Accounts, Failure, Login, Reason, Survey, Why
 from underlay.doctor.ways import failure_of
 from underlay.remote import guard, send
+from underlay.remote.survey import programs
 from underlay.remote.survey.logins import account, keys, others, session, sshd
 from underlay.remote.survey.logins.account import client
 from underlay.remote.survey.logins.common import Line
@@ -65,6 +66,11 @@ CLOSED = "Connection closed by 192.168.0.52 port 22"
             [TCP, "debug1: kex_exchange_identification: banner line 0: Exceeded MaxStartups", CLOSED],
             "startups",
             "Exceeded MaxStartups",
+        ),
+        (
+            [TCP, BANNER, "Unable to negotiate with h port 22: no matching cipher found. Their offer: aes256-cbc"],
+            "nothing in common",
+            "Their offer: aes256-cbc",
         ),
         (["channel 0: open failed: administratively prohibited: open failed", CLOSED], "forwarding", "prohibited"),
         (['Load key "/key": invalid format', "ops@h: Permission denied (publickey)."], "own key", "invalid format"),
@@ -260,6 +266,34 @@ def test_what_takes_a_right_of_sudo_away() -> None:
     assert session._right("root", [folder, good, bad]) == "sed -i 3s/^/#/ /etc/sudoers.d/zz"
     assert "/etc/sudoers.d/root" in session._right("root", [folder])
     assert session._right("root", [folder, good]) == ""
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "bad"),
+    [
+        ("ciphers", "aes256-cbc", True),
+        ("ciphers", "chacha20-poly1305@openssh.com,aes128-ctr", False),
+        ("kexalgorithms", "diffie-hellman-group1-sha1", True),
+        ("kexalgorithms", "curve25519-sha256", False),
+        ("hostkeyalgorithms", "ssh-rsa", True),
+        ("hostkeyalgorithms", "ssh-ed25519", False),
+        ("persourcemaxstartups", "0", True),
+        ("persourcemaxstartups", "none", False),
+    ],
+)
+def test_settings_that_keep_everybody_out(keyword: str, value: str, bad: bool) -> None:
+    rules = [is_bad for name, is_bad, _ in sshd._rules("ops", KEY, forwards=False) if name == keyword]
+    assert [is_bad(value) for is_bad in rules] == [bad]
+
+
+def test_limits_that_keep_everybody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """sshd's own, and those of logins; not those of somebody's service."""
+    found = [("ssh.service", "processes", 1, 1, "/x"), ("user-7.slice", programs.PROCESSOR, 1, 1, "/y")]
+    monkeypatch.setattr(programs, "groups", lambda: iter([*found, ("web.service", "memory", 9, 9, "/z")]))
+    assert [each["fix"] for each in sshd.met()] == [
+        "systemctl set-property ssh.service TasksMax=infinity",
+        "systemctl set-property user-7.slice CPUQuota=",
+    ]
 
 
 def test_lines_of_pam_that_decide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ Why = Literal[
     "closed",
     "penalty",
     "startups",
+    "nothing in common",
     "forwarding",
     "the jump host",
     "other",

@@ -43,6 +43,7 @@ KINDS: tuple[tuple[str, Why], ...] = (
     ("Host key verification failed", "host key"),
     ("Not allowed at this time", "penalty"),
     ("Exceeded MaxStartups", "startups"),
+    ("no matching .* found", "nothing in common"),
     (r"Load key .*: |signing failed|UNPROTECTED PRIVATE KEY|no such identity", "own key"),
     ("Authenticated to ", "session"),
     ("with partial success", "more than a key"),

@@ -101,7 +101,7 @@ def _waiting() -> Iterator[tuple[int, str]]:
 
 def limits(_: bool) -> list[dict[str, Any]]:
     """See the package."""
-    found = [*_open_files(), *_groups(), *_kernel()]
+    found = [*_open_files(), *groups(), *_kernel()]
     return [
         {"unit": unit, "what": what, "used": used, "limit": limit, "at": where}
         for unit, what, used, limit, where in found[:MOST]
@@ -125,7 +125,7 @@ def _open_files() -> Iterator[tuple[str, str, int, int, str]]:
                     yield unit, "open files", used, int(text[1]), path.name
 
 
-def _groups() -> Iterator[tuple[str, str, int, int, str]]:
+def groups() -> Iterator[tuple[str, str, int, int, str]]:
     """Of the control groups of units, and of those above them."""
     for path in (path for level in LEVELS for path in GROUPS.glob(f"{level}/pids.max")):
         with suppress(OSError, ValueError):

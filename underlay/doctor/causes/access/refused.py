@@ -17,6 +17,7 @@ OUTSIDE_THE_DOOR: dict[Why, str] = {
     "session": "the operator gets in, and no command is run for him",
     "sudo": "the operator gets in, and sudo does not make him root",
     "penalty": "its sshd takes no connection from here for some time, after logins that failed",
+    "nothing in common": "its sshd and the ssh here can't agree on how to speak",
     "startups": "its sshd takes no newcomers: too many have not logged in yet",
     "forwarding": "its sshd forwards no connection to others",
 }

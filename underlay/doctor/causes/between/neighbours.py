@@ -49,6 +49,8 @@ def same_mac(case: Investigation) -> Iterator[Cause]:
             for nic in case.plan.host(name).interfaces:
                 if nic.nic in state.nics:
                     found.setdefault((nic.network, state.nics[nic.nic].mac), []).append((case.plan.host(name), nic))
+    for host, nic, mac in _answers(case):
+        found.setdefault((nic.network, mac), []).append((host, nic))
     for (network, mac), ends in found.items():
         if len(ends) < 2:
             continue
@@ -64,6 +66,20 @@ def same_mac(case: Investigation) -> Iterator[Cause]:
             hosts=frozenset(name for host, _ in ends for name in case.behind(host)),
             cuts=True,
         )
+
+
+def _answers(case: Investigation) -> Iterator[tuple[Host, Interface, str]]:
+    """Of hosts that can't be asked, who answers the gateway for them; not one that says it has their address."""
+    taken = set[str]()
+    for state in case.seen.states.values():
+        with suppress(UnreadableError):
+            taken |= {address.ip for address in state.network.addresses}
+    for host in case.deployed:
+        for nic in host.interfaces if host.name not in case.seen.states else ():
+            near = case.gateway.interface(nic.network)
+            macs = case.look(case.gateway).arp.get(near.nic, {}).get(str(nic.address), []) if near else []
+            if len(macs) == 1 and str(nic.address) not in taken:
+                yield host, nic, macs[0]
 
 
 def _duplicate(

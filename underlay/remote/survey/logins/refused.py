@@ -33,6 +33,7 @@ def reasons(user: str, address: str = "", key: str = "", forwards: bool = False)
     os.environ["LC_ALL"] = "C.UTF-8"
     made = _seen(
         sshd.listens(),
+        sshd.met(),
         account.wrapped(address),
         sshd.settings(user, address, key, forwards),
         keys.keys(user, address, key),

@@ -10,8 +10,10 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from underlay.remote.survey import programs
 from underlay.remote.survey.logins.common import RELOAD, RESTART, Line, Reason, groups_of, off, plain, reason, said
 
 CONFIG = "/etc/ssh/sshd_config"
@@ -19,6 +21,12 @@ DEPTH = 4
 MISSING = 127
 FOLDER = "Missing privilege separation directory"
 EVERYWHERE = ("*", "0.0.0.0", "[::]")  # noqa: S104 (nothing is bound)
+SPOKEN = {
+    "ciphers": r"^chacha20|^aes\d+-(ctr|gcm)",
+    "kexalgorithms": r"^(curve25519|ecdh-|sntrup|mlkem|diffie-hellman-group(14-sha256|16|18|-exchange-sha256))",
+    "hostkeyalgorithms": r"^(ssh-ed25519|ecdsa-|rsa-sha2-|sk-)",
+}
+"""What every ssh of today speaks some of."""
 
 
 def lines(path: str = CONFIG, depth: int = DEPTH) -> Iterator[Line]:
@@ -131,6 +139,18 @@ def _broken(words: str) -> Reason:
     return reason(f"sshd does not take its configuration (sshd -t): {line}", f"{fix} && {RESTART}" if fix else "")
 
 
+LIMITS = {"processes": "TasksMax=infinity", "memory": "MemoryMax=infinity", programs.PROCESSOR: "CPUQuota="}
+LOGINS = re.compile(r"(ssh\.service|system\.slice|user\.slice|user-\d+\.slice)", re.ASCII)
+
+
+def met() -> Iterator[Reason]:
+    """Limits of control groups that keep it, or what it starts, from going on."""
+    for unit, what, used, limit, at in programs.groups():
+        if LOGINS.fullmatch(unit):
+            said_so = f"{unit} has {used} of the {limit} {what} that it may have ({at})"
+            yield reason(said_so, f"systemctl set-property {unit} {LIMITS[what]}")
+
+
 def _elsewhere() -> Iterator[Reason]:
     """It does not run, does not go on, or listens elsewhere."""
     code, words = said("ss", "-Hltn")
@@ -201,6 +221,10 @@ def _rules(user: str, key: str, forwards: bool) -> Iterator[tuple[str, Callable[
     yield "chrootdirectory", lambda value: value != "none", "sshd shuts it up in a folder"
     yield "logingracetime", lambda value: value.isdigit() and 0 < int(value) < 5, "sshd gives no time to log in"
     yield "maxstartups", lambda value: int(value.partition(":")[0]) < 5, "sshd takes hardly any newcomer"
+    few = "sshd takes hardly any newcomer from one address"
+    yield "persourcemaxstartups", lambda value: value.isdigit() and int(value) < 3, few
+    for keyword, usual in SPOKEN.items():
+        yield keyword, partial(_speaks_none, usual), "sshd speaks nothing that ssh does"
     yield "revokedkeys", lambda value: value != "none" and not os.path.isfile(value), "sshd refuses all keys"
     if kind and kind != "ssh-rsa":
         yield "pubkeyacceptedalgorithms", lambda value: kind not in value.split(","), f"sshd takes no {kind} keys"
@@ -210,6 +234,10 @@ def _rules(user: str, key: str, forwards: bool) -> Iterator[tuple[str, Callable[
         yield "disableforwarding", lambda value: value == "yes", "sshd forwards nothing"
         yield "allowtcpforwarding", lambda value: value in ("no", "remote"), "sshd forwards nothing"
         yield "permitopen", lambda value: value != "any", "sshd does not forward to everywhere"
+
+
+def _speaks_none(usual: str, value: str) -> bool:
+    return not any(re.search(usual, each) for each in value.split(","))
 
 
 def _lists(user: str, address: str, there: dict[str, list[str]]) -> Iterator[Reason]:
