@@ -224,6 +224,13 @@ def test_sshd(said: Ssh, says: str, fix: str) -> None:
     assert found.commands or found.advice
 
 
+def test_a_folder_of_nginx_that_is_gone() -> None:
+    """It makes its logs itself, and not the folder that they are in; what it reads, no command brings back."""
+    words = 'nginx: [emerg] open() "/var/log/nginx/access.log" failed (2: No such file or directory)'
+    assert only(of(LB, NextBoot(nginx=words))).commands == ("mkdir -p /var/log/nginx",)
+    assert only(of(LB, NextBoot(nginx=words.replace("/var/log", "/etc")))).commands == ()
+
+
 def test_sshd_listens_where_it_must() -> None:
     for listen in (["[::]:22"], ["0.0.0.0:2222", "100.64.0.2:22"], []):
         assert of(MASTER, NextBoot(sshd=Ssh("", "", listen, ["a b"])), known=["a b"]) == []

@@ -430,6 +430,7 @@ def _refused(program: str, error: str) -> Problem:
     """A program that does not take its files: at the line that it names, if it names one."""
     lines = [line for line in error.splitlines() if line.strip()]
     place = re.search(r"(/etc/[\w./@+-]+)(?::? line |:)(\d+)", error)
+    folder = re.search(r'open\(\) "(/var/[\w./-]+)/[\w.-]+" failed \(2:', error)
     open_key = re.search(r"Permissions \d+ for '(/etc/ssh/\S+)' are too open", error)
     gone = "no hostkeys available" in error
     fix: tuple[str, ...] = ()
@@ -438,6 +439,8 @@ def _refused(program: str, error: str) -> Problem:
         fix = (command("chmod", "600", open_key[1]),)
     elif gone:
         advice = f"{RESTORE}: ssh-keygen -A makes others"
+    elif folder:
+        fix = (command("mkdir", "-p", folder[1]),)
     elif place:
         fix = (comment_out(place[1], int(place[2])),)
         advice = "this makes the line a comment; somebody wrote it: find out what for"
