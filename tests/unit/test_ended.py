@@ -21,7 +21,15 @@ def around(name: str, **parts: Any) -> Around:
     """A host with nothing around the packet: each has MACs of its own."""
     links = [(nic, f"{name}-{mac}", ["UP"], "") for nic, mac in MACS.items()]
     found: dict[str, Any] = {"links": links, "ports": [], "neighbours": [], "qdiscs": [], "filters": []}
-    found |= {"policies": [], "counters": {}, "arp": [], "chains": [], "nft": True, "legacy": []} | parts
+    found |= {
+        "policies": [],
+        "counters": {},
+        "arp": [],
+        "chains": [],
+        "translating": [],
+        "nft": True,
+        "legacy": [],
+    } | parts
     made: Around = Around(**found)  # type: ignore[typeddict-item]  # it is made of the parts above
     return made
 
@@ -233,6 +241,24 @@ def test_rules(planned: Planned, rule: tuple[str, str, str, str], id: str, words
     assert (end.id, end.host) == (id, "gateway")
     assert words in end.what
     assert end.undo == f"iptables -t {table} -D {chain} {text}"
+
+
+@pytest.mark.parametrize("translates", [True, False])
+def test_a_native_rule_that_translates(planned: Planned, translates: bool) -> None:
+    """The packet came to the host, and by its rule to a port where nobody listens."""
+
+    def met(old: Observation) -> dict[str, Any]:
+        rules = (("pre", "3", "accept"),)
+        chain = Chain(
+            "request", "portmap", "pre", old.chains[0].packet, "", rules, "", "ip", {"3": "redirect to :8181"}
+        )
+        return gone("answer", direction="out")(old) | {"chains": (*gone("answer")(old)["chains"], chain)}
+
+    things = {"master-1": {"translating": [("ip", "portmap", "pre")] if translates else []}}
+    end = found(planned(), ("lb", "master-1"), {"master-1": [met], "lb": [gone("answer")]}, things)
+    assert end is not None
+    assert (end.id, end.host) == ("filter-unmanaged" if translates else "not-answered", "master-1")
+    assert ("redirect to :8181" in end.what) == translates
 
 
 def test_a_rule_of_the_plan(planned: Planned) -> None:

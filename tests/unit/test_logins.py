@@ -74,6 +74,7 @@ CLOSED = "Connection closed by 192.168.0.52 port 22"
         ),
         (["channel 0: open failed: administratively prohibited: open failed", CLOSED], "forwarding", "prohibited"),
         (['Load key "/key": invalid format', "ops@h: Permission denied (publickey)."], "own key", "invalid format"),
+        (["channel 0: open failed: connect failed: Permission denied", CLOSED], "no route", "Permission denied"),
         ([], "other", "ssh failed"),
     ],
 )

@@ -46,6 +46,8 @@ KINDS: tuple[tuple[str, Why], ...] = (
     ("no matching .* found", "nothing in common"),
     (r"Load key .*: |signing failed|UNPROTECTED PRIVATE KEY|no such identity", "own key"),
     ("Authenticated to ", "session"),
+    # It was the jump host's kernel that refused to send.
+    ("connect failed: (Permission denied|Operation not permitted|Invalid argument)", "no route"),
     ("with partial success", "more than a key"),
     ("Permission denied|Too many authentication failures", "key refused"),
     ("Server accepts key", "account"),

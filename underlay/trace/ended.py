@@ -474,18 +474,21 @@ class _Search:
         routed = step.stage in (ROUTE, POLICY_RULE) or (
             step.stage == LEAVES and (row.seen or "").split()[:1] != step.expected.split()[:1]
         )
+        around = self._around(name)
+        native = {*around["translating"]} if around else set()
         for chain in self.observations[name].chains:
             if not chain.table or (chain.way != step.way and step.stage != TRANSLATED_BACK):
                 continue
             for index, (_, text, verdict) in enumerate(chain.rules):
                 target = next((after for word, after in pairwise(words(text)) if word in ("-j", "-g")), "")
                 ends = verdict in PASSES and chain.table == "nat" and chain.family == "ip" and not routed
+                ends = ends or (verdict == "accept" and (chain.family, chain.table, chain.name) in native)
                 if text not in self.ours and (target in (MARKS if routed else ALTERS) or ends):
                     yield self._rule(name, chain, "is taken before ours" if ends else "changes packets", index)
 
     def _service(self, row: Row, found: Observation) -> Ended:
         step, name = row.step, row.step.host
-        if blocked := self._ipsec(name, step):
+        if blocked := self._ipsec(name, step) or next(self._altering(row), None):
             return blocked
         end = f"{step.packet.destination}:{self.port}"
         who = found.owner or "nothing that listens there"

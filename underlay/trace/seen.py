@@ -110,6 +110,7 @@ class Around(TypedDict):
     counters: dict[str, int]
     arp: list[tuple[str, str, str, IPv4, IPv4, str]]
     chains: list[tuple[str, str, str, str, list[tuple[str, str]]]]
+    translating: list[tuple[str, str, str]]
     nft: bool
     legacy: list[tuple[str, str, str, str]]
 

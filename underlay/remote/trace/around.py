@@ -58,6 +58,7 @@ class Around:
         counters: what the kernel counts → how many more
         arp: [[in | out | other, NIC, request | reply, SENDER, TARGET, MAC OF THE SENDER], …], each once
         chains: [[FAMILY, TABLE, CHAIN, HOOK, [[HANDLE, RULE], …]], …], those of nftables that see no IP packets
+        translating: [[FAMILY, TABLE, CHAIN], …], of nftables, not of iptables, that translate
         nft: whether there is the program to change nftables with
         legacy: [[PROGRAM, TABLE, CHAIN, RULE], …], of an iptables that nftables knows nothing of, that were met
         """
@@ -77,6 +78,7 @@ class Around:
             "counters": {name: number for name, number in counted.items() if number > 0},
             "arp": self._heard()[:MOST],
             "chains": list(_chains())[:MOST],
+            "translating": _translating()[:MOST],
             "nft": bool(shutil.which("nft")),
             "legacy": [list(rule) for rule, number in _legacy_counters() if number > self.met.get(rule, 0)][:MOST],
         }
@@ -194,6 +196,11 @@ def _chains() -> Iterator[list[Any]]:
                 if sign and not text.endswith("{"):
                     rules.append([handle, text[:400]])
             yield [family, table, chain, hook, (rules or list(_drops(family, table, chain)))[:MOST]]
+
+
+def _translating() -> list[list[str]]:
+    there = [each for each in filters.chains() if "translates" in each["does"]]
+    return [[each["family"], each["table"], each["chain"]] for each in there]
 
 
 def _drops(family: str, table: str, chain: str) -> Iterator[list[str]]:
