@@ -319,6 +319,7 @@ def names(own: dict[str, str], **other: Any) -> Survey:
         ({"10.9.9.9": "no answer"}, {"servers": ["10.9.9.9"]}, "nameserver 192.168.0.50/"),
         ({}, {"servers": []}, "echo nameserver 192.168.0.50 >> /etc/resolv.conf"),
         (GOOD, {"mode": 0o600}, "chmod 644 /etc/resolv.conf"),
+        ({}, {"servers": [], "linked": "/run/x", "mode": -1}, "rm /etc/resolv.conf && echo nameserver 192.168.0.50 >"),
         (GOOD, {"order": ["files"]}, "/etc/nsswitch.conf"),
         (GOOD, {"hosts": [(7, ["10.9.9.9", "gateway"])]}, "7s/^/#/"),
         (GOOD, {"hosts": [(2, ["10.9.9.9", "localhost"])]}, "2s/^/#/"),

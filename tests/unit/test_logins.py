@@ -16,6 +16,7 @@ from underlay.doctor.ways import failure_of
 from underlay.remote import guard, send
 from underlay.remote.survey import programs
 from underlay.remote.survey.logins import account, keys, others, session, sshd
+from underlay.remote.survey.logins import refused as refusals
 from underlay.remote.survey.logins.account import client
 from underlay.remote.survey.logins.common import Line
 
@@ -322,13 +323,23 @@ def test_pam_that_asks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 def test_an_account_that_nobody_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows from it is not told."""
     files = {"/etc/passwd": "root:x:0:0::/root:/bin/bash\nops:x:1000:1000::/home/ops:/bin/bash\n"}
     monkeypatch.setattr(account, "_text", lambda path: files.get(path, ""))
     files["/etc/nsswitch.conf"] = "passwd: files systemd\n"
-    assert account._not_known("ops")["what"] == "there is no account ops"
+    assert list(account.looked_for("ops")) == []
     files["/etc/nsswitch.conf"] = "passwd: sss\ngroup: files sss\n"
-    assert "nobody look into /etc/passwd (passwd: sss)" in account._not_known("ops")["what"]
-    assert account._not_known("eve")["what"] == "there is no account eve"
+    [found] = refusals.reasons("ops")
+    assert "nobody look into /etc/passwd (passwd: sss)" in found["what"]
+    assert list(account.looked_for("eve")) == []
+
+
+def test_a_home_that_is_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """That is told once, and no key is put into a folder that is made for it."""
+    mine = pwd.getpwuid(os.getuid())
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: pwd.struct_passwd((*mine[:5], f"{tmp_path}/none", mine[6])))
+    assert list(keys.keys("me", "192.0.2.1", KEY)) == []
+    assert any("none is not there" in each["what"] for each in account.account("me"))
 
 
 def test_an_sshrc_that_does_not_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

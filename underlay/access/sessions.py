@@ -176,7 +176,10 @@ class Links:
         argv = ["ssh", "-n", "-F", str(self.target.ssh_config), *options, name, *command]
         try:
             done = answers.run(argv, seconds=seconds, most=FEW)
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired as error:
+            # How far it got tells a host that is silent from one that lets in and does nothing.
+            said = (error.stderr or b"").decode(errors="replace").splitlines()
+            self.said[name] = [*filter(None, map(str.strip, said)), NO_ANSWER.format(seconds)]
             return NO_ANSWER.format(seconds)
         except FloodError as error:
             return str(error)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KEY
+from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired import checkout, nginx
 from underlay.desired.files import authorized_keys
 from underlay.desired.packages import PACKAGES
@@ -159,7 +160,9 @@ def _deploy_machine(case: Investigation, host: Host, state: HostState) -> Iterat
 def _proxy(case: Investigation, host: Host, state: HostState) -> Iterator[Cause]:
     down = any(each.host == host.name and not each.latent for each in case.found)
     code, words = state.sections.get("nginx", (0, []))
-    if code and not down:
+    # With the file of the plan it is told what the next boot does, and what mends it.
+    told = isinstance(state.next_boot, NextBoot) and bool(state.next_boot.nginx)
+    if code and not down and not (told and state.files.get(nginx.PATH) == nginx.configuration(case.plan)):
         yield _cause(
             case,
             "nginx-invalid",

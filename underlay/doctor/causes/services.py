@@ -237,6 +237,10 @@ def _resolvers(case: Investigation) -> Iterator[Cause]:
         if not found["servers"] and usual and not found["linked"]:
             line = f"echo nameserver {usual} >> /etc/resolv.conf && chmod 644 /etc/resolv.conf"
             wrong.append(("/etc/resolv.conf names no name server", "grep nameserver /etc/resolv.conf: nothing", line))
+        elif found["linked"] and found["mode"] == -1 and usual:
+            said = f"readlink /etc/resolv.conf: {found['linked']}, which is not there"
+            line = f"rm /etc/resolv.conf && echo nameserver {usual} > /etc/resolv.conf"
+            wrong.append(("/etc/resolv.conf is a link that leads nowhere: it asks no name server", said, line))
         elif found["mode"] != -1 and not found["mode"] & 0o004:
             mode = f"ls -lL /etc/resolv.conf: mode {found['mode']:o}"
             wrong.append(("only root can read /etc/resolv.conf", mode, "chmod 644 /etc/resolv.conf"))
@@ -256,7 +260,7 @@ def _resolvers(case: Investigation) -> Iterator[Cause]:
                 cause=f"{host.name}: {what}",
                 evidence=(evidence, *([f"the other hosts ask {usual}"] if usual else [])),
                 fix=case.ssh(host.name, command("sh", "-c", line)),
-                advice="find out what wrote it",
+                advice="find out what wrote it" + (", or start what makes that file" if found["linked"] else ""),
                 plan=case.line(host),
                 hosts=frozenset({host.name}),
             )

@@ -176,6 +176,8 @@ def sysctls(asked: dict[str, Any]) -> Odd:
     for key, value in live.items():
         if MOVING.search(key):
             continue
+        if key.endswith("/forwarding") and value == live.get("net/ipv4/ip_forward"):
+            continue  # it follows from that
         told = wanted.get(key)
         name = key.replace("/", ".") if "." not in key else key
         if told is not None and told != value:

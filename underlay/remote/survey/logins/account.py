@@ -30,13 +30,22 @@ def shadow(user: str) -> list[str]:
     return fields
 
 
+def looked_for(user: str) -> Iterator[Reason]:
+    """Whoever looks for an account looks into /etc/passwd, if it is there."""
+    there = re.search(rf"^{re.escape(user)}:", _text("/etc/passwd"), re.MULTILINE)
+    order = re.search(r"^passwd:.*$", _text("/etc/nsswitch.conf"), re.MULTILINE)
+    if there and order and not {"files", "compat"} & {*order[0].split()}:
+        what = f"/etc/nsswitch.conf lets nobody look into /etc/passwd ({order[0]}): there are no accounts"
+        yield reason(what, "sed -i -E '/files|compat/!s/^(passwd|group|shadow|gshadow):/& files/' /etc/nsswitch.conf")
+
+
 def account(user: str) -> Iterator[Reason]:
     """There is one, with a shell that is one, which has not expired."""
     name = shlex.quote(user)
     try:
         found = pwd.getpwnam(user)
     except KeyError:
-        yield _not_known(user)
+        yield reason(f"there is no account {user}")
         return
     shell = found.pw_shell or "/bin/sh"
     usable = os.path.isfile(shell) and os.access(shell, os.X_OK) and stat.S_IMODE(os.stat(shell).st_mode) & 1
@@ -71,16 +80,6 @@ def account(user: str) -> Iterator[Reason]:
         late = idle >= 0 and changed + longest + idle < today
         what = f"its password has expired{' and its account with it' if late else ''} (chage -l {user})"
         yield reason(what, f"chage -M -1 -I -1 {name}")
-
-
-def _not_known(user: str) -> Reason:
-    """Why there is no such account: it has no line, or nobody looks for it there."""
-    there = re.search(rf"^{re.escape(user)}:", _text("/etc/passwd"), re.MULTILINE)
-    order = re.search(r"^passwd:.*$", _text("/etc/nsswitch.conf"), re.MULTILINE)
-    if there and order and not {"files", "compat"} & {*order[0].split()}:
-        what = f"/etc/nsswitch.conf lets nobody look into /etc/passwd ({order[0]}): there are no accounts"
-        return reason(what, "sed -i -E '/files|compat/!s/^(passwd|group|shadow|gshadow):/& files/' /etc/nsswitch.conf")
-    return reason(f"there is no account {user}")
 
 
 def _text(path: str) -> str:

@@ -20,6 +20,8 @@ from underlay.remote.survey.logins.common import ANYWHERE, Reason, as_account, o
 def keys(user: str, address: str, key: str) -> Iterator[Reason]:
     """The file of keys is where sshd looks, may be used (StrictModes), and has the key."""
     account = pwd.getpwnam(user)
+    if not os.path.isdir(account.pw_dir):
+        return  # told by `account`
     strict, patterns = True, [".ssh/authorized_keys", ".ssh/authorized_keys2"]
     with suppress(ValueError):
         there = sshd.effective(user, address)

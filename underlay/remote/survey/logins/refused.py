@@ -18,7 +18,8 @@ from underlay.remote.survey.logins.common import ANYWHERE, RELOAD, RESTART, Reas
 
 MOST = 12
 """Reasons that are told."""
-RECENT = "-10min"
+RECENT = "-2min"
+BY_PAM = "by PAM account configuration"
 REFUSALS = re.compile(
     r"not allowed because|refused|denied|[Ff]atal|bad ownership|[Ff]ailed|error|no more|drop connection"
     r"|not permitted|expired|penalty|Exceeded",
@@ -31,6 +32,8 @@ def reasons(user: str, address: str = "", key: str = "", forwards: bool = False)
     address = address or ANYWHERE
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     os.environ["LC_ALL"] = "C.UTF-8"
+    if blind := _seen(account.looked_for(user)):
+        return blind  # all else follows from it
     made = _seen(
         sshd.listens(),
         sshd.met(),
@@ -71,12 +74,13 @@ def _journal(user: str, address: str) -> Iterator[Reason]:
     """Where nothing else was found: sshd's own words of the last minutes."""
     tags = ("--identifier=sshd", "--identifier=sshd-session", "--identifier=sshd-auth")
     _, text = said("journalctl", "-q", "-o", "cat", f"--since={RECENT}", "-n", "200", *tags, seconds=3)
-    lines = [line for line in text.splitlines() if REFUSALS.search(line) and not EXPECTED.search(line)]
+    lines = [line for line in text.splitlines() if REFUSALS.search(line)]
+    lines = [line for line in lines if BY_PAM in line or not EXPECTED.search(line)]
     mine = [line for line in lines if address in line or re.search(rf"\b{re.escape(user)}\b", line)] or lines
     if not mine:
         return
     line = mine[-1]
-    by_pam = [*session.deciding(user)] if "by PAM account" in line else []
+    by_pam = [*session.deciding(user)] if BY_PAM in line else []
     if by_pam:
         yield by_pam[0]
     elif "penalty" in line or "drop connection" in line:
