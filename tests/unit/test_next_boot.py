@@ -431,6 +431,11 @@ def test_lines_of_a_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ]
     unit.starts = False
     assert scripts.lines({"old.service": unit}, "underlay-firewall.service", 0.0, True) == []
+    timer = Unit("old.timer")
+    timer.starts = True
+    timer.values["Triggers"] = ["old.service"]
+    told = scripts.lines({"old.service": unit, "old.timer": timer}, "underlay-firewall.service", 0.0, True)
+    assert {each["unit"] for each in told} == {"old.timer"}
 
 
 def test_networkd_reads_as_its_account(tmp_path: Path) -> None:

@@ -446,7 +446,8 @@ def _refused(program: str, error: str) -> Problem:
         advice = "this makes the line a comment; somebody wrote it: find out what for"
     else:
         advice = f"look at its files in /etc/{'ssh' if program == 'sshd' else program}"
-    words = next((line for line in lines if place and place[0] in line), lines[-1] if lines else "it says nothing")
+    worst = [line for line in lines if (place[0] if place else "[emerg]") in line]
+    words = next(iter([*worst, *lines[-1:]]), "it says nothing")
     return Problem(
         "boot-program",
         program,

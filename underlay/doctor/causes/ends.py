@@ -383,9 +383,16 @@ def _kernel(case: Investigation, host: Host) -> Iterator[Cause]:
             fix=case.change(host.name, command("sysctl", "-w", f"{key}={harm.plain}") + restart),
             advice="somebody set it: find out what for",
             plan=case.line(host),
-            hosts=case.everybody if host == case.gateway else case.behind(host),
+            hosts=_concerned(case, host, key),
             cuts=True,
         )
+
+
+def _concerned(case: Investigation, host: Host, key: str) -> frozenset[str]:
+    """Who can do less because of a kernel setting of a host: without pings the others can do all else."""
+    if host != case.gateway:
+        return case.behind(host)
+    return frozenset({host.name}) if "icmp" in key or "generic" in key else case.everybody
 
 
 def _ports(case: Investigation, unit: str) -> list[int]:

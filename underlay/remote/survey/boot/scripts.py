@@ -54,11 +54,15 @@ def lines(found: Mapping[str, Unit], ours: str, booted: float, container: bool) 
 def _all(found: Mapping[str, Unit], container: bool) -> Iterator[tuple[str, str, int, str, bool]]:
     """Unit, path, number, text, and whether it is in a branch."""
     starting = {name: unit for name, unit in found.items() if unit.starts}
-    timed = {each for unit in starting.values() for each in unit.names("Triggers")}
-    for name in (name for name in {**starting, **dict.fromkeys(timed)} if name in found and "underlay" not in name):
+    # What a timer starts is undone by that timer.
+    timed = {each: unit.name for unit in starting.values() for each in unit.names("Triggers")}
+    started = {**timed, **{name: name for name in starting}}
+    for name, by in started.items():
+        if name not in found or "underlay" in name:
+            continue
         for phase, line in found[name].commands:
             if phase in ("ExecStartPre", "ExecStart", "ExecStartPost"):
-                yield from _of_command(name, found[name], line)
+                yield from _of_command(by, found[name], line)
     if "cron.service" in starting:
         for path in _files(*ROOT_CRON):
             rows = ((number, line.strip()) for number, line, _ in _read(path))
