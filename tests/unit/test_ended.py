@@ -148,6 +148,18 @@ def test_behind_a_host_that_can_t_be_asked(planned: Planned) -> None:
     assert end is not None
     assert (end.id, end.host, end.named) == ("packet-lost", "lb", False)
     assert "master-1, which can't be asked" in end.what
+
+
+def test_behind_a_host_that_answers_arp_only(planned: Planned) -> None:
+    """It is there: what is sent to it ends there, not on the way."""
+
+    def heard(old: Observation) -> dict[str, Any]:
+        return hop(old) | {"heard": {"eth0": {MASTER: [TRUE]}}}
+
+    end = found(planned(), ("lb", "master-1"), {"lb": [gone("answer"), heard]}, unasked=("master-1",))
+    assert end is not None
+    assert (end.id, end.host, end.named) == ("packet-lost", "master-1", False)
+    assert "it answers ARP" in end.what
     assert end.evidence == ("it is off",)
 
 
@@ -159,6 +171,8 @@ ROUTES = {
     "blackhole": (taken("blackhole 100.64.0.2 table 254"), "route-unmanaged", "ip route del blackhole 100.64.0.2"),
     "more specific": (taken("100.64.0.0/25 via 100.64.32.9 dev eth2 table 254"), "route-unmanaged", "ip route del 100"),
     "in a table of ours": (taken("100.64.0.2 dev eth2 table 1002"), "route-unmanaged", "ip route del 100.64.0.2 dev"),
+    "one's own by hand": (taken("local 100.64.0.2 dev lo table 255"), "route-unmanaged", "ip route del local"),
+    "one's own": (taken("local 100.64.0.2 dev eth1 proto kernel scope host table 255"), "packet-lost", ""),
     "of the kernel": (taken("100.64.0.0/21 dev eth1 proto kernel src 100.64.0.1 table 254"), "packet-lost", ""),
     "a rule of others": (
         taken("default dev eth2 table 99", {"priority": 50, "table": "99"}, "priority 50 from all lookup 99"),
@@ -189,7 +203,7 @@ def test_routes(planned: Planned, case: str) -> None:
     assert end is not None
     assert (end.id, end.host) == (id, "gateway")
     assert end.undo.startswith(undo) if undo else not end.undo
-    assert (case == "of the kernel") == ("source address" in end.what)
+    assert (id == "packet-lost") == ("source address" in end.what)
 
 
 PORTS = {

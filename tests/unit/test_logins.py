@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.test_doctor import PLAN, failing, healthy, only, target, with_look, with_state, without
 from underlay.access import hostkeys
+from underlay.doctor.causes.access import accounts
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.survey import Accounts, Failure, Login, Reason, Survey, Why
 from underlay.doctor.ways import failure_of
@@ -296,6 +297,17 @@ def test_limits_that_keep_everybody_out(monkeypatch: pytest.MonkeyPatch) -> None
         "systemctl set-property ssh.service TasksMax=infinity",
         "systemctl set-property user-7.slice CPUQuota=",
     ]
+
+
+@pytest.mark.parametrize(("key", "told"), [(KEY, []), (f"{KEY[:-4]}AAAA", ["host-key"])])
+def test_whose_host_key(key: str, told: list[str]) -> None:
+    """That of another host of the plan: that one answered, and nobody's key has changed."""
+    seen = without(healthy(), "host key", "lb")
+    shown = accounts.fingerprint(key)
+    failures = {"lb": Failure("host key", "Host key verification failed.", (), shown)}
+    keys = {host.name: [f"{KEY[:-4]}{number:04}"] for number, host in enumerate(PLAN.deployed)} | {"gateway": [KEY]}
+    found = diagnose(replace(seen, failures=failures, host_keys=keys))
+    assert [each.id for each in found.findings if each.id == "host-key"] == told
 
 
 def test_lines_of_pam_that_decide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from underlay.desired.traffic import Flow
 from underlay.doctor import policy
 from underlay.doctor.causes import ends
 from underlay.doctor.causes.between import choice
-from underlay.doctor.causes.between.choice import Ask
+from underlay.doctor.causes.between.choice import Ask, trouble
 from underlay.doctor.diagnosis import unexplained
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import CROWDED, Failure, Followed, Hop, HostSurvey, Login, Survey, Way, Why, Workstation
@@ -98,6 +98,7 @@ class _Surveyor:
         outcomes = exchange.run(self._flows(), links, self.plan.gateway.name)
         states = {name: self._result(name, future) for name, future in self.states.items()}
         looks = {name: self._result(name, future) for name, future in self.looks.items()}
+        looks |= self._measured_again(links, looks)
         confined = self._confined(links, [name for name, each in states.items() if each is None])
         asked |= self._logins(links, confined)
         self.blind = {name: str(error) for name, each in self.looks.items() if (error := each.exception())}
@@ -196,6 +197,21 @@ class _Surveyor:
             if any(host.name == name for host in self.deployed):
                 self.unread.append(str(error))
             return None
+
+    def _measured_again(self, links: Links, looks: Mapping[str, HostSurvey | None]) -> dict[str, HostSurvey]:
+        """Of paths that were slow while all was asked at once, what they are by themselves."""
+        asked = {}
+        for name, look in looks.items():
+            slow = [ends for ends, measured in look.paths.items() if trouble(measured)] if look else []
+            if slow:
+                request: dict[str, object] = {"paths": [ends.split() for ends in slow]}
+                asked[name] = self.pool.submit(self._ask, links, self.plan.host(name), request)
+        found = {}
+        for name, future in asked.items():
+            look, again = looks[name], self._result(name, future)
+            if look and again:
+                found[name] = replace(look, paths=look.paths | again.paths)
+        return found
 
     def _heard(self, gateway: Host) -> set[str] | None:
         """The addresses that answer the gateway in their own network; None if it can't tell."""

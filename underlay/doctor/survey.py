@@ -46,11 +46,15 @@ Why = Literal[
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a host could not be reached the plan's way: as a kind, and in ssh's own words; `more`: in those of sshd."""
+    """Why a host could not be reached the plan's way: as a kind, and in ssh's own words; `more`: in those of sshd.
+
+    shown: the fingerprint of the host key that whoever answered has
+    """
 
     why: Why
     said: str
     more: tuple[str, ...] = ()
+    shown: str = ""
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,8 @@ def failure_of(said: Sequence[str], jump: bool) -> Failure:
     # What sshd or PAM says is told before ssh says that it is over.
     more = [answers.short(line) for line in plain[:-1] if not line.startswith("kex_exchange_identification")]
     remote = re.findall(SAID_BY_SSHD, text, re.MULTILINE)
-    return Failure(why, last, tuple(dict.fromkeys([*more, *map(answers.short, remote)]))[:4])
+    shown = re.findall(r"^debug1: Server host key: \S+ (SHA256:\S+)$", text, re.MULTILINE)
+    return Failure(why, last, tuple(dict.fromkeys([*more, *map(answers.short, remote)]))[:4], (shown or [""])[-1])
 
 
 class Door:

@@ -230,6 +230,12 @@ class _Search:
         for link in around["links"] if around else []:
             if link[0] == at and link[3]:
                 return self._program(other, link[0], link[3])
+        if other in self.unasked and found.heard.get(nic, {}).get(hop):
+            what = f"it answers ARP, and {self._packet(arrives)} that left {one} {nic} for it gets no answer"
+            advice = (
+                f"at its console: {command('ip', 'route', 'get', arrives.packet.source)}; ip neigh; nft list ruleset"
+            )
+            return Ended("packet-lost", other, what, evidence=(self.unasked[other],), advice=advice)
         if other in self.unasked:
             what = f"{self._packet(arrives)} left {one} {nic} for {other}, which can't be asked"
             return Ended("packet-lost", one, what, evidence=(self.unasked[other],))
@@ -614,7 +620,8 @@ def _is_planned(plan: Plan, host: Host | None, line: str) -> bool:
     after = dict(pairwise(found))
     table = after.get("table", str(MAIN))
     if found[0] in ("local", "broadcast", "multicast") and table in ("255", "local"):
-        return True
+        # The kernel makes those of a host's addresses itself; what somebody made takes the packets of others.
+        return after.get("proto") == "kernel"
     if found[0] in DEAD_ENDS or host is None:
         return False
     destination, nic, via = found[0], after.get("dev", ""), after.get("via", "")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from underlay.doctor.cause import Cause
+from underlay.doctor.causes.access.accounts import fingerprint
 from underlay.doctor.causes.access.refused import refused
 from underlay.doctor.causes.between.neighbours import is_silent, silent
 from underlay.doctor.causes.ends import LISTEN, LISTEN_ADVICE
@@ -25,6 +26,8 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
         return  # it is well itself: something drops what comes the plan's way
     said = f"ssh {host.name}: {failure.said}"
     match failure.why:
+        case "host key" if _answers_for(case, host, failure.shown):
+            return  # its own key is as it was: what leads there is followed
         case "host key":
             yield _host_key(case, host, said)
         case "refused" if host.name in case.seen.elsewhere:
@@ -51,6 +54,14 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
             yield from _gateway(case, said)
         case _:
             yield from silent(case, host, said)
+
+
+def _answers_for(case: Investigation, host: Host, shown: str) -> str:
+    """The other host of the plan that has this key, and so answered in a host's place; empty for none."""
+    return next(
+        (name for name, keys in case.seen.host_keys.items() if name != host.name and shown in map(fingerprint, keys)),
+        "",
+    )
 
 
 def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
