@@ -200,6 +200,22 @@ def test_little_of_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "sed -i 3s/^/#/ /run/x.conf && systemctl daemon-reload" in found.fix
 
 
+@pytest.mark.parametrize(
+    ("said", "mute"),
+    [
+        ("- takes the connection, and says nothing within 3 s", True),
+        ("- no answer within 1.5 s", False),
+        ("- Connection reset by peer", True),
+        ("- Cannot assign requested address", False),
+        ("- Connection refused", False),
+        ("200", False),
+    ],
+)
+def test_who_is_mute(said: str, mute: bool) -> None:
+    """Whoever could not even ask knows nothing of it."""
+    assert ends._is_mute(said) == mute
+
+
 def test_whose_port() -> None:
     """A stray program on a port of ours; systemd's own socket for sshd is none."""
     stray = [LISTENERS[0], listener(80, "", program="python3", pid=77), LISTENERS[2]]

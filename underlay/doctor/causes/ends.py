@@ -541,7 +541,8 @@ def _answers(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
 
 
 def _is_mute(text: str) -> bool:
-    return text.startswith("- ") and "refused" not in text and "route" not in text
+    # A connection that does not come about may have been dropped on its way; a queue that is full is seen by itself.
+    return bool(re.match(r"- (takes the connection|closed without a word|Connection reset|Broken pipe)", text))
 
 
 def _mute(case: Investigation, host: Host, unit: str, evidence: str) -> Cause:
