@@ -257,21 +257,26 @@ def test_rules(planned: Planned, rule: tuple[str, str, str, str], id: str, words
     assert end.undo == f"iptables -t {table} -D {chain} {text}"
 
 
+@pytest.mark.parametrize("followed", [True, False])
 @pytest.mark.parametrize("translates", [True, False])
-def test_a_native_rule_that_translates(planned: Planned, translates: bool) -> None:
-    """The packet came to the host, and by its rule to a port where nobody listens."""
+def test_a_native_rule_that_translates(planned: Planned, translates: bool, followed: bool) -> None:
+    """The packet came to the host, and by its rule to a port where nobody listens: maybe it is not followed there."""
 
     def met(old: Observation) -> dict[str, Any]:
         rules = (("pre", "3", "accept"),)
         chain = Chain(
             "request", "portmap", "pre", old.chains[0].packet, "", rules, "", "ip", {"3": "redirect to :8181"}
         )
-        return gone("answer", direction="out")(old) | {"chains": (*gone("answer")(old)["chains"], chain)}
+        chains = [
+            each for each in gone("answer")(old)["chains"] if followed or each.name in ("prerouting", "PREROUTING")
+        ]
+        return gone("answer", direction="out")(old) | {"chains": (*chains, chain)}
 
     things = {"master-1": {"translating": [("ip", "portmap", "pre")] if translates else []}}
     end = found(planned(), ("lb", "master-1"), {"master-1": [met], "lb": [gone("answer")]}, things)
     assert end is not None
-    assert (end.id, end.host) == ("filter-unmanaged" if translates else "not-answered", "master-1")
+    otherwise = "not-answered" if followed else "packet-lost"
+    assert (end.id, end.host) == ("filter-unmanaged" if translates else otherwise, "master-1")
     assert ("redirect to :8181" in end.what) == translates
 
 

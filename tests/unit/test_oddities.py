@@ -10,6 +10,7 @@ import pytest
 from tests.unit.namespaces import namespace
 from tests.unit.test_doctor import healthy, with_look, with_state
 from underlay.commands.parameters import past
+from underlay.doctor.cause import Cause
 from underlay.doctor.causes import oddities as shown
 from underlay.doctor.diagnosis import diagnose
 from underlay.doctor.investigation import Investigation
@@ -146,6 +147,16 @@ def test_beside_a_finding() -> None:
     assert found.odd[6:] == ("and 2 more", f"changed {shown.moment(NOW)}: packages: remove: conntrack")
     elsewhere = replace(found, host="nobody")
     assert shown.beside(Investigation(seen), elsewhere) == elsewhere
+
+
+def test_odd_on_the_way() -> None:
+    """Beside a finding that names nothing that did it stands what is odd on the gateway, too."""
+    rows = [{"what": "filter", "text": "chain arp quiet out at output", "since": 0}]
+    seen = with_look(healthy(), "gateway", odd=rows)
+    lost = Cause("packet-lost", "lb", "lb: a packet is lost", ())
+    assert shown.beside(Investigation(seen), lost).odd == ("on gateway: filter: chain arp quiet out at output",)
+    named = Cause("route-unmanaged", "lb", "lb: a route", ())
+    assert shown.beside(Investigation(seen), named).odd == ()
 
 
 def test_all_that_changed() -> None:

@@ -440,6 +440,8 @@ class _Search:
             what = "it does not forward" if match[1] == IP_FORWARD else "it does not forward what comes in there"
             yield Ended("sysctl-wrong", name, f"{what}: {match[1]} is 0", True, undo)
         yield from filter(None, [self._ipsec(name, step), self._legacy(name)])
+        # With another port it is not seen any more behind the rule that gave it that one.
+        yield from self._altering(row)
         what = f"{self._packet(step)} ended in its routing" + (f": {seen}" if seen else "")
         yield Ended("packet-lost", name, what, evidence=self._counted(name))
 

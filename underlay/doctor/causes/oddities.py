@@ -11,19 +11,22 @@ from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation
 from underlay.doctor.survey import HostSurvey, Odd
 
+NOTHING_NAMED = ("unexplained", "packet-lost", "not-answered", "path-slow", "silent")
 SHOWN = 6
 """Oddities of a host, and changes there, that are shown beside a finding."""
 
 
 def beside(case: Investigation, finding: Cause) -> Cause:
-    """A finding with what is odd on its host, and what changed there lately."""
-    look = case.seen.looks.get(finding.host)
-    if look is None:
-        return finding
+    """A finding with what is odd on its host, and what changed there lately; of one that names nothing that did it
+    also what is odd on the gateway, which most packets cross."""
+    look = case.seen.looks.get(finding.host, HostSurvey())
     odd = [*map(_odd, look.odd), *_rules(case, finding)]
+    gateway = case.gateway.name
+    if finding.id in NOTHING_NAMED and finding.host != gateway:
+        odd += [f"on {gateway}: {_odd(each)}" for each in case.look(case.gateway).odd]
     told = [*odd[:SHOWN], *([f"and {len(odd) - SHOWN} more"] if len(odd) > SHOWN else [])]
     changes = [f"changed {moment(when)}: {what}: {text}" for when, what, text in (look.changed or [])[:SHOWN]]
-    return replace(finding, odd=(*told, *changes))
+    return replace(finding, odd=(*told, *changes)) if told or changes else finding
 
 
 def _rules(case: Investigation, finding: Cause) -> list[str]:
