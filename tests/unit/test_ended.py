@@ -257,6 +257,26 @@ def test_rules(planned: Planned, rule: tuple[str, str, str, str], id: str, words
     assert end.undo == f"iptables -t {table} -D {chain} {text}"
 
 
+@pytest.mark.parametrize(
+    ("text", "id"),
+    [
+        ("pref 9 u32 action mirred (Egress Redirect to device lo)", "traffic-control"),
+        ("pref 9 bpf drop", "packet-lost"),
+    ],
+)
+def test_what_traffic_control_leads_aside(planned: Planned, text: str, id: str) -> None:
+    """A packet leaves as it never should, and a filter stands where it came in; a CNI's program is not suspected."""
+
+    def astray(old: Observation) -> dict[str, Any]:
+        packets = [("out", "eth2", *each[2:]) if each[0] == "out" else each for each in old.packets]
+        return {"packets": tuple(packets)}
+
+    things = {"gateway": {"filters": [("eth1", "ingress", 9, text)]}}
+    end = found(planned(), ("lb", "master-1:storage"), {"gateway": [astray], **LOST}, things)
+    assert end is not None
+    assert (end.id, end.host) == (id, "gateway")
+
+
 @pytest.mark.parametrize("followed", [True, False])
 @pytest.mark.parametrize("translates", [True, False])
 def test_a_native_rule_that_translates(planned: Planned, translates: bool, followed: bool) -> None:

@@ -232,9 +232,9 @@ class _Search:
                 return self._program(other, link[0], link[3])
         if other in self.unasked and found.heard.get(nic, {}).get(hop):
             what = f"it answers ARP, and {self._packet(arrives)} that left {one} {nic} for it gets no answer"
-            advice = (
-                f"at its console: {command('ip', 'route', 'get', arrives.packet.source)}; ip neigh; nft list ruleset"
-            )
+            back = command("ip", "route", "get", arrives.packet.source)
+            advice = "its packet filter, a full connection table, its way back, its neighbours: at its console "
+            advice += f"iptables-save; nft list ruleset; conntrack -C; {back}; ip neigh"
             return Ended("packet-lost", other, what, evidence=(self.unasked[other],), advice=advice)
         if other in self.unasked:
             what = f"{self._packet(arrives)} left {one} {nic} for {other}, which can't be asked"
@@ -474,7 +474,10 @@ class _Search:
         ):
             return taken
         what = f"{self._packet(step)}, {step.stage}: {row.seen}; planned: {step.expected}"
-        return next(self._altering(row), Ended("packet-lost", name, what, evidence=self._counted(name)))
+        aside = self.traffic_control(name, self._nic_of(step, found), ("ingress",)) if came == "came" else None
+        # What a program of a CNI does with each packet is no reason to suspect it.
+        suspects = [*self._altering(row), *([aside] if aside and aside.undo else [])]
+        return next(iter(suspects), Ended("packet-lost", name, what, evidence=self._counted(name)))
 
     def _altering(self, row: Row) -> Iterator[Ended]:
         """Rules of others that were met and make the packet, or the connection, another one."""
