@@ -72,6 +72,8 @@ def test_route(line: str, arguments: str) -> None:
         ("0:\tfrom all lookup 255", "priority 0 from all lookup 255"),
         ("9:\tnot from all fwmark 0xca6c lookup 51820", "priority 9 not from all fwmark 0xca6c lookup 51820"),
         ("8:\tfrom all ipproto ipproto-6 dport 22 lookup 254", "priority 8 from all ipproto 6 dport 22 lookup 254"),
+        ("50:\tfrom all to 10.0.0.1 dport 22 8", "priority 50 from all to 10.0.0.1 dport 22 prohibit"),
+        ("51:\tfrom 10.0.0.8 6 proto static", "priority 51 from 10.0.0.8 blackhole proto static"),
         ("1000:\tfrom all lookup [l3mdev-table]", "priority 1000 from all l3mdev"),
         ("7:\tfrom all iif eth9 [detached] goto 900 [unresolved]", "priority 7 from all iif eth9 goto 900"),
     ],

@@ -66,11 +66,18 @@ def read_rules(_: State) -> list[str]:
     return [rule(line) for line in run(["ip", "-N", "-4", "rule"]).splitlines()]
 
 
+REFUSALS = {"6": "blackhole", "7": "unreachable", "8": "prohibit"}
+"""Actions of rules: `ip -N` prints their numbers, and takes their names only."""
+
+
 def rule(line: str) -> str:
     """A line of `ip rule` as `ip rule` takes it."""
     line = line.replace("lookup [l3mdev-table]", "l3mdev").replace(" ipproto-", " ")
     priority, _, rest = line.partition(":")
     words = [word for word in rest.split() if word not in MOMENTARY and word != "[unresolved]"]
+    if not {"lookup", "goto"} & {*words}:
+        action = (words.index("proto") if "proto" in words else len(words)) - 1
+        words[action] = REFUSALS.get(words[action], words[action])
     return " ".join(["priority", priority, *words])
 
 
