@@ -150,6 +150,24 @@ def test_behind_a_host_that_can_t_be_asked(planned: Planned) -> None:
     assert "master-1, which can't be asked" in end.what
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+def test_behind_the_site(planned: Planned, leaves: bool) -> None:
+    """What goes to an address that is in no plan: the router that answers ARP there is no stranger."""
+
+    def to_the_router(old: Observation) -> dict[str, Any]:
+        changed = gone("answer")(old) | {
+            "routes": {("request", True): {"gateway": "192.168.0.1", "dev": "eth0", "table": 1000}}
+        }
+        lost = gone("request", direction="out", hooks=("none",))(old)["packets"] if not leaves else changed["packets"]
+        return changed | {"heard": {"eth0": {"192.168.0.1": ["02:77"]}}, "packets": lost}
+
+    things = {"gateway": {"neighbours": [("192.168.0.1", "eth0", "02:77", ["REACHABLE"])]}}
+    end = found(planned(), ("lb", "10.9.9.9"), {"gateway": [to_the_router], "lb": [gone("answer")]}, things)
+    assert end is not None
+    assert (end.id, end.host) == ("packet-lost", "internet" if leaves else "gateway")
+    assert ("no answer came back" if leaves else "did not leave by eth0") in end.what
+
+
 def test_behind_a_host_that_answers_arp_only(planned: Planned) -> None:
     """It is there: what is sent to it ends there, not on the way."""
 

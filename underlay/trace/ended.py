@@ -14,7 +14,7 @@ from netaddr import IPNetwork
 from underlay.compare.tables import BUILTIN_CHAINS, words
 from underlay.desired import routing
 from underlay.desired.routing import MAIN, PRIORITIES
-from underlay.plan import ROLES, Host, Interface, Plan
+from underlay.plan import OUTSIDE, ROLES, Host, Interface, Plan
 from underlay.text import command
 from underlay.trace.planned import (
     ANSWERS,
@@ -224,6 +224,10 @@ class _Search:
         hop, nic = self._hop(left, found)
         nic = self._nic(one, left.nic) or nic
         at = self._nic(other, arrives.nic)
+        if one == other:  # between the two is a machine that is in no plan
+            what = f"the packet {left.packet} left {one} {nic}, and no answer came back"
+            advice = f"look at {left.packet.destination}, and at what is between {one} {nic} and it"
+            return Ended("packet-lost", OUTSIDE, what, advice=advice)
         if hop and (wrong := self._neighbour(one, nic, hop, other, at)):
             return wrong
         around = self._around(other)
@@ -451,8 +455,10 @@ class _Search:
         hop, nic = self._hop(step, found)
         nic = nic or self._nic(name, step.nic)
         after = self.path.steps[self.path.steps.index(step) :] if step in self.path.steps else ()
-        arrives = next((each for each in after if each.stage == ARRIVES and each.host != name), None)
-        other, at = (arrives.host, self._nic(arrives.host, arrives.nic)) if arrives else ("the next host", "")
+        arrives = next((each for each in after[1:] if each.stage == ARRIVES), None)
+        # Where it comes back to the same host, the next one is in no plan.
+        known = arrives is not None and arrives.host != name
+        other, at = (arrives.host, self._nic(arrives.host, arrives.nic)) if arrives and known else ("the next host", "")
         what = f"{self._packet(step)} did not leave by {nic}"
         what += f": nobody answers ARP for {hop} ({other})" if hop in found.neighbours else ""
         reasons = [
