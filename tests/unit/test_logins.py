@@ -278,6 +278,7 @@ def test_what_takes_a_right_of_sudo_away() -> None:
         ("ciphers", "chacha20-poly1305@openssh.com,aes128-ctr", False),
         ("kexalgorithms", "diffie-hellman-group1-sha1", True),
         ("kexalgorithms", "curve25519-sha256", False),
+        ("macs", "hmac-md5", True),
         ("hostkeyalgorithms", "ssh-rsa", True),
         ("hostkeyalgorithms", "ssh-ed25519", False),
         ("persourcemaxstartups", "0", True),

@@ -18,7 +18,7 @@ from underlay.remote.survey.logins.common import ANYWHERE, RELOAD, RESTART, Reas
 
 MOST = 12
 """Reasons that are told."""
-RECENT = "-2min"
+RECENT = "-1min"
 BY_PAM = "by PAM account configuration"
 REFUSALS = re.compile(
     r"not allowed because|refused|denied|[Ff]atal|bad ownership|[Ff]ailed|error|no more|drop connection"

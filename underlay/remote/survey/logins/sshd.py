@@ -24,6 +24,7 @@ EVERYWHERE = ("*", "0.0.0.0", "[::]")  # noqa: S104 (nothing is bound)
 SPOKEN = {
     "ciphers": r"^chacha20|^aes\d+-(ctr|gcm)",
     "kexalgorithms": r"^(curve25519|ecdh-|sntrup|mlkem|diffie-hellman-group(14-sha256|16|18|-exchange-sha256))",
+    "macs": r"^(umac-|hmac-sha2-)",
     "hostkeyalgorithms": r"^(ssh-ed25519|ecdsa-|rsa-sha2-|sk-)",
 }
 """What every ssh of today speaks some of."""
