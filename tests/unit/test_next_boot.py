@@ -144,6 +144,8 @@ def line(text: str, *, sure: bool = True, before: bool = False, tried: bool = Fa
         "iptables-restore < /etc/old",
         "sysctl -w net.ipv4.ip_forward=0",
         "echo 0 > /proc/sys/net/ipv4/ip_forward",
+        "sysctl -w net.ipv4.conf.eth1.forwarding=0",
+        "iptables -I FORWARD 1 -j DROP",
         "ip rule flush",
         "ip link set dev eth1 down",
         "ip addr flush dev eth0",
@@ -163,6 +165,9 @@ def test_commands_that_take_away(text: str) -> None:
     "text",
     [
         "iptables -F MINE",
+        "iptables -I FORWARD -i docker0 -j DROP",
+        "iptables -A FORWARD -j DROP",
+        "sysctl -w net.ipv4.conf.docker0.forwarding=0",
         "iptables -t mangle -F",
         "iptables -N MINE",
         "iptables-restore --noflush /etc/mine",

@@ -645,12 +645,20 @@ def _iptables(words: list[str]) -> str:
             named = words[index + 1] if index + 1 < len(words) and not words[index + 1].startswith("-") else ""
             if chains and (not named or named in chains):
                 return f"takes the rules of table {table} away"
+        if word in ("-I", "--insert") and words[index + 1 : index + 2] and words[index + 1] in chains:
+            rest = [each for each in words[index + 2 :] if not each.isdecimal()]
+            if rest in (["-j", "DROP"], ["-j", "REJECT"]):
+                return f"drops all packets in {words[index + 1]}"
     return ""
 
 
 def _sysctl(wanted: HostNetwork, key: str, value: str) -> str:
-    planned = wanted.sysctls.get(key.replace("/", ".") if "/" in key and "." not in key else key)
+    key = key.replace("/", ".") if "/" in key and "." not in key else key
+    planned = wanted.sysctls.get(key)
     value = value.strip("\"'")
+    nic = re.fullmatch(r"net\.ipv4\.conf\.(\S+)\.forwarding", key)
+    if nic and value == "0" and wanted.sysctls.get("net.ipv4.ip_forward") == "1" and nic[1] in ("all", *wanted.nics):
+        return f"lets {nic[1]} forward nothing"
     return f"sets {key} to {value}, not {planned}" if planned is not None and value != planned else ""
 
 
