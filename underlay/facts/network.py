@@ -128,6 +128,7 @@ def parse(lines: Iterable[str]) -> LiveNetwork:
     """Read the output of `command`. Raises ValueError or KeyError for anything else, or what else comes of it."""
     found = good(lines)
     links: list[_Link] = answers.parsed(list[_Link], "".join(found["address"]))
+    closed = found["closed"]
     routes: list[_Route] = answers.parsed(list[_Route], "".join(found["route"]) or "[]")
     rules: list[_Rule] = answers.parsed(list[_Rule], "".join(found["rule"]))
     return LiveNetwork(
@@ -162,7 +163,7 @@ def parse(lines: Iterable[str]) -> LiveNetwork:
         ),
         sysctls=dict(_key_value(line) for line in found["sysctl"]),
         # A hook that may not be run is none.
-        files={path: text for path, text in files.parse(found["files"]).items() if path not in found["closed"]},
+        files={path: text for path, text in files.parse(found["files"]).items() if path not in closed},
         devices=tuple(_devices(links, found["nics"])),
         system=_system(found["system"]),
         evidence=_evidence(links, found["nics"], found["managers"]),
@@ -230,9 +231,9 @@ def _evidence(links: list[_Link], nics: list[str], lines: list[str]) -> Evidence
     return Evidence(
         units={name: UnitState(state, enabled.get(name, "")) for name, state in active.items()},
         links={names[found[1]]: found[2] for found in states if found and found[1] in names},
-        raised=raised,
+        raised=tuple(raised),
         connections=connections,
-        addresses=addresses,
+        addresses=tuple(addresses),
     )
 
 
