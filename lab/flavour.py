@@ -89,7 +89,7 @@ def _yaml(host: Machine, dns: str) -> Iterator[str]:
     yield f"  {host.nics[0].name}:"
     yield f"    addresses: [{host.address}]"
     if host.router:
-        yield f"    routes: [{{to: default, via: {host.router}}}]"
+        yield f"    routes: [{{to: 0.0.0.0/0, via: {host.router}}}]"
     if dns:
         yield f"    nameservers: {{addresses: [{dns}]}}"
 

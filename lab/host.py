@@ -121,6 +121,7 @@ def _lines(lines: list[str]) -> str:
 
 
 def _write(path: Path, mode: int, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_text(content)
     path.chmod(mode)

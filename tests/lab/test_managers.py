@@ -32,7 +32,7 @@ RELOAD = {
     "ifupdown": "systemctl restart networking",
     "ifupdown2": "ifreload -a && systemctl restart networking",
     "networkmanager": "nmcli connection up eth0 && nmcli device reapply eth0",
-    "netplan": "netplan apply",
+    "netplan": "netplan generate && networkctl reload && networkctl reconfigure eth0",
     "cloud-init": "networkctl reload && networkctl reconfigure eth0",
     "networkd": "systemctl restart systemd-networkd",
 }
