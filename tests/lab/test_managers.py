@@ -1,6 +1,6 @@
 """Hosts whose NICs ifupdown, NetworkManager, netplan or cloud-init bring up: a deploy adds, and all is there at boot.
 
-UNDERLAY_HOSTS chooses whose (see `lab.flavour`); a host that networkd brings up by hand-written files is tested elsewhere.
+UNDERLAY_HOSTS chooses whose, see `lab.flavour`; what networkd brings up by files of hand is tested elsewhere.
 """
 
 import json
