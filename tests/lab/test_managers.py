@@ -17,7 +17,7 @@ from underlay.plan import ROLES, Plan
 LOOK = r"""
 ip -o -4 address show; ip -o -6 address show scope global; ip -o -4 route show; ip -o -6 route show
 for nic in /sys/class/net/eth*; do echo "$nic mtu $(cat $nic/mtu)"; done
-cat /etc/resolv.conf; resolvectl dns 2>/dev/null
+cat /etc/resolv.conf
 """
 EXTRA = {
     "ifupdown": r"sed -i '/gateway/a \    mtu 1480\n    up ip address add 10.99.0.2/24 dev $IFACE\n"
@@ -132,3 +132,19 @@ def test_what_somebody_took_away_comes_back_by_a_deploy(deployed_beside: dict[st
     assert differences() == []
     assert gone(deployed_beside) == {}
     assert invoke("verify").returncode == 0
+
+
+def test_two_in_charge_of_a_nic_are_refused(deployed_beside: dict[str, set[str]]) -> None:
+    """Before anything changes, by the deploy; the checks name both."""
+    path = "/etc/systemd/network/10-other.network"
+    inside("gateway", f"printf '[Match]\\nName=eth0\\n' > {path}; systemctl -q enable systemd-networkd")
+    try:
+        done = pyinfra("deploys/gateway.py", "-y", good=False)
+        assert done.returncode == 1
+        assert re.search(
+            r"NIC eth0 is brought up by .*systemd-networkd.*nothing was changed", done.stdout + done.stderr
+        )
+        assert [each for each in differences() if "is brought up by" in each["what"]]
+    finally:
+        inside("gateway", f"rm {path}; systemctl -q disable systemd-networkd systemd-networkd.socket")
+    assert differences() == []
