@@ -9,6 +9,7 @@ import re
 import pytest
 
 from lab import control, flavour
+from lab.process import wait_until
 from lab.state import LabState
 from tests.lab.commands import inside, invoke, pyinfra
 from underlay.desired.hooks import HOOKS, IFUPDOWN, NETWORK_MANAGER
@@ -45,6 +46,11 @@ def look(host: str) -> set[str]:
     return {re.sub(r"^\d+: |\\.*|valid_lft.*", "", line).strip() for line in lines}
 
 
+def words(host: str) -> set[str]:
+    """The words of that."""
+    return {word for line in look(host) for word in line.split()}
+
+
 @pytest.fixture(scope="module")
 def ways(lab: LabState, plan: Plan) -> dict[str, str]:
     """Host → what brings its NICs up, of those that are not as every other test has them."""
@@ -60,12 +66,10 @@ def before(ways: dict[str, str]) -> dict[str, set[str]]:
         if way in EXTRA:
             inside(host, EXTRA[way])
         control.reboot(host, patience=60)
-    found = {host: look(host) for host in ways}
     for host, way in ways.items():
-        if way in EXTRA:
-            assert any("10.99.0.2/24" in line for line in found[host]), found[host]
-            assert any("10.200.0.0/16" in line for line in found[host]), found[host]
-    return found
+        if way in EXTRA:  # NetworkManager looks first whether somebody else has an address
+            assert wait_until(lambda host=host: {"10.99.0.2/24", "10.200.0.0/16"} <= words(host), seconds=30)  # type: ignore[misc]
+    return {host: look(host) for host in ways}
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +85,13 @@ def differences() -> list[dict[str, str]]:
 
 
 def gone(before: dict[str, set[str]]) -> dict[str, set[str]]:
-    """What each host had and has no more."""
-    return {host: lost for host in before if (lost := before[host] - look(host))}
+    """What each host had and has no more, once its manager is done."""
+
+    def lost() -> dict[str, set[str]]:
+        return {host: lost for host in before if (lost := before[host] - look(host))}
+
+    wait_until(lambda: not lost(), seconds=20, every=0.5)
+    return lost()
 
 
 def test_all_that_was_there_is_there_and_the_plan_is_too(deployed_beside: dict[str, set[str]]) -> None:
