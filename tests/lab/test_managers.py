@@ -21,11 +21,11 @@ for nic in /sys/class/net/eth*; do echo "$nic mtu $(cat $nic/mtu)"; done
 cat /etc/resolv.conf
 """
 EXTRA = {
-    "ifupdown": r"sed -i '/gateway/a \    mtu 1480\n    up ip address add 10.99.0.2/24 dev $IFACE\n"
+    "ifupdown": r"sed -i '/gateway/a \    mtu 1480\n    up ip address add 10.99.0.NUMBER/24 dev $IFACE\n"
     r"    up ip route add 10.200.0.0/16 via 10.99.0.1' /etc/network/interfaces",
-    "networkmanager": "nmcli connection modify eth0 +ipv4.addresses 10.99.0.2/24 "
+    "networkmanager": "nmcli connection modify eth0 +ipv4.addresses 10.99.0.NUMBER/24 "
     "+ipv4.routes '10.200.0.0/16 10.99.0.1' 802-3-ethernet.mtu 1480",
-    "netplan": "sed -i 's/addresses: \\[100/mtu: 1480\\n      addresses: [10.99.0.2\\/24, 100/; "
+    "netplan": "sed -i 's/addresses: \\[100/mtu: 1480\\n      addresses: [10.99.0.NUMBER\\/24, 100/; "
     "s/routes: \\[/routes: [{to: 10.200.0.0\\/16, via: 10.99.0.1}, /' /etc/netplan/50-installer.yaml",
 }
 EXTRA["ifupdown2"] = EXTRA["ifupdown"]
@@ -62,13 +62,14 @@ def ways(lab: LabState, plan: Plan) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def before(ways: dict[str, str]) -> dict[str, set[str]]:
     """Each host as people have it, with more than the plan knows of: before the deploy."""
-    for host, way in ways.items():
+    for number, (host, way) in enumerate(ways.items(), 2):
         if way in EXTRA:
-            inside(host, EXTRA[way])
+            inside(host, EXTRA[way].replace("NUMBER", str(number)))
         control.reboot(host, patience=60)
-    for host, way in ways.items():
-        if way in EXTRA:  # NetworkManager looks first whether somebody else has an address
-            assert wait_until(lambda host=host: {"10.99.0.2/24", "10.200.0.0/16"} <= words(host), seconds=30)  # type: ignore[misc]
+    for number, (host, way) in enumerate(ways.items(), 2):
+        there = {f"10.99.0.{number}/24", "10.200.0.0/16"} if way in EXTRA else set[str]()
+        # NetworkManager looks first whether somebody else has an address.
+        assert wait_until(lambda host=host, there=there: there <= words(host), seconds=30), host  # type: ignore[misc]
     return {host: look(host) for host in ways}
 
 
