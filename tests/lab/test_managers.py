@@ -21,11 +21,11 @@ for nic in /sys/class/net/eth*; do echo "$nic mtu $(cat $nic/mtu)"; done
 cat /etc/resolv.conf
 """
 EXTRA = {
-    "ifupdown": r"sed -i '/gateway/a \    mtu 1480\n    up ip address add 10.99.0.NUMBER/24 dev $IFACE\n"
+    "ifupdown": r"sed -i '/gateway/a \    up ip address add 10.99.0.NUMBER/24 dev $IFACE\n"
     r"    up ip route add 10.200.0.0/16 via 10.99.0.1' /etc/network/interfaces",
     "networkmanager": "nmcli connection modify eth0 +ipv4.addresses 10.99.0.NUMBER/24 "
-    "+ipv4.routes '10.200.0.0/16 10.99.0.1' 802-3-ethernet.mtu 1480",
-    "netplan": "sed -i 's/addresses: \\[100/mtu: 1480\\n      addresses: [10.99.0.NUMBER\\/24, 100/; "
+    "+ipv4.routes '10.200.0.0/16 10.99.0.1'",
+    "netplan": "sed -i 's/addresses: \\[100/addresses: [10.99.0.NUMBER\\/24, 100/; "
     "s/routes: \\[/routes: [{to: 10.200.0.0\\/16, via: 10.99.0.1}, /' /etc/netplan/50-installer.yaml",
 }
 EXTRA["ifupdown2"] = EXTRA["ifupdown"]
