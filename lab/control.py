@@ -17,11 +17,11 @@ from typing import Literal, TextIO, TypeVar
 
 from pydantic import BaseModel
 
-from lab import blueprint, host, image, machine, network
+from lab import blueprint, flavour, host, image, machine, network
 from lab.blueprint import Blueprint, Machine
 from lab.process import LOCKS, LabError, Progress, wait_until
 from lab.state import IMAGES, NETNS_DIR, RUNTIME, STATE, SUITES, VARIABLE, LabHost, LabState, load
-from underlay.plan import Plan
+from underlay.plan import ROLES, Plan
 
 CHECKOUT = image.REPO
 LOCK = RUNTIME / "lock"
@@ -59,25 +59,36 @@ class LabStatus(BaseModel):
 # --- the whole lab --------------------------------------------------------------------------------------------------
 
 
-def up(plan: Plan, suite: str | None = None, say: Progress | None = None) -> LabState:
+def up(plan: Plan, suite: str | None = None, say: Progress | None = None, hosts: str | None = None) -> LabState:
     """Bring the lab up, or leave it as it is if it is up; hosts that are off are switched on.
 
-    With no suite, that of the lab that is up, else the default. LabError if it is up with another suite or plan:
+    suite: that of the lab that is up, else the default
+    hosts: how the network of those that are deployed was set up, see `lab.flavour`; the same
+
+    LabError if it is up with another suite or plan:
     `reset` is what changes that. Interrupted, it takes all down again.
     """
     say = say or Progress()
     machine.check()
     image.image(suite or SUITES[0])
-    drawn = blueprint.draw(plan)
+    flavours(plan, hosts or flavour.DEFAULT)  # before anything goes
     with _locked():
         state = _own()
+        hosts = hosts or (state.flavour if state else flavour.DEFAULT)
+        drawn = blueprint.draw(plan, flavours(plan, hosts))
         if state and state.complete and network.namespaces():
             _check_same(state, drawn, plan, suite or state.suite)
             return _switch_on(state, drawn, say)
         if _leftovers():
             say("removing what an earlier run left")
             _clear()
-        return _build(plan, drawn, suite or SUITES[0], say)
+        return _build(plan, drawn, suite or SUITES[0], hosts, say)
+
+
+def flavours(plan: Plan, hosts: str) -> dict[str, str]:
+    """Host that is deployed → how its network was set up. LabError for a way that the lab does not know."""
+    deployed = [host.name for host in plan.hosts if host.role in ROLES]
+    return {name: flavour.of_host(hosts, number) for number, name in enumerate(deployed)}
 
 
 def down(purge: bool = False, say: Progress | None = None) -> None:
@@ -96,17 +107,18 @@ def down(purge: bool = False, say: Progress | None = None) -> None:
     say("the lab is down" if found else "the lab was down already")
 
 
-def reset(plan: Plan, suite: str | None = None, say: Progress | None = None) -> LabState:
-    """The lab with fresh disks, of this plan; with no suite, of the one that it has, else the default."""
+def reset(plan: Plan, suite: str | None = None, say: Progress | None = None, hosts: str | None = None) -> LabState:
+    """The lab with fresh disks, of this plan; suite and hosts as for `up`."""
     say = say or Progress()
     machine.check()
-    drawn = blueprint.draw(plan)
     with _locked():
         state = _own()
+        hosts = hosts or (state.flavour if state else flavour.DEFAULT)
+        drawn = blueprint.draw(plan, flavours(plan, hosts))
         suite = suite or (state.suite if state else SUITES[0])
         image.image(suite)  # before anything goes
         _clear()
-        return _build(plan, drawn, suite, say)
+        return _build(plan, drawn, suite, hosts, say)
 
 
 def status() -> LabStatus:
@@ -122,7 +134,7 @@ def status() -> LabStatus:
     return LabStatus(state="up", suite=state.suite, checkout=state.checkout, plan=state.plan, hosts=hosts)
 
 
-def _build(plan: Plan, drawn: Blueprint, suite: str, say: Progress) -> LabState:
+def _build(plan: Plan, drawn: Blueprint, suite: str, hosts: str, say: Progress) -> LabState:
     state = LabState(
         checkout=CHECKOUT,
         suite=suite,
@@ -132,6 +144,7 @@ def _build(plan: Plan, drawn: Blueprint, suite: str, say: Progress) -> LabState:
         hosts={each.name: _record(each) for each in drawn.machines},
         plan=plan.source,
         image=image.image(suite),
+        flavour=hosts,
     )
     try:
         state.save()
@@ -259,7 +272,7 @@ def add(plan: Plan, say: Progress | None = None) -> None:
     _up()
     with _locked():
         old = blueprint.load()
-        drawn = old.with_new(blueprint.draw(plan))
+        drawn = old.with_new(blueprint.draw(plan, flavours(plan, _up().flavour)))
         new = drawn.machines[len(old.machines) :]
         if new:
             _rebuild(drawn, new=new)

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from lab import machine, network
+from lab import flavour, machine, network
 from lab.blueprint import Blueprint, Machine
-from lab.image import REPO
+from lab.image import REPO, layer
 from lab.process import CommandError, LabError, run, tail, wait_until
 from lab.state import NAME, RUNTIME, VARIABLE
 from underlay.programs import search_path
@@ -69,12 +69,17 @@ def make_disk(host: Machine, blueprint: Blueprint, image: Path, key: Path) -> No
     for folder in (top / "upper", top / "work", merged):
         folder.mkdir(parents=True)
         folder.chmod(0o755)  # that of "upper" is that of the host's "/", whatever the umask is here
-    layers = f"lowerdir={image / 'root'},upperdir={top / 'upper'},workdir={top / 'work'}"
+    way = flavour.named(host.flavour)
+    lower = [*([layer(image, way.packages)] if way.packages else []), image / "root"]
+    layers = f"lowerdir={':'.join(map(str, lower))},upperdir={top / 'upper'},workdir={top / 'work'}"
     run(["mount", "-t", "overlay", f"{network.PREFIX}{host.name}", "-o", layers, str(merged)])
     run(["useradd", "--prefix", str(merged), "--create-home", "--shell", "/bin/bash", blueprint.user])
     for path, mode, content in _files(host, blueprint):
         _write(merged / path, mode, content)
     _authorize(merged, blueprint.user, key)
+    for verb, units in (("enable", way.enable), ("disable", way.disable)):
+        if units:
+            run(["systemctl", "--quiet", "--root", str(merged), verb, *units])
     if host.serves_packages:
         run(["systemctl", "--quiet", "--root", str(merged), "enable", "packages.service", "dns.service"])
 
@@ -94,7 +99,7 @@ def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]
     # With none, systemd takes the boot for the first one and applies its presets.
     yield "etc/machine-id", 0o444, f"{uuid.uuid4().hex}\n"
     yield f"etc/sudoers.d/{blueprint.user}", 0o440, f"{blueprint.user} ALL=(ALL:ALL) NOPASSWD: ALL\n"
-    yield "etc/systemd/network/50-installer.network", 0o644, _installer_network(host)
+    yield from flavour.named(host.flavour).files(host, blueprint.packages_at or "")
     host_key = keys(host.name)
     yield "etc/ssh/ssh_host_ed25519_key", 0o600, host_key.read_text()
     yield "etc/ssh/ssh_host_ed25519_key.pub", 0o644, host_key.with_suffix(".pub").read_text()
@@ -111,19 +116,12 @@ def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]
         yield "etc/systemd/system/dns.service", 0o644, DNS_SERVICE.format(records=" ".join(records))
 
 
-def _installer_network(host: Machine) -> str:
-    lines = ["[Match]", f"Name={host.nics[0].name}", "", "[Network]"]
-    lines += ["LinkLocalAddressing=no", "IPv6AcceptRA=no", f"Address={host.address}"]
-    if host.router:
-        lines.append(f"Gateway={host.router}")
-    return _lines(lines)
-
-
 def _lines(lines: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
 def _write(path: Path, mode: int, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_text(content)
     path.chmod(mode)

@@ -10,6 +10,7 @@ import hashlib
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -34,6 +35,9 @@ FOR_ROLES = [
 """What roles install; kept out of the base, so that a role that forgets to install it fails in the lab too."""
 NEIGHBOURS = ["nftables", "iptables-persistent", "ipset", "ufw", "firewalld", "arptables", "ebtables"]
 """Other packet filters, for tests to install beside what roles install."""
+
+MANAGERS = ["ifupdown", "ifupdown2", "netplan.io", "network-manager", "cloud-init"]
+"""What else brings NICs up, see `lab.flavour`."""
 
 MASKED = [
     *("getty.target", "console-getty.service", "systemd-pstore.service", "sshd-keygen.service", "e2scrub_reap.service"),
@@ -67,6 +71,42 @@ def ensure(suite: str, say: Progress) -> Path:
         if not path.exists():
             _build(suite, path, say)
     return path
+
+
+def layer(path: Path, packages: Sequence[str]) -> Path:
+    """Packages of an image's repository on top of its root: the folder for an overlay, made if it is not there."""
+    folder = path / "layers" / "-".join(packages)
+    folder.parent.mkdir(exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            new = folder.parent / f".{folder.name}{UNFINISHED}"
+            remove(new)
+            _install(path, new, packages)
+            (new / "upper").rename(folder)
+            remove(new)
+    return folder
+
+
+def _install(path: Path, new: Path, packages: Sequence[str]) -> None:
+    for name in ("upper", "work", "root"):
+        (new / name).mkdir(parents=True)
+        (new / name).chmod(0o755)
+    layers = f"lowerdir={path / 'root'},upperdir={new / 'upper'},workdir={new / 'work'}"
+    run(["mount", "-t", "overlay", "underlay-lab", "-o", layers, str(new / "root")])
+    apt = "apt-get -qq -o Dir::Etc::SourceList=/tmp/lab.list -o Dir::Etc::SourceParts=/dev/null"
+    script = f"""\
+echo 'deb [trusted=yes] file:/srv/debian ./' >/tmp/lab.list
+export DEBIAN_FRONTEND=noninteractive
+{apt} update && {apt} --yes --no-install-recommends install {" ".join(packages)}
+code=$?; rm -rf /tmp/lab.list /var/lib/apt/lists/*; exit $code"""
+    argv = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--pipe", "--as-pid2"]
+    argv += [f"--machine={new.parent.parent.name}{new.name}".replace(".", "-"), f"--bind-ro={path / 'repo'}:/srv"]
+    argv += [f"--directory={new / 'root'}", "/bin/sh", "-c", script]
+    try:
+        run(machine.in_cgroup(".build", argv), timeout=600, inherit=False)
+    finally:
+        machine.unmount_below(new)
 
 
 def _build(suite: str, path: Path, say: Progress) -> None:
@@ -120,7 +160,7 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
     download += f" -o Dir::Cache::archives={debs} install"
     hooks = [
         f"{download} {' '.join(FOR_ROLES)}",
-        *(f"{download} {neighbour}" for neighbour in NEIGHBOURS),  # each by itself: some of them conflict
+        *(f"{download} {neighbour}" for neighbour in (*NEIGHBOURS, *MANAGERS)),  # each by itself: some of them conflict
         'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/apt/sources.list "$1"/etc/resolv.conf',
         'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
         f'chroot "$1" systemctl mask {" ".join(MASKED)}',

@@ -44,6 +44,7 @@ class LabState(BaseModel):
     outside: str = OUTSIDE_ADDRESS
     plan: Path  # the file that it was built of
     image: Path
+    flavour: str = "networkd"  # of the hosts that are deployed, or "mixed"
 
     def save(self) -> None:
         """Replace the record as one step: a reader sees the old one or this one."""

@@ -10,6 +10,7 @@ from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
 
+from lab.flavour import DEFAULT, FLAVOURS, MIXED
 from lab.state import SUITES
 from underlay import plan as plans
 from underlay import programs
@@ -20,13 +21,19 @@ SUITE_HELP = (
 )
 
 
-@task(help={"suite": SUITE_HELP})
+HOSTS_HELP = (
+    f"how the hosts' network was set up: {', '.join(FLAVOURS)} or {MIXED} (default: as in the lab that is up, else "
+    f"{DEFAULT})"
+)
+
+
+@task(help={"suite": SUITE_HELP, "hosts": HOSTS_HELP})
 @report_and_exit()
-def up(_: Context, suite: str | None = None) -> None:
+def up(_: Context, suite: str | None = None, hosts: str | None = None) -> None:
     """Bring the lab up: every host of the plan, as it is after its installation. Leaves a lab that is up as it is."""
     from lab import control
 
-    control.up(plans.load(), suite)
+    control.up(plans.load(), suite, hosts=hosts)
 
 
 @task(help={"purge": "remove the cached images too: the next `lab.up` builds them again"})
@@ -38,13 +45,13 @@ def down(_: Context, purge: bool = False) -> None:
     control.down(purge)
 
 
-@task(help={"suite": SUITE_HELP})
+@task(help={"suite": SUITE_HELP, "hosts": HOSTS_HELP})
 @report_and_exit()
-def reset(_: Context, suite: str | None = None) -> None:
+def reset(_: Context, suite: str | None = None, hosts: str | None = None) -> None:
     """Bring the lab up with fresh disks and the plan as it is now."""
     from lab import control
 
-    control.reset(plans.load(), suite)
+    control.reset(plans.load(), suite, hosts=hosts)
 
 
 @task(help={"json": "as JSON, for programs"})

@@ -1,7 +1,7 @@
 """What the end-to-end tests stand on: the site of the repo's own plan, in a lab of their own.
 
 The session's lab has fresh disks at the start and is taken down at the end, however the session ends. UNDERLAY_SUITE
-chooses its Debian release.
+chooses its Debian release, UNDERLAY_HOSTS what brings the NICs of its hosts up.
 """
 
 import os
@@ -24,6 +24,7 @@ from underlay.plan import REPO, ROLES, Plan
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SUITE = os.environ.get("UNDERLAY_SUITE")
+HOSTS = os.environ.get("UNDERLAY_HOSTS")
 
 Snapshot = dict[str, str]
 ASPECTS = [
@@ -81,7 +82,7 @@ def machine_before(snapshot: Callable[[], Snapshot]) -> Snapshot:
 @pytest.fixture(scope="session")
 def lab(plan: Plan, machine_before: Snapshot) -> Iterator[LabState]:
     try:
-        yield control.up(plan, SUITE)
+        yield control.up(plan, SUITE, hosts=HOSTS)
     finally:
         control.down()
 

@@ -634,3 +634,48 @@ def test_a_thousand_published_hosts(tmp_path: Path) -> None:
     finally:
         invoke("deploy", "gateway", "--rollback-after", "120")
     assert differing(before, dump("gateway")) == ""
+
+
+# --- soak -----------------------------------------------------------------------------------------------------------
+
+
+def watched(host: str, change: Change, soak: int) -> subprocess.Popen[str]:
+    """Begin a change that is watched for longer than its timer runs."""
+    argv = ["-c", APPLY, host, json.dumps(asdict(change))]
+    return start(argv, UNDERLAY_ROLLBACK_SECONDS=str(TIMER), UNDERLAY_SOAK_SECONDS=str(soak))
+
+
+def test_a_change_is_watched_for_longer_than_its_timer() -> None:
+    """It is pending all the time, and confirmed in the end."""
+    before = dump("lb")
+    process = watched("lb", Change(what=("a test",), live="ip route add 203.0.113.0/26 dev eth0"), 2 * TIMER)
+    assert wait_until(lambda: not idle("lb"), seconds=SLACK)
+    time.sleep(1.5 * TIMER)
+    assert not idle("lb")
+    assert dump("lb") != before
+    code, output = finish(process, 2 * TIMER + SLACK)
+    assert (code, "confirmed: change" in output) == (0, True), output
+    inside("lb", "ip route del 203.0.113.0/26 dev eth0")
+
+
+@pytest.mark.long
+def test_what_shows_later_is_undone() -> None:
+    """Something that cuts the way some seconds after the change looked good."""
+    before = dump("lb")
+    later = "setsid sh -c 'sleep 5; ip route replace unreachable 192.168.0.0/24' >/dev/null 2>&1 &"
+    code, output = finish(watched("lb", Change(what=("a test",), live=later), 5 * TIMER), 6 * TIMER + SLACK)
+    assert (code, "ROLLED BACK" in output) == (1, True), output
+    assert changed("lb", before) == ""
+
+
+@pytest.mark.long
+def test_an_operator_who_goes_while_it_is_watched() -> None:
+    """The host undoes it when the time of the last look is over."""
+    before = dump("lb")
+    process = watched("lb", Change(what=("a test",), live="ip route add 203.0.113.0/26 dev eth0"), 10 * TIMER)
+    assert wait_until(lambda: not idle("lb"), seconds=SLACK)
+    time.sleep(1.5 * TIMER)
+    assert not idle("lb")
+    kill(process)
+    assert wait_until(lambda: idle("lb"), seconds=TIMER + SLACK)
+    assert changed("lb", before) == ""

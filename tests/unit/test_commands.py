@@ -203,3 +203,14 @@ def test_confirmed(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
 
     assert ask(Terminal(answer)) == (answer == "y\n")
     assert not ask(io.StringIO(answer))
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1h", 3600)])
+def test_durations(text: str, seconds: int) -> None:
+    assert parameters.duration(text, 86400) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5m", "5 m", "1.5h", "5d", "25h", "9" * 5000, "\u0665m"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(OperatorError):
+        parameters.duration(text, 86400)

@@ -11,10 +11,9 @@ from underlay.compare.files import boot_differences, file_difference, lines
 from underlay.compare.systemd.units import differences as unit_differences
 from underlay.desired import nat, units
 from underlay.desired.files import SSHD
-from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import SYSCTL_CONF, Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
-from underlay.desired.units import UNITS
+from underlay.desired.units import PACKAGES, UNITS
 from underlay.observe import drift
 from underlay.observe.drift import Line
 from underlay.plan import REPO, ROLES, load
@@ -134,10 +133,10 @@ def test_files() -> None:
 def test_units() -> None:
     """One that does not run is stopped; one that runs and is not enabled is disabled."""
     found = dict.fromkeys((unit.name for unit in units.ALL), UnitState("active", "enabled"))
-    assert list(unit_differences("gateway", found)) == []
+    assert list(unit_differences([units.FIREWALL, units.NETWORKD], found)) == []
     found[units.FIREWALL.name] = UnitState("active", "disabled")
     found[units.NETWORKD.name] = UnitState("inactive", "disabled")
-    assert [(each.kind, each.thing) for each in unit_differences("gateway", found)] == [
+    assert [(each.kind, each.thing) for each in unit_differences([units.FIREWALL, units.NETWORKD], found)] == [
         ("disabled", units.FIREWALL),
         ("stopped", units.NETWORKD),
     ]

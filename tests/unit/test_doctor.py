@@ -27,9 +27,9 @@ from underlay.compare.tables import Table
 from underlay.console import screen
 from underlay.desired import checkout, nat, nginx, routing, traffic, units
 from underlay.desired.files import SSHD, authorized_keys, firewall_unit, network_files, sshd_file
-from underlay.desired.packages import PACKAGES
 from underlay.desired.routing import Route
 from underlay.desired.traffic import Flow
+from underlay.desired.units import PACKAGES
 from underlay.doctor import policy
 from underlay.doctor import run as doctor
 from underlay.doctor.cause import Cause, Diagnosis

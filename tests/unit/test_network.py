@@ -48,7 +48,7 @@ SYSTEM = "- box\n- 0123\n- none\n- x86_64\n- quiet a=b"
 
 def output(**sections: str) -> list[str]:
     default = {"address": ADDRESSES, "route": ROUTES, "rule": RULES, "sysctl": SYSCTLS, "files": FILES, "nics": NICS}
-    default["system"] = SYSTEM
+    default |= {"system": SYSTEM, "managers": "", "closed": ""}
     return [
         line
         for name, text in (default | sections).items()

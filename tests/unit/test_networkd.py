@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from underlay.compare import boot
+from underlay.compare.managers import boot
 from underlay.compare.network import LiveNetwork, differences
 from underlay.compare.systemd import networkd
 from underlay.compare.systemd.networkd import Device, System, charge, network_files

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from underlay.compare import boot
 from underlay.compare.difference import Place
+from underlay.compare.managers import boot
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import next_boot
 from underlay.compare.systemd.networkd import Device

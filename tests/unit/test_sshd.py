@@ -160,8 +160,8 @@ def test_a_socket_instead_of_the_service() -> None:
     """Only one that is there now and at boot."""
     off, on = UnitState("inactive", "disabled"), UnitState("active", "enabled")
     found = dict.fromkeys((unit.name for unit in units.ALL), on) | {units.SSH.name: off}
-    assert list(unit_differences("jumphost", found)) == []
+    assert list(unit_differences(units.UNITS["jumphost"], found)) == []
     for state in (off, UnitState("active", "disabled"), UnitState("inactive", "enabled")):
         found[units.SSH_SOCKET.name] = state
         assert state_of(units.SSH, found) == off
-        assert [each.thing for each in unit_differences("jumphost", found)] == [units.SSH]
+        assert [each.thing for each in unit_differences(units.UNITS["jumphost"], found)] == [units.SSH]

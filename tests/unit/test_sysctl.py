@@ -2,7 +2,8 @@
 
 import pytest
 
-from underlay.compare import boot, network
+from underlay.compare import network
+from underlay.compare.managers import boot
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import sysctl
 from underlay.desired.files import network_files

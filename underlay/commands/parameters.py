@@ -43,6 +43,17 @@ def whole(text: str, least: int, most: int) -> int:
     return int(text)
 
 
+def duration(text: str, most: int) -> int:
+    """A time in whole seconds, `90`, `90s`, `5m` or `1h`, up to so many."""
+    found = re.fullmatch(r"(\d{1,6})([smh]?)", text, re.ASCII)
+    if not found:
+        raise OperatorError(f"{shown(text)} is no time: give 90s, 5m or 1h")
+    length = int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    if not 1 <= length <= most:
+        raise OperatorError(f"{shown(text)} is out of range: give a time from 1s to {most // 3600}h")
+    return length
+
+
 def address(text: str) -> IPAddress:
     """An IPv4 address that a host can have."""
     try:

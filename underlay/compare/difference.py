@@ -194,10 +194,8 @@ class Difference:
                 found = ""
             case NativeChain(policy=policy, does=does), _:
                 found = ", ".join([f"policy {policy}", *does])
-            case Nic(), Place() as place:
-                found = f"may come up otherwise: whether it matches {place} can't be told"
-            case Nic(), _:
-                found = "is down"
+            case Nic(), there:
+                found = _state_of_nic(there)
             case ((Sysctl(_, value) | SshdSetting(_, value)), Place() as place):
                 found = f"is set by {place}, not to {value}"
             case File(), Place() as place:
@@ -234,6 +232,12 @@ class Difference:
             case _:
                 found = ""
         return found
+
+
+def _state_of_nic(found: Found) -> str:
+    if isinstance(found, Place):
+        return f"may come up otherwise: whether it matches {found} can't be told"
+    return found if isinstance(found, str) else "is down"
 
 
 def _line(plan: Plan, host: Host, cidr: str, name: str = "") -> str:

@@ -5,9 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from underlay.compare import managers
 from underlay.compare.difference import Difference, Nic, Sysctl
+from underlay.compare.managers import Evidence, Managers, ifupdown
 from underlay.compare.systemd import networkd
 from underlay.compare.systemd.networkd import Device, NetworkFile, System
+from underlay.desired import hooks
 from underlay.desired.files import Bases, nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,
@@ -20,6 +23,7 @@ from underlay.desired.routing import (
     PolicyRule,
     Route,
 )
+from underlay.desired.units import Unit
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class LiveNetwork:
     sysctls: those that were asked for; absent keys are absent here
     files: those of networkd and sysctl, path → content; one that hides others is empty
     devices, system: what networkd's files can look at
+    evidence: who brings its NICs up
     """
 
     links: dict[str, bool]
@@ -41,6 +46,7 @@ class LiveNetwork:
     files: dict[str, str] = field(default_factory=dict)
     devices: tuple[Device, ...] = ()
     system: System = field(default_factory=System)
+    evidence: Evidence = field(default_factory=Evidence)
 
     @cached_property
     def network_files(self) -> list[NetworkFile]:
@@ -51,11 +57,20 @@ class LiveNetwork:
         """What the host's own files tell networkd of NICs."""
         return networkd.bases(nics, self.network_files, self.devices, self.system)
 
+    def managers(self, nics: Iterable[str]) -> Managers:
+        """Who brings NICs up."""
+        return managers.managers(nics, self.evidence, self.files, self.network_files, self.devices, self.system)
+
+    def managing(self, nics: Iterable[str]) -> tuple[Unit, ...]:
+        """The units that bring NICs up."""
+        nics = list(nics)
+        return tuple(managers.UNITS[name] for name in self.managers(nics).by_manager(nics))
+
     @cached_property
     def ours(self) -> dict[str, str]:
         """Our own files, those of earlier versions too."""
         others = (NETWORKD_CONF, SYSCTL_CONF, FORMER_SYSCTL_CONF)
-        return {path: text for path, text in self.files.items() if path in others or networkd.is_ours(path)}
+        return {path: text for path, text in self.files.items() if path in others or managers.is_ours(path)}
 
 
 def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
@@ -112,11 +127,16 @@ def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:
         if (nic := nic_of(path, content))
         for line in ours_in(content).splitlines()
         if line.startswith("Address=")
-    }
+    } | {address for path, content in live.ours.items() for address in hooks.addresses_in(path, content)}
     stale = [address for address in live.addresses if address in recorded and address not in wanted.addresses]
     # What the host's own files say comes back at the next boot: it was not ours alone.
     bases = live.bases({each.nic for each in stale})
-    return [each for each in stale if not any(each.cidr in base.addresses for base in bases[each.nic])]
+    theirs = {
+        *(Address(nic, cidr) for nic, found in bases.items() for base in found for cidr in base.addresses),
+        *ifupdown.addresses(live.files),
+        *live.evidence.addresses,
+    }
+    return [each for each in stale if each not in theirs]
 
 
 def _address_differences(nic: str, wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:

@@ -106,9 +106,12 @@ def network_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
     """
     found = link_files(wanted, bases)
     found[routing.NETWORKD_CONF] = render("network/networkd.conf.j2")
-    if wanted.sysctls:
-        found[routing.SYSCTL_CONF] = render("network/sysctl.conf.j2", sysctls=wanted.sysctls)
-    return found
+    return found | sysctl_files(wanted)
+
+
+def sysctl_files(wanted: HostNetwork) -> dict[str, str]:
+    """Path → content of the file that sets the sysctls at boot, if there are any."""
+    return {routing.SYSCTL_CONF: render("network/sysctl.conf.j2", sysctls=wanted.sysctls)} if wanted.sysctls else {}
 
 
 def firewall_unit(program: object) -> str:

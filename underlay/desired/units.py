@@ -1,6 +1,8 @@
-"""The systemd units that each role needs. Pure."""
+"""The Debian packages and the systemd units that each role needs. Pure."""
 
 from dataclasses import dataclass
+
+from underlay import programs
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,11 @@ class Unit:
 
 
 NETWORKD = Unit("systemd-networkd.service")
+IFUPDOWN = Unit("networking.service")
+NETWORK_MANAGER = Unit("NetworkManager.service")
 FIREWALL = Unit("underlay-firewall.service")
+MANAGERS = (NETWORKD, IFUPDOWN, NETWORK_MANAGER)
+"""What brings NICs up; a host has one of them, or more."""
 FIREWALL_FILE = f"/etc/systemd/system/{FIREWALL.name}"
 SSH_SOCKET = Unit("ssh.socket")
 SSH = Unit("ssh.service", instead=SSH_SOCKET.name)
@@ -23,11 +29,20 @@ RELOAD_SSH = (
 )
 """Shell commands with which sshd takes its files."""
 NGINX = Unit("nginx.service")
-ALL = (NETWORKD, FIREWALL, SSH, SSH_SOCKET, NGINX)
+ALL = (*MANAGERS, FIREWALL, SSH, SSH_SOCKET, NGINX)
 
 UNITS: dict[str, tuple[Unit, ...]] = {
-    "gateway": (FIREWALL, NETWORKD),
-    "jumphost": (SSH, NETWORKD),
-    "lb_nginx": (NGINX, NETWORKD),
-    "master": (NETWORKD,),
+    "gateway": (FIREWALL,),
+    "jumphost": (SSH,),
+    "lb_nginx": (NGINX,),
+    "master": (),
 }
+"""Role → those of what it does; a host also needs what brings its NICs up."""
+
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "gateway": ("iptables", "conntrack", "tcpdump"),
+    "jumphost": ("python3-venv", "tcpdump", *programs.packages(programs.COMMANDS)),
+    "lb_nginx": ("nginx", "libnginx-mod-stream", "tcpdump"),
+    "master": ("conntrack", "tcpdump"),
+}
+"""Role → the packages that it needs."""

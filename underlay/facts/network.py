@@ -1,5 +1,6 @@
 """The live network of a host."""
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NotRequired
@@ -11,21 +12,37 @@ from typing_extensions import TypedDict
 
 from underlay.access import answers
 from underlay.access.answers import IPv4
+from underlay.compare.difference import UnitState
+from underlay.compare.managers import Evidence, ifupdown
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd, sysctl
 from underlay.compare.systemd.networkd import Device, System
+from underlay.desired import hooks, units
 from underlay.desired.routing import ALL_RP_FILTER, Address, PolicyRule, Route
 from underlay.facts import fact, files, good, script
 
 LOCAL_TABLE = 255
 # One program for all NICs: a node has hundreds. Of those without udev (a container's), the driver is in /sys.
 NICS = """\
-grep -sH '^NETWORK_FILE=' /run/systemd/netif/links/* || true
+grep -sHE '^(NETWORK_FILE|ADMIN_STATE)=' /run/systemd/netif/links/* || true
 grep -sH '^E:' /run/udev/data/n* || true
 grep -sH '^DEVTYPE=' /sys/class/net/*/uevent || true
 find /sys/class/net/*/device/driver -maxdepth 0 -printf '%p:DRIVER=%l\\n' 2>/dev/null || true"""
 TYPES = {"[1]": "ether", "[772]": "loopback"}
 """As `ip -N` writes some of them."""
+MANAGERS = """\
+systemctl show --property=Id,ActiveState NAMES
+for unit in NAMES; do echo "Enabled=$unit $(SYSTEMD_OFFLINE=1 systemctl is-enabled $unit 2>/dev/null)"; done
+for each in /run/network/ifstate /run/network/ifstate.*; do [ ! -f "$each" ] || sed 's/^/Raised=/' "$each"; done
+if systemctl -q is-active NetworkManager.service && command -v nmcli >/dev/null; then
+  nmcli -t -f DEVICE,STATE device | sed 's/^/Device=/'
+  nmcli -t -f DEVICE,UUID,FILENAME connection show --active | sed 's/^/Connection=/'
+  ids=$(nmcli -g UUID connection show --active)
+  [ -z "$ids" ] || nmcli -t -f connection.uuid,ipv4.addresses connection show $ids | sed 's/^/Profile=/'
+fi""".replace("NAMES", " ".join(unit.name for unit in units.MANAGERS))
+"""What `_evidence` reads."""
+HOOKS = " ".join(hooks.HOOKS.values())
+CLOSED = f"for hook in {HOOKS}; do [ ! -f $hook ] || [ -x $hook ] || echo $hook; done"
 SYSTEM = """\
 for each in "$(uname -n)" "$(cat /etc/machine-id)" "$(systemd-detect-virt)" "$(uname -m)" "$(cat /proc/cmdline)"
 do echo "- $each"; done"""
@@ -91,7 +108,9 @@ def command(sysctls: Iterable[str]) -> str:
             "route": "ip -j -N -4 route show table all",
             "rule": "ip -j -N -4 rule show",
             "sysctl": f"sysctl -e {keys}" if keys else ":",
-            "files": files.command((*networkd.PATTERNS, *sysctl.PATTERNS)),
+            "files": files.command((*networkd.PATTERNS, *sysctl.PATTERNS, *ifupdown.PATTERNS, *hooks.PATTERNS)),
+            "managers": MANAGERS,
+            "closed": CLOSED,
             "nics": NICS,
             "system": SYSTEM,
         }
@@ -109,6 +128,7 @@ def parse(lines: Iterable[str]) -> LiveNetwork:
     """Read the output of `command`. Raises ValueError or KeyError for anything else, or what else comes of it."""
     found = good(lines)
     links: list[_Link] = answers.parsed(list[_Link], "".join(found["address"]))
+    closed = found["closed"]
     routes: list[_Route] = answers.parsed(list[_Route], "".join(found["route"]) or "[]")
     rules: list[_Rule] = answers.parsed(list[_Rule], "".join(found["rule"]))
     return LiveNetwork(
@@ -142,9 +162,11 @@ def parse(lines: Iterable[str]) -> LiveNetwork:
             for rule in rules
         ),
         sysctls=dict(_key_value(line) for line in found["sysctl"]),
-        files=files.parse(found["files"]),
+        # A hook that may not be run is none.
+        files={path: text for path, text in files.parse(found["files"]).items() if path not in closed},
         devices=tuple(_devices(links, found["nics"])),
         system=_system(found["system"]),
+        evidence=_evidence(links, found["nics"], found["managers"]),
     )
 
 
@@ -173,6 +195,46 @@ def _devices(links: list[_Link], lines: list[str]) -> Iterator[Device]:
             properties=said.get(number, {}),
             in_use=known.get("NETWORK_FILE", ""),
         )
+
+
+def _evidence(links: list[_Link], nics: list[str], lines: list[str]) -> Evidence:
+    names = {str(link["ifindex"]): link["ifname"] for link in links}
+    states = (re.fullmatch(r".*/netif/links/(\d+):ADMIN_STATE=(.*)", line) for line in nics)
+    active, enabled, unit = dict[str, str](), dict[str, str](), ""
+    raised, connected, uuid = list[str](), set[str](), ""
+    connections, of_uuid, addresses = dict[str, str](), dict[str, str](), list[Address]()
+    for line in lines:
+        key, _, value = line.partition("=")
+        match key:
+            case "Id":
+                unit = value
+            case "ActiveState":
+                active[unit] = value
+            case "Enabled":
+                name, _, state = value.partition(" ")
+                enabled[name] = state
+            case "Raised":
+                raised.append(value.partition("=")[0])
+            case "Device" if value.partition(":")[2] in ("connected", "connecting", "activated") or "(" in value:
+                # What somebody else configured is "connected (externally)".
+                nic, _, state = value.partition(":")
+                connected |= set() if "externally" in state else {nic}
+            case "Connection":
+                nic, uuid, path = (*value.split(":", 2), "", "")[:3]
+                connections |= {nic: path} if nic in connected else {}
+                of_uuid[uuid] = nic
+            case "Profile":
+                name, _, said = value.partition(":")
+                uuid = said if name == "connection.uuid" else uuid
+                if name == "ipv4.addresses" and said and not hooks.is_ours(connections.get(of_uuid.get(uuid, ""), "")):
+                    addresses += [Address(of_uuid[uuid], _prefix(each.strip())) for each in said.split(",")]
+    return Evidence(
+        units={name: UnitState(state, enabled.get(name, "")) for name, state in active.items()},
+        links={names[found[1]]: found[2] for found in states if found and found[1] in names},
+        raised=tuple(raised),
+        connections=connections,
+        addresses=tuple(addresses),
+    )
 
 
 def _system(lines: list[str]) -> System:

@@ -30,7 +30,7 @@ from underlay.access.target import Target, configured
 from underlay.desired import traffic
 from underlay.desired.traffic import Flow
 from underlay.errors import OperatorError
-from underlay.guard.change import Change, seconds
+from underlay.guard.change import Change, seconds, soak
 from underlay.observe.exchange import Exchange, Outcome, judge
 from underlay.plan import REPO, SSH_PORT
 from underlay.remote import guard, probe, send
@@ -155,6 +155,7 @@ class Guarded:
         self.thread: threading.Thread | None = None
         self.token = uuid.uuid4().hex
         self.seconds = seconds()
+        self.soak = soak()
 
     def begin(self, exchange: Shared, passed: list[Flow]) -> None:
         """Make it, in a thread of its own."""
@@ -195,6 +196,8 @@ class Guarded:
             return self._failed(f"not changed: {answer['error']}")
         with _new_connection(self.target, self.host) as fresh:
             why = self._look(fresh, exchange, passed, begun)
+            if not why and self.soak:
+                why, begun = self._watch(exchange, passed, begun)
             if why:
                 return self._roll_back(fresh, begun, why)
             try:
@@ -262,6 +265,27 @@ class Guarded:
         expected, seen = wrong[0]
         more = f" (and {len(wrong) - 1} more of {len(passed)} probes)" if len(wrong) > 1 else ""
         return f"a probe that passed before fails now{more}: expected {expected}; seen: {seen}"
+
+    def _watch(self, exchange: Shared, passed: list[Flow], begun: float) -> tuple[str, float]:
+        """Look at it until its soak time is over: what is wrong, empty if nothing is, and since when the timer runs.
+
+        Before each look the timer begins anew: if this ends, or the way is cut, the host undoes the change by itself.
+        """
+        end = time.monotonic() + self.soak
+        self.say(f"made; it is watched for {self.soak:.0f} s before it is confirmed")
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, self.seconds / 4))
+            with _new_connection(self.target, self.host) as fresh:
+                try:
+                    answer = self._ask(fresh, ["extend", self.token], begun)
+                except LostError as error:
+                    return str(error), begun
+                if "error" in answer:
+                    return answer["error"], begun
+                begun = time.monotonic()
+                if why := self._look(fresh, exchange, passed, begun):
+                    return why, begun
+        return "", begun
 
     def _probe_again(self, fresh: Target, exchange: Shared, passed: list[Flow], begun: float) -> list[tuple[str, str]]:
         # The agents that made the packets before make them anew, unless they are about to end by themselves.

@@ -14,13 +14,25 @@ from underlay.remote.guard.commands import LONGEST
 SECONDS = 30
 """After so long without a confirmation a host rolls back by itself."""
 SECONDS_VARIABLE = "UNDERLAY_ROLLBACK_SECONDS"
+SOAK_VARIABLE = "UNDERLAY_SOAK_SECONDS"
+MOST_SOAK = 86400
+"""Seconds that a change may be watched before it is confirmed."""
 
 
 def seconds() -> float:
     """The rollback timer in force. Raises OperatorError for a variable that is no such number."""
-    said = os.environ.get(SECONDS_VARIABLE) or str(SECONDS)
-    if not re.fullmatch("[0-9]{1,6}", said) or not 0 < int(said) <= LONGEST:
-        raise OperatorError(f"{SECONDS_VARIABLE}={shown(said)} is no rollback timer: give it 1 to {LONGEST} seconds")
+    return _number("rollback timer", SECONDS_VARIABLE, SECONDS, 1, LONGEST)
+
+
+def soak() -> float:
+    """How many seconds a change is watched before it is confirmed; 0: it is not. Raises OperatorError as `seconds`."""
+    return _number("soak time", SOAK_VARIABLE, 0, 0, MOST_SOAK)
+
+
+def _number(what: str, variable: str, default: int, least: int, most: int) -> int:
+    said = os.environ.get(variable) or str(default)
+    if not re.fullmatch("[0-9]{1,6}", said) or not least <= int(said) <= most:
+        raise OperatorError(f"{variable}={shown(said)} is no {what}: give it {least} to {most} seconds")
     return int(said)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
-from underlay.guard.change import Change, seconds
+from underlay.guard.change import Change, seconds, soak
 from underlay.plan import REPO
 
 LOST = ("lost", "the process with the connections ended: a host undoes by itself what was not confirmed")
@@ -25,7 +25,7 @@ class Worker:
     """The process for a target."""
 
     def __init__(self, target: Target) -> None:
-        seconds()  # before anything is begun that takes it
+        seconds(), soak()  # before anything is begun that takes them
         self.target = target
         argv = [sys.executable, "-m", "underlay.guard.worker"]
         self._process = subprocess.Popen(argv, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

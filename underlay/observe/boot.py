@@ -9,6 +9,7 @@ from underlay.compare.systemd.networkd import Device, System
 from underlay.compare.systemd.next_boot import NextBoot, Problem
 from underlay.desired import nginx, routing
 from underlay.desired.files import SSHD, sshd_file
+from underlay.desired.units import Unit
 from underlay.observe.state import HostState
 from underlay.plan import Host, Plan
 
@@ -28,7 +29,10 @@ def problems(plan: Plan, host: Host, state: HostState, found: NextBoot, known: S
     with suppress(UnreadableError):
         ours = state.files
     wanted = routing.host_network(plan, host)
-    every = next_boot.problems(host, wanted, found, devices, system, known, ssh_files)
+    managing: tuple[Unit, ...] = ()
+    with suppress(UnreadableError):
+        managing = state.network.managing(wanted.nics)
+    every = next_boot.problems(host, wanted, found, devices, system, known, ssh_files, managing)
     contents = {"sshd": (SSHD, sshd_file(plan, host)), "nginx": (nginx.PATH, nginx.configuration(plan))}
     differ = {about for about, (path, text) in contents.items() if ours and ours.get(path) != text}
     return [each for each in every if each.about not in differ]

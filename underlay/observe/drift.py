@@ -7,9 +7,10 @@ from underlay.access.anew import anew
 from underlay.access.answers import UnreadableError, reading
 from underlay.access.sessions import Links, UnreachableError
 from underlay.access.target import Target
-from underlay.compare import boot, filters, firewall, network, sshd
+from underlay.compare import filters, firewall, network, sshd
 from underlay.compare.difference import Difference, NotLoaded, Word
 from underlay.compare.files import boot_differences, file_difference
+from underlay.compare.managers import boot
 from underlay.compare.systemd import units as compared_units
 from underlay.desired import nat, nginx, routing, units
 from underlay.desired.files import RULES, SSHD, firewall_unit, sshd_file, sshd_settings
@@ -75,7 +76,7 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
             yield from _file(state, nginx.PATH, nginx.configuration(plan))
     yield from _file(state, SSHD, sshd_file(plan, host))
     yield from sshd.differences(sshd_settings(plan, host), plan.operator.user, state.sshd)
-    yield from compared_units.differences(host.role, state.units)
+    yield from compared_units.differences([*units.UNITS[host.role], *state.network.managing(wanted.nics)], state.units)
     yield from filters.unmanaged(state.filters)
 
 

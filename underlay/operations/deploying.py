@@ -10,7 +10,7 @@ from pyinfra.operations import systemd
 from underlay.access.target import Target, current
 from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys, sshd_file, sshd_settings
-from underlay.desired.packages import PACKAGES
+from underlay.desired.units import PACKAGES
 from underlay.facts.access import AuthorizedKeys
 from underlay.facts.filters import OtherFilters
 from underlay.facts.network import Network
@@ -41,11 +41,14 @@ def require_supported_system() -> None:
     connection.read_ahead(host, _asked_by_every_role(), SECONDS)
     system = host.get_fact(System)
     if system is not None and not system.supported:
-        networkd = "with" if system.networkd else "without"
         raise PyinfraError(
-            f"{host.name}: {system.name} {networkd} systemd-networkd is not supported, nothing was changed: "
-            "these deploys know Debian and Ubuntu with systemd-networkd in charge of the network"
+            f"{host.name}: {system.name} is not supported, nothing was changed: these deploys know Debian and Ubuntu"
         )
+    target, planned_host = planned()
+    wanted = routing.host_network(target.plan, planned_host)
+    live = host.get_fact(Network, sysctls=list(wanted.sysctls))
+    if live is not None and (problem := live.managers(wanted.nics).problem):
+        raise PyinfraError(f"{host.name}: {problem}, nothing was changed: see docs/hosts.md")
 
 
 def require_no_firewalld() -> None:
@@ -89,14 +92,16 @@ def packages(role: str) -> None:
 
 
 def planned_network() -> None:
-    """Addresses, routes and policy rules of the plan, kept over a boot by systemd-networkd."""
+    """Addresses, routes and policy rules of the plan, kept over a boot by what brings the NICs up."""
     target, planned_host = planned()
-    systemd.service(
-        name="Network: systemd-networkd runs, now and at boot", service=units.NETWORKD.name, running=True, enabled=True
-    )
+    wanted = routing.host_network(target.plan, planned_host)
+    live = host.get_fact(Network, sysctls=list(wanted.sysctls))
+    for unit in live.managing(wanted.nics) if live is not None else ():
+        name = unit.name.removesuffix(".service")
+        systemd.service(name=f"Network: {name} runs, now and at boot", service=unit.name, running=True, enabled=True)
     network.configured(
         name="Network: addresses, routes, policy rules and sysctls of the plan",
-        wanted=routing.host_network(target.plan, planned_host),
+        wanted=wanted,
     )
 
 

@@ -5,11 +5,12 @@ from collections.abc import Generator
 from pyinfra import host, logger
 from pyinfra.api import FunctionCommand, Host, State, operation
 
-from underlay.compare import boot, difference, network
+from underlay.compare import difference, network
 from underlay.compare import files as compared
+from underlay.compare.managers import boot
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd
-from underlay.desired import routing
+from underlay.desired import hooks, routing
 from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import Network
 from underlay.guard.change import Change, NewFile
@@ -77,12 +78,12 @@ def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
     if not (live_differences or files):
         return None
     contents = {each.where: each.thing.content for each in files if isinstance(each.thing, difference.File)}
-    activate = ""
+    activate = hooks.activation(contents)
     if contents.get(routing.NETWORKD_CONF) is not None:
         # networkd reads its own configuration at start only.
-        activate = "systemctl restart systemd-networkd"
+        activate += "systemctl restart systemd-networkd"
     elif any(map(networkd.is_ours, contents)):
-        activate = "networkctl reload"
+        activate += "networkctl reload"
     live_commands = "".join(f"{network.command(each)}\n" for each in live_differences)
     if any(each.kind in ("order", "extra") and isinstance(each.thing, Address) for each in live_differences):
         live_commands = f"{SAVE_ROUTES}{live_commands}{RESTORE_ROUTES}"
@@ -92,7 +93,9 @@ def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
             *(line for each in files for line in compared.lines(each)),
         ),
         live=live_commands,
-        files={path: None if content is None else NewFile(content) for path, content in contents.items()},
+        files={
+            path: None if content is None else NewFile(content, hooks.mode(path)) for path, content in contents.items()
+        },
         activate=activate,
         sysctls=tuple(wanted.sysctls),
     )

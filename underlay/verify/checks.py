@@ -5,14 +5,14 @@ from typing import Any, NoReturn, TypeVar
 
 from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KEY
-from underlay.compare import boot, network, sshd
+from underlay.compare import network, sshd
 from underlay.compare.difference import File, SshdSetting
+from underlay.compare.managers import boot
 from underlay.compare.systemd.units import state_of
-from underlay.desired import routing, units
-from underlay.desired.files import authorized_keys, link_path, sshd_settings
-from underlay.desired.packages import PACKAGES
+from underlay.desired import routing
+from underlay.desired.files import authorized_keys, sshd_settings
 from underlay.desired.routing import Address, HostNetwork, PolicyRule, Route
-from underlay.desired.units import Unit
+from underlay.desired.units import PACKAGES, Unit
 from underlay.observe import boot as observed
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import HostState
@@ -72,11 +72,6 @@ def nics(plan: Plan, host: Host) -> Iterable[str]:
     return routing.host_network(plan, host).nics
 
 
-def other_boot_files(plan: Plan, host: Host) -> Iterable[str]:
-    sysctls = [routing.SYSCTL_CONF] if routing.host_network(plan, host).sysctls else []
-    return [routing.NETWORKD_CONF, *sysctls]
-
-
 def sshd_keywords(plan: Plan, host: Host) -> Iterable[str]:
     return sshd_settings(plan, host)
 
@@ -124,13 +119,16 @@ class EveryHost:
     @each(nics)
     def test_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
         """Each NIC's file for boot is right."""
-        for base in state.network.bases([item])[item]:
-            _expect_file(planned, state, link_path(item, base), routing.host_network(plan, planned))
+        wanted = routing.host_network(plan, planned)
+        for path in boot.files_of(item, boot.files(wanted, state.network)):
+            _expect_file(planned, state, path, wanted)
 
-    @each(other_boot_files)
-    def test_other_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
+    def test_other_boot_file(self, plan: Plan, planned: Host, state: HostState) -> None:
         """Other network files for boot are right."""
-        _expect_file(planned, state, item, routing.host_network(plan, planned))
+        wanted = routing.host_network(plan, planned)
+        files = boot.files(wanted, state.network)
+        for path in files.keys() - {path for nic in wanted.nics for path in boot.files_of(nic, files)}:
+            _expect_file(planned, state, path, wanted)
 
     def test_boot(self, plan: Plan, planned: Host, state: HostState) -> None:
         """Nothing undoes these files at boot."""
@@ -159,9 +157,10 @@ class EveryHost:
         missing = [name for name in PACKAGES[self.role] if name not in state.packages]
         expect(missing, [], f"dpkg -l on {planned.name}")
 
-    def test_networkd(self, planned: Host, state: HostState) -> None:
-        """Networkd runs, now and at boot."""
-        expect_unit(planned, state, units.NETWORKD)
+    def test_managers(self, plan: Plan, planned: Host, state: HostState) -> None:
+        """What brings its NICs up runs, now and at boot."""
+        for unit in state.network.managing(nics(plan, planned)):
+            expect_unit(planned, state, unit)
 
     def test_ssh_port(self, planned: Host, state: HostState) -> None:
         """The ssh port is open."""

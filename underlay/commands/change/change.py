@@ -1,5 +1,7 @@
 """`./inv change`."""
 
+import os
+
 from invoke import Context, Exit, task
 
 from underlay.access.target import announce, current
@@ -14,10 +16,11 @@ from underlay.errors import COULD_NOT, report_and_exit
         "command": "a command line for the root of that host",
         "via": "go through this host instead of the plan's way",
         "address": "with --via: to this address of the host, instead of the first that both are near",
+        "soak": "watch it for so long (90s, 5m) before it is confirmed, with the timer armed",
     },
 )
 @report_and_exit()
-def change(_: Context, host: str, command: str, via: str = "", address: str = "") -> None:
+def change(_: Context, host: str, command: str, via: str = "", address: str = "", soak: str = "") -> None:
     """Run a command on a host as a confirmed change: for what might cut the way to it, as `./inv doctor` prints it.
 
     `./inv change gateway "iptables -D FORWARD 1"`. The host undoes it unless a new connection works, and all probes
@@ -29,8 +32,10 @@ def change(_: Context, host: str, command: str, via: str = "", address: str = ""
 
     from underlay.access import via as ways
     from underlay.guard import runner
-    from underlay.guard.change import Change
+    from underlay.guard.change import MOST_SOAK, SOAK_VARIABLE, Change
 
+    if soak:
+        os.environ[SOAK_VARIABLE] = str(parameters.duration(soak, MOST_SOAK))
     target = current()
     announce(target)
     planned = parameters.host(target.plan, host)

@@ -10,7 +10,8 @@ from invoke import Context, Exit, task
 from underlay.access.target import current
 from underlay.commands import parameters
 from underlay.errors import GOOD, WRONG, OperatorError, exit_code, report_and_exit
-from underlay.guard.change import SECONDS, SECONDS_VARIABLE, seconds
+from underlay.guard.change import MOST_SOAK, SECONDS, SECONDS_VARIABLE, SOAK_VARIABLE, seconds
+from underlay.guard.change import soak as watched
 from underlay.plan import REPO, roles
 from underlay.remote.guard.commands import LONGEST
 
@@ -23,11 +24,17 @@ from underlay.remote.guard.commands import LONGEST
         "dry": "show what would change, and change nothing",
         "json": "with --dry: as JSON, role → pyinfra's own",
         "rollback_after": f"seconds until a host undoes a change that was not confirmed; default {SECONDS}",
+        "soak": "watch each change for so long (90s, 5m) before it is confirmed, with the timer armed",
     },
 )
 @report_and_exit()
 def deploy(
-    _: Context, role: str | None = None, dry: bool = False, json: bool = False, rollback_after: str = ""
+    _: Context,
+    role: str | None = None,
+    dry: bool = False,
+    json: bool = False,
+    rollback_after: str = "",
+    soak: str = "",
 ) -> None:
     """Bring the hosts of a role, or of all roles in their order, into the planned state.
 
@@ -42,7 +49,9 @@ def deploy(
     roles.check(target.plan)
     if rollback_after:
         os.environ[SECONDS_VARIABLE] = str(parameters.whole(rollback_after, 1, LONGEST))
-    seconds()  # a bad one of the environment stops here, too
+    if soak:
+        os.environ[SOAK_VARIABLE] = str(parameters.duration(soak, MOST_SOAK))
+    seconds(), watched()  # a bad one of the environment stops here, too
     command = [sys.executable, "-m", *(("underlay.commands.site.dry_run", "--dry") if dry else ("pyinfra", "-y"))]
     command += ["--json"] if json else []
     found: dict[str, object] = {}

@@ -1,7 +1,7 @@
 """What the next boot of a host will do, as the parts said that will do it, beside what it has to do. Pure."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
@@ -11,13 +11,13 @@ from underlay.compare.systemd import networkd
 from underlay.compare.systemd.networkd import Device, NetworkFile, System
 from underlay.desired import units
 from underlay.desired.routing import HostNetwork
+from underlay.desired.units import Unit
 from underlay.plan import Host
 from underlay.text import command
 
 SYSCTL = "systemd-sysctl.service"
 GUARD = "underlay-guard-boot.service"
 UDEV = "systemd-udevd.service"
-IFUPDOWN = "networking.service"
 TARGETS = ("multi-user.target", "basic.target", "sysinit.target", "local-fs.target", "sockets.target")
 LOGINS = "systemd-user-sessions.service"
 """Until it has run, nobody but root logs in."""
@@ -149,9 +149,9 @@ class Problem:
     guard: bool = False
 
 
-def needed(host: Host, wanted: HostNetwork) -> tuple[str, ...]:
-    """The units that a host needs to come up as planned; of ssh one of two."""
-    names = [units.NETWORKD.name, units.SSH.name, units.SSH_SOCKET.name, GUARD, UDEV, LOGINS]
+def needed(host: Host, wanted: HostNetwork, managing: Iterable[Unit] = units.MANAGERS) -> tuple[str, ...]:
+    """The units that a host needs to come up as planned; of ssh one of two. `managing`: what brings its NICs up."""
+    names = [*(unit.name for unit in managing), units.SSH.name, units.SSH_SOCKET.name, GUARD, UDEV, LOGINS]
     names += [unit.name for unit in units.UNITS[host.role] if unit.name not in names]
     return (*TARGETS, *names, *([SYSCTL] if wanted.sysctls else []))
 
@@ -160,7 +160,7 @@ def request(host: Host, wanted: HostNetwork, program: object) -> dict[str, objec
     """What to ask a host: see `remote.survey`; `program`: where the guard is there."""
     nginx = units.NGINX in units.UNITS[host.role]
     files = [str(program)]
-    return {"units": [*needed(host, wanted), IFUPDOWN], "files": files, "nics": list(wanted.nics), "nginx": nginx}
+    return {"units": [*needed(host, wanted)], "files": files, "nics": list(wanted.nics), "nginx": nginx}
 
 
 def problems(
@@ -171,18 +171,21 @@ def problems(
     system: System | None = None,
     known: Sequence[str] = (),
     ssh_files: Mapping[str, str] | None = None,
+    managing: Iterable[Unit] = (units.NETWORKD,),
 ) -> list[Problem]:
     """What keeps the next boot of a host from being as planned, the worst first.
 
     known: the host keys, as TYPE and KEY, by which it is known here; ssh_files: path → text of sshd's configuration
+    managing: the units that bring its NICs up
     """
+    names = needed(host, wanted, managing)
     every = [*_machine(found), *_packages(found)]
     if found.systemd:
-        every += _systemd(host, wanted, found)
+        every += _systemd(host, names, found)
     every += [*_sshd(host, found.sshd, known, ssh_files or {}), *_nginx(found.nginx)]
     every += [*_network(wanted, found, devices, system or System())]
     if found.systemd:
-        every += _lines(host, wanted, found.systemd.lines)
+        every += _lines(host, wanted, names, found.systemd.lines)
     seen = dict[str, Problem]()
     for each in every:
         seen.setdefault(each.about, each)
@@ -222,10 +225,10 @@ RELOAD = "systemctl daemon-reload"
 # --- systemd --------------------------------------------------------------------------------------------------------
 
 
-def _systemd(host: Host, wanted: HostNetwork, boot: NextBoot) -> Iterator[Problem]:
+def _systemd(host: Host, needed: Collection[str], boot: NextBoot) -> Iterator[Problem]:
     found = boot.systemd
     assert found is not None
-    names = list(needed(host, wanted))
+    names = list(needed)
     if boot.container:  # there its condition does not hold
         names.remove(UDEV)
     lost = {name: unit for name in names if (unit := found.units.get(name)) and not unit.starts}
@@ -506,10 +509,10 @@ def _network(wanted: HostNetwork, found: NextBoot, devices: Sequence[Device], sy
             (f"{path}, line {number}: {line}",),
             (comment_out(path, number),),
         )
-    ifupdown = found.systemd and found.systemd.units.get(IFUPDOWN)
+    ifupdown = found.systemd and found.systemd.units.get(units.IFUPDOWN.name)
     for nic, path, number, line in found.ifupdown if ifupdown and ifupdown.starts else ():
         what = f"the next boot lets ifupdown configure {nic}, too: {Place(path, number, line)}"
-        yield Problem("boot-network", path, what, (line,), (command("systemctl", "disable", IFUPDOWN),))
+        yield Problem("boot-network", path, what, (line,), (command("systemctl", "disable", units.IFUPDOWN.name),))
 
 
 def _link_of(files: Mapping[str, str], device: Device, system: System) -> NetworkFile | None:
@@ -571,9 +574,9 @@ def _packages(found: NextBoot) -> Iterator[Problem]:
 # --- what people's commands do --------------------------------------------------------------------------------------
 
 
-def _lines(host: Host, wanted: HostNetwork, lines: Sequence[Line]) -> Iterator[Problem]:
+def _lines(host: Host, wanted: HostNetwork, needed: Collection[str], lines: Sequence[Line]) -> Iterator[Problem]:
     for line in lines:
-        harm = line.sure and not line.tried and _harm(host, wanted, line)
+        harm = line.sure and not line.tried and _harm(host, wanted, needed, line)
         if not harm:
             continue
         unit_file = line.path.endswith((".service", ".timer")) or not line.path.startswith("/etc/cron")
@@ -593,7 +596,7 @@ CHAINS = {"filter": {"FORWARD"}, "nat": {"PREROUTING", "POSTROUTING"}, "raw": {"
 """Where the gateway's rules are."""
 
 
-def _harm(host: Host, wanted: HostNetwork, line: Line) -> str:
+def _harm(host: Host, wanted: HostNetwork, needed: Collection[str], line: Line) -> str:
     """What a line surely does to what the plan has, in words; empty if it is not sure."""
     for part in re.split(r"[;|&]+", line.text):
         words = part.split()
@@ -602,7 +605,7 @@ def _harm(host: Host, wanted: HostNetwork, line: Line) -> str:
         if not words:
             continue
         program, rest = PurePosixPath(words[0].lstrip("-@+!:")).name, words[1:]
-        found = _harm_of(host, wanted, program, rest, line.before)
+        found = _harm_of(host, wanted, needed, program, rest, line.before)
         if found:
             return found
         if match := re.search(r"echo\s+(\S+)\s*>\s*/proc/sys/(\S+)", line.text):
@@ -612,7 +615,9 @@ def _harm(host: Host, wanted: HostNetwork, line: Line) -> str:
     return ""
 
 
-def _harm_of(host: Host, wanted: HostNetwork, program: str, words: list[str], before: bool) -> str:
+def _harm_of(
+    host: Host, wanted: HostNetwork, needed: Collection[str], program: str, words: list[str], before: bool
+) -> str:
     found = ""
     is_gateway = host.role == "gateway" and not before
     if is_gateway and program in ("iptables", "iptables-nft", "iptables-legacy"):
@@ -631,7 +636,7 @@ def _harm_of(host: Host, wanted: HostNetwork, program: str, words: list[str], be
         found = f"switches {words[0]} off"
     elif program == "systemctl" and words:
         verb = next((word for word in words if not word.startswith("-")), "")
-        ours = {name.removesuffix(".service") for name in needed(host, wanted) if name.endswith(".service")}
+        ours = {name.removesuffix(".service") for name in needed if name.endswith(".service")}
         names = {word.removesuffix(".service") for word in words} & ours
         found = f"{verb}s {', '.join(sorted(names))}" if verb in ("stop", "disable", "mask", "kill") and names else ""
     return found

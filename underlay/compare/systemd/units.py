@@ -1,9 +1,9 @@
-"""The systemd units of a host beside those that its role needs. Pure."""
+"""The systemd units of a host beside those that it needs. Pure."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from underlay.compare.difference import Difference, UnitState
-from underlay.desired.units import UNITS, Unit
+from underlay.desired.units import Unit
 
 
 def state_of(unit: Unit, found: Mapping[str, UnitState]) -> UnitState:
@@ -13,9 +13,9 @@ def state_of(unit: Unit, found: Mapping[str, UnitState]) -> UnitState:
     return good if instead == good else found.get(unit.name, UnitState("unknown", "unknown"))
 
 
-def differences(role: str, found: Mapping[str, UnitState]) -> Iterator[Difference]:
+def differences(needed: Iterable[Unit], found: Mapping[str, UnitState]) -> Iterator[Difference]:
     """The units that do not run, or will not after a boot; `found` has them by name."""
-    for unit in UNITS[role]:
+    for unit in needed:
         state = state_of(unit, found)
         if state.active != "active":
             yield Difference("stopped", unit, state)

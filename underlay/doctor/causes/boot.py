@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from underlay.access.answers import UnreadableError
-from underlay.compare import boot as compared
 from underlay.compare import sshd
 from underlay.compare.difference import File, Nic, NotLoaded, Place
+from underlay.compare.managers import boot as compared
 from underlay.compare.systemd import next_boot
 from underlay.compare.systemd.networkd import is_ours as is_network_file
 from underlay.compare.systemd.next_boot import NextBoot, Problem

@@ -8,7 +8,7 @@ from underlay.access.target import MACHINE_KEY
 from underlay.compare.systemd.next_boot import NextBoot
 from underlay.desired import checkout, nginx
 from underlay.desired.files import authorized_keys
-from underlay.desired.packages import PACKAGES
+from underlay.desired.units import PACKAGES
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, first, some
 from underlay.observe.state import NO_SUCH_NAME, HostState

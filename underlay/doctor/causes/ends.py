@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from underlay.access.answers import UnreadableError
 from underlay.desired import nginx, units
-from underlay.desired.packages import PACKAGES
+from underlay.desired.units import PACKAGES
 from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Investigation, first, some
 from underlay.doctor.survey import Limit, Listener, Stuck, UnitSeen

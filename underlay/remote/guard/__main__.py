@@ -18,6 +18,7 @@ def main(*arguments: str) -> int:
     known: dict[str, Callable[..., dict[str, Any]]] = {
         "begin": lambda: commands.begin(json.load(sys.stdin)),
         "apply": commands.apply,
+        "extend": commands.extend,
         "confirm": commands.confirm,
         "rollback": commands.rollback,
         "expire": commands.expire,

@@ -15,6 +15,7 @@ from underlay.remote.guard import paths
 from underlay.remote.guard.files import load, move, save, sync, wanted_files, write, write_file
 from underlay.remote.guard.live import State
 from underlay.remote.guard.pending import (
+    clock,
     describe,
     entry,
     late,
@@ -32,7 +33,7 @@ from underlay.remote.guard.pending import (
     wall,
 )
 from underlay.remote.guard.programs import Refused, run, shell
-from underlay.remote.guard.snapshot import difference, restore, snapshot
+from underlay.remote.guard.snapshot import difference, restore, snapshot, wait_quiet
 from underlay.remote.guard.systemd import APPLY, TIMER, arm, disarm, install, service, timer_lives
 from underlay.remote.rules.kernel import native_rules
 from underlay.remote.rules.place import put
@@ -163,6 +164,7 @@ def apply(token: str) -> dict[str, Any]:
         mark("applying")
         try:
             make(change, meta)
+            wait_quiet()
             save(paths.PENDING / "after.json.gz", {"tables": tables_after(change, meta), "ours": meta["ours"]})
         except (Refused, RulesetError, OSError) as error:
             undo(meta, str(error))
@@ -186,6 +188,16 @@ def make(change: dict[str, Any], meta: dict[str, Any]) -> None:
         write_file(path, file)
     if change.get("activate"):
         shell(change["activate"], "the activation")
+
+
+def extend(token: str) -> dict[str, Any]:
+    """Begin the time of the pending change anew: it is looked at still. `expire` waits for the new end."""
+    with mutex():
+        meta = pending(token)
+        if meta is None:
+            return confirmed(token)
+        save(paths.PENDING / "meta.json", {**meta, **times(meta["seconds"]), "since": meta["since"]})
+    return {"state": "pending", **public(meta)}
 
 
 def confirm(token: str) -> dict[str, Any]:
@@ -247,6 +259,9 @@ def expire(token: str) -> dict[str, Any]:
             with suppress(Refused):
                 run(["systemctl", "stop", f"{APPLY}.service"])
 
+    # The timer ran at the first end. Killed here, systemd runs this again.
+    while (meta := pending(token)) and clock() < meta["expires"] and not (paths.PENDING / "why").exists():
+        time.sleep(0.2)
     with mutex(stop_apply):
         meta = pending(token)
         if meta is None:

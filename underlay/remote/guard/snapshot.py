@@ -18,6 +18,8 @@ from underlay.remote.rules.undo import plan_tables
 
 PASSES = 15
 """Looks at the host at most until it is what it was and stays so."""
+SETTLES = 5
+"""Seconds at most to wait for who brings the NICs up."""
 QUIET = 2
 """Looks one after the other that found nothing to do: it stays."""
 ASPECTS: dict[str, tuple[Callable[[State], Any], Callable[[Any, Any, set[str]], list[Command]]]] = {
@@ -62,13 +64,24 @@ def restore_pass(wanted: State) -> tuple[int, list[str]]:
     return count, problems
 
 
-def networkd_is_busy() -> bool:
-    """Whether networkd is about to change a NIC."""
+def busy() -> bool:
+    """Whether networkd or NetworkManager is about to change a NIC."""
     for link in Path("/run/systemd/netif/links").glob("*"):
         with suppress(OSError):
             if re.search(r"^ADMIN_STATE=(pending|initialized|configuring)$", link.read_text(), re.M):
                 return True
+    if Path("/run/NetworkManager").is_dir():
+        with suppress(Refused):
+            states = run(["nmcli", "-t", "-f", "STATE", "device"], timeout=5).splitlines()
+            return any(each.startswith(("connecting", "deactivating")) for each in states)
     return False
+
+
+def wait_quiet() -> None:
+    """Wait a moment for who brings the NICs up: what it still changes is to be seen before anybody confirms."""
+    end = time.monotonic() + SETTLES
+    while time.monotonic() < end and busy():
+        time.sleep(0.1)
 
 
 def restore(wanted: State, changed: Iterable[str]) -> list[str]:
@@ -89,11 +102,11 @@ def restore(wanted: State, changed: Iterable[str]) -> list[str]:
     for _ in range(PASSES):
         # networkd takes news from the kernel and from `reload` when it gets to it.
         time.sleep(0.25)
-        busy = networkd_is_busy()
+        at_work = busy()
         problems = put_files(wanted)
         count, failed = restore_pass(wanted)
         problems += failed
-        quiet = 0 if count or busy else quiet + 1
+        quiet = 0 if count or at_work else quiet + 1
         if quiet == QUIET:
             break
     else:

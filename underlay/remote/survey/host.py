@@ -22,6 +22,10 @@ SEARCH = 1.5
 """Seconds to search for large files."""
 
 
+EXITED = "1"
+"""Of ExecMainCode: the program exited, no signal ended it."""
+
+
 def services(_: bool) -> list[str]:
     """See the module."""
     # What an administrator enabled. `systemctl list-unit-files` says the same, and reads all units for it.
@@ -29,7 +33,8 @@ def services(_: bool) -> list[str]:
     if not names:
         return []
     # Those that were never asked to run, or whose condition does not hold, have no ConditionResult.
-    shown = output("systemctl", "show", "--property=Id,Type,ActiveState,ConditionResult", *names)
+    properties = "Id,Type,ActiveState,ConditionResult,Result,ExecMainCode"
+    shown = output("systemctl", "show", f"--property={properties}", *names)
     found = []
     for block in shown.split("\n\n"):
         unit = dict(line.partition("=")[::2] for line in block.splitlines())
@@ -37,9 +42,18 @@ def services(_: bool) -> list[str]:
             unit.get("ActiveState") in ("inactive", "failed")
             and unit.get("Type") != "oneshot"
             and unit.get("ConditionResult") == "yes"
+            and not _done(unit)
         ):
             found.append(unit["Id"])
     return found
+
+
+def _done(unit: dict[str, str]) -> bool:
+    """Whether a service has ended by itself, its work done: nobody stopped it, and it did not fail."""
+    if unit.get("Result") != "success" or unit.get("ExecMainCode") != EXITED:
+        return False
+    words = output("journalctl", "--unit", unit["Id"], "--lines=3", "--output=cat", "--no-pager")
+    return "Deactivated successfully" in words and "Stopped " not in words
 
 
 def failed(_: bool) -> dict[str, str]:

@@ -1,14 +1,17 @@
 """What the network of a host is made of at its next boot: our files, and what of the host's wins over them. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from underlay.compare.difference import Difference, File, Nic, Place, Sysctl
 from underlay.compare.files import boot_differences
+from underlay.compare.managers import ifupdown
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd, sysctl
 from underlay.compare.systemd.networkd import OFF, ON, NetworkFile
-from underlay.desired.files import network_files, nic_of
+from underlay.desired import hooks
+from underlay.desired.files import network_files, nic_of, sysctl_files
+from underlay.desired.hooks import INTERFACES, STANZA
 from underlay.desired.routing import ALL_RP_FILTER, NETWORKD, NETWORKD_CONF, SYSCTL_CONF, HostNetwork
 
 FORWARDING = "net.ipv4.conf.{}.forwarding"
@@ -18,7 +21,24 @@ LOOSE = "2"
 
 def files(wanted: HostNetwork, live: LiveNetwork) -> dict[str, str]:
     """Path → content of our files, as they must be beside those of the host."""
-    return network_files(wanted, live.bases(wanted.nics))
+    managers = live.managers(wanted.nics)
+    found = sysctl_files(wanted)
+    for manager, nics in managers.by_manager(wanted.nics).items():
+        part = hooks.of_nics(wanted, nics)
+        if manager == hooks.NETWORKD:
+            found |= network_files(part, live.bases(nics))
+        else:
+            found |= hooks.hook_files(part, manager, [nic for nic in nics if managers.nobody(nic)])
+    return found
+
+
+def files_of(nic: str, files: Mapping[str, str]) -> list[str]:
+    """The paths of those of our files that bring a NIC up."""
+    return [
+        path
+        for path, text in files.items()
+        if nic_of(path, text) == nic or (hooks.is_ours(path) and nic in hooks.nics_in(path, text))
+    ]
 
 
 def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
@@ -33,30 +53,45 @@ def obstacles(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
     """
     ours = files(wanted, live)
     after = {path: text for path, text in live.files.items() if path not in live.ours} | ours
+    by_networkd = live.managers(wanted.nics).by_manager(wanted.nics).get(hooks.NETWORKD, [])
     found = [
-        *_unknown(wanted, live),
-        *_hidden(wanted, live, ours, after),
+        *_managers(wanted, live, ours),
+        *_unknown(by_networkd, live),
+        *_hidden(by_networkd, live, ours, after),
         *_undone(ours, after),
-        *_sysctls(wanted, live, after),
-        *_networkd(after),
+        *_sysctls(wanted, by_networkd, live, after),
+        *(_networkd(after) if by_networkd else ()),
     ]
     if wanted.forwards and live.sysctls.get(ALL_RP_FILTER) == LOOSE:
         found.append(Difference("differs", Sysctl(ALL_RP_FILTER, "0"), LOOSE))
     return found
 
 
-def _unknown(wanted: HostNetwork, live: LiveNetwork) -> Iterator[Difference]:
+def _managers(wanted: HostNetwork, live: LiveNetwork, ours: dict[str, str]) -> Iterator[Difference]:
+    """NICs that two bring up, and such a file of ours that nobody reads."""
+    managers = live.managers(wanted.nics)
     for nic in wanted.nics:
+        if several := managers.several(nic):
+            yield Difference("differs", Nic(nic), f"is brought up by {several}", at_boot=True)
+    if STANZA in ours and not ifupdown.sourced(live.files, STANZA):
+        what = f"{INTERFACES} has no line `source /etc/network/interfaces.d/*`"
+        for nic in wanted.nics:
+            if f"\nauto {nic}\n" in ours[STANZA]:
+                yield Difference("differs", Nic(nic), f"stays down: {what}", at_boot=True)
+
+
+def _unknown(nics: Iterable[str], live: LiveNetwork) -> Iterator[Difference]:
+    for nic in nics:
         for each in networkd.charge(live.network_files, networkd.device_of(nic, live.devices), live.system).unknown:
             yield Difference("differs", Nic(nic), each.place, at_boot=True)
 
 
 def _hidden(
-    wanted: HostNetwork, live: LiveNetwork, ours: dict[str, str], after: dict[str, str]
+    nics: Iterable[str], live: LiveNetwork, ours: dict[str, str], after: dict[str, str]
 ) -> Iterator[Difference]:
     """NICs for which networkd takes another file than ours, or that another file of theirs keeps down."""
     files = networkd.in_force(after)
-    for nic in wanted.nics:
+    for nic in nics:
         file = networkd.charge(files, networkd.device_of(nic, live.devices), live.system).file
         paths = [path for path in ours if file and (path == file.path or path.startswith(f"{_drop_ins(file)}/"))]
         mine = next((path for path, text in ours.items() if nic_of(path, text) == nic), "")
@@ -84,7 +119,9 @@ def _undone(ours: dict[str, str], after: dict[str, str]) -> Iterator[Difference]
             yield Difference("differs", File(path, content, boot=True), found.place)
 
 
-def _sysctls(wanted: HostNetwork, live: LiveNetwork, after: dict[str, str]) -> Iterator[Difference]:
+def _sysctls(
+    wanted: HostNetwork, by_networkd: Iterable[str], live: LiveNetwork, after: dict[str, str]
+) -> Iterator[Difference]:
     values = dict(wanted.sysctls)
     if wanted.forwards:
         values |= {FORWARDING.format(nic.replace(".", "/")): "1" for nic in wanted.nics}
@@ -100,7 +137,7 @@ def _sysctls(wanted: HostNetwork, live: LiveNetwork, after: dict[str, str]) -> I
     if wanted.forwards and everywhere and everywhere.value == LOOSE and everywhere.place not in told:
         yield Difference("differs", Sysctl(ALL_RP_FILTER, "0"), everywhere.place, at_boot=True)
     # networkd sets these when it configures a NIC: after systemd-sysctl.
-    for nic in wanted.nics:
+    for nic in by_networkd:
         file = networkd.charge(live.network_files, networkd.device_of(nic, live.devices), live.system).file
         filtered = f"net.ipv4.conf.{nic.replace('.', '/')}.rp_filter"
         if file and filtered in values:
@@ -108,7 +145,7 @@ def _sysctls(wanted: HostNetwork, live: LiveNetwork, after: dict[str, str]) -> I
         if file and wanted.forwards:
             name = FORWARDING.format(nic.replace(".", "/"))
             yield from _set_by(file, "IPv4Forwarding", ON, Sysctl(name, "1"))
-    if wanted.forwards:
+    if wanted.forwards and by_networkd:
         conf = networkd.networkd_conf(after)
         yield from _set_by(conf, "IPv4Forwarding", ON, Sysctl("net.ipv4.ip_forward", "1"))
 
@@ -133,6 +170,8 @@ def advice(difference: Difference) -> str:
     if isinstance(difference.thing, Sysctl) and isinstance(difference.found, str):
         key, value = difference.thing.key, difference.thing.value
         return f"{difference.what}: `sysctl -w {key}={value}`; look first at what NICs that are not in the plan need"
+    if isinstance(difference.found, str):
+        return f"{difference.what}: change that, and deploy again"
     assert isinstance(difference.found, Place)
     if matches_nics(difference.found) and isinstance(difference.thing, File):
         return (
