@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.process import LabError
 from lab.state import OUTSIDE_ADDRESS, RUNTIME
-from underlay.plan import Host, Interface, Plan
+from underlay.access import hostkeys
+from underlay.plan import SSH_PORT, Host, Interface, Plan
 
 FILE = RUNTIME / "blueprint.json"
 INTERNET = "internet"
@@ -35,6 +36,7 @@ class Machine(Frozen):
     """One host as it is after its installation: its first address (with its length), its way out, its NICs.
 
     number: its place at the switch, its own as long as the lab is up
+    user, port, sudo: how its installer lets the operator in, see `underlay.plan.Login`
     """
 
     name: str
@@ -45,6 +47,9 @@ class Machine(Frozen):
     names: tuple[str, ...]  # all that ssh may ever know it by
     serves_packages: bool = False  # and DNS
     loopback: str | None = None
+    user: str
+    port: int = SSH_PORT
+    sudo: str | None = "nopasswd"
 
 
 class Blueprint(Frozen):
@@ -52,7 +57,6 @@ class Blueprint(Frozen):
 
     networks: tuple[str, ...]
     machines: tuple[Machine, ...]
-    user: str
     packages_at: str | None  # the address of the host that serves packages, and DNS
 
     def machine(self, name: str) -> Machine:
@@ -146,11 +150,11 @@ def draw(plan: Plan) -> Blueprint:
         router=None,
         names=(INTERNET, str(upstream), OUTSIDE_ADDRESS),
         loopback=f"{OUTSIDE_ADDRESS}/32",
+        user=plan.operator.user,
     )
     return Blueprint(
         networks=tuple(network.name for network in plan.networks),
         machines=(*(_machine(plan, number, host == images) for number, host in enumerate(plan.hosts)), internet),
-        user=plan.operator.user,
         packages_at=str(images.primary.address) if images else None,
     )
 
@@ -164,8 +168,9 @@ def _machine(plan: Plan, number: int, serves_packages: bool) -> Machine:
         nics=tuple(_nic(host, nic) for nic in host.interfaces),
         address=host.primary.with_prefix,
         router=str(plan.gateway_address(host.primary.network)),
-        names=(host.name, *map(str, addresses)),
+        names=(host.name, *(hostkeys.name(each, host.login.port) for each in addresses)),
         serves_packages=serves_packages,
+        **host.login.model_dump(),
     )
 
 
