@@ -138,7 +138,7 @@ def _build(plan: Plan, drawn: Blueprint, suite: str, say: Progress) -> LabState:
         drawn.save()
         image.ensure(suite, say)
         machine.raise_limits(drawn.neighbours)
-        host.make_key(state.key, drawn.machine(INTERNET).user)
+        host.make_key(state.key, drawn.machine(blueprint.INTERNET).user)
         network.create_switch(drawn.networks)
         say(f"booting {len(drawn.machines)} hosts")
         state = _install(state, drawn, drawn.machines)

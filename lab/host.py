@@ -21,9 +21,9 @@ from underlay.programs import search_path
 HOSTS = VARIABLE / "hosts"
 NSPAWN = Path("/run/systemd/nspawn")
 BOOT_SECONDS = 90.0
-PASSWORD = "correct horse battery staple"
+PASSWORD = "correct horse battery staple"  # noqa: S105
 """Of an account that has one for sudo: no secret."""
-PASSWORD_HASH = "$6$underlay$lZG8eI5R2EUjF5weldpr8o0VZFoY/sRAZow3Eimx0aCc3rWoPeQB9GOehFD3BG1muXg8lViahWaikotsLXVo71"
+PASSWORD_HASH = "$6$underlay$lZG8eI5R2EUjF5weldpr8o0VZFoY/sRAZow3Eimx0aCc3rWoPeQB9GOehFD3BG1muXg8lViahWaikotsLXVo71"  # noqa: S105
 PACKAGES_SERVICE = """\
 [Unit]
 Description=Packages for the hosts of the site
