@@ -146,10 +146,9 @@ def failures(host: str) -> int:
 
 
 def test_a_wrong_password_is_tried_once(site: Site) -> None:
-    output = site.invoke("deploy", "gateway", code=1, passwords=("wrong",))
+    output = site.invoke("deploy", "gateway", code=1, passwords=("wrong", PASSWORD))
     fix = "try again with the password that ops has on gateway"
     assert f"ops can't become root on gateway: wrong password: {fix}" in output
-    assert output.count(ASKED) == 1
     assert failures("gateway") == 1
     assert inside("gateway", "ls /var/lib/underlay 2>/dev/null || true") == ""
 

@@ -107,6 +107,7 @@ class Links:
         self.patience = key.TOUCH_SECONDS if target.touch else patience
         self.options = options
         self.ready = ready
+        self._asking = sudo.asking(target).keys()
         self.said: dict[str, list[str]] = {}
         self.pace = Pace(AT_ONCE, MOST_AT_ONCE, QUICK)
         _many_files()
@@ -121,9 +122,8 @@ class Links:
     def open(self, names: Iterable[str]) -> None:
         """Begin to connect to hosts, those that others are reached through before these; those given up stay so."""
         names = set(names)
-        for name in names - self._opened.keys():
-            if sudo.wants_password(self.target, name):
-                self.root(name)  # it is asked for now, and not by one of many threads
+        for name in (names & self._asking) - self._opened.keys():
+            self.root(name)  # it is asked for now, and not by one of many threads
         jumps = {self.target.endpoint(name).jump for name in names if not self.is_local(name)} - {""}
         # A host that waits for its jump host holds a thread of the pool: the jump hosts have theirs before.
         for name in (*sorted(jumps), *sorted(names - jumps)):
@@ -162,7 +162,7 @@ class Links:
     def _not_ready(self, name: str) -> str:
         """Why nothing can be done as root on a host that is connected; a wrong password is tried once."""
         host = next((each for each in self.target.plan.hosts if each.name == name), None)
-        if host is None or not (self.ready or sudo.wants_password(self.target, name)):
+        if host is None or not (self.ready or name in self._asking):
             return ""
         root = self.root(name)
         command = shlex.join(["env", "LC_ALL=C", *root.words, *(READY if self.ready else ("true",))])
@@ -248,7 +248,7 @@ class Links:
 
     def root_if_possible(self, name: str) -> Root:
         """The same, where the account may have no right to it: a workstation's, say."""
-        if sudo.wants_password(self.target, name):
+        if name in self._asking:
             return self.root(name)
         return Root(ROOT_IF_POSSIBLE)
 

@@ -36,7 +36,7 @@ class Target:
 
     vantage: the plan's host that this process runs on, or None
     endpoints: how each host is reached; in the lab the outside world (`plan.OUTSIDE`) too
-    ssh_config: the file to give to ssh, pyinfra and testinfra
+    ssh_config: the file to give to ssh
     outside: an address beyond the upstream router that tests may use (in the lab only)
     key: the private key with which this process logs in
     workstation: in the lab, the host whose network this process is in

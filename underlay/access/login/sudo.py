@@ -62,10 +62,12 @@ def root(target: Target, name: str) -> Root:
     return Root(WITH_PASSWORD, f"{password(host.login.user)}\n".encode() + END)
 
 
-def wants_password(target: Target, name: str) -> bool:
-    """Whether sudo asks for one on a host, if this process is not on it."""
-    here = target.vantage is not None and target.vantage.name == name
-    return not here and any(each.name == name and each.login.sudo == "password" for each in target.plan.hosts)
+def asking(target: Target) -> dict[str, str]:
+    """The hosts where sudo asks for a password, but for the one that this process is on: host → account."""
+    here = target.vantage.name if target.vantage else ""
+    return {
+        host.name: host.login.user for host in target.plan.hosts if host.login.sudo == "password" and host.name != here
+    }
 
 
 def password(user: str) -> str:
