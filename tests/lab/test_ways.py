@@ -19,11 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lab import control, state
+from lab import control, network, state
 from lab.host import PASSWORD
+from lab.process import wait_until
 from tests.lab.commands import CLEAN, inside, paste
 from tests.lab.test_guard import PLAN, confirmed, write_plan
 from underlay.plan import REPO, load
@@ -57,11 +59,21 @@ class Site:
         return write_plan(folder, self.text.replace(line, f"operator = { ({'user': 'ops'} | keys)!r}"))
 
     def invoke(
-        self, *arguments: str, code: int | None = 0, passwords: tuple[str, ...] = (PASSWORD, PASSWORD), plan: str = ""
+        self,
+        *arguments: str,
+        code: int | None = 0,
+        passwords: tuple[str, ...] = (PASSWORD, PASSWORD),
+        plan: str = "",
+        within: str = "",
     ) -> str:
-        """What a command prints on a terminal, with these answers where it asks for passwords; its exit code."""
+        """What a command prints on a terminal, with these answers where it asks for passwords.
+
+        code: what it must end with; within: the host in whose network it runs, which is else up to the target
+        """
         environment = CLEAN | {"UNDERLAY_PLAN": plan or self.plan}
-        found, output = at_terminal([sys.executable, "-m", "invoke", *arguments], passwords, environment)
+        network_of = ["ip", "netns", "exec", f"{network.PREFIX}{within}"] if within else []
+        argv = [*network_of, sys.executable, "-m", "invoke", *arguments]
+        found, output = at_terminal(argv, passwords, environment)
         assert code in (None, found), output[-20_000:]
         assert PASSWORD not in output
         return output
@@ -196,14 +208,20 @@ def test_no_python(site: Site) -> None:
 # --- the site, through them -----------------------------------------------------------------------------------------
 
 
+def causes(site: Site, plan: str = "") -> list[dict[str, Any]]:
+    """What the doctor finds."""
+    output = site.invoke("doctor", "--json", code=None, plan=plan)
+    found: list[dict[str, Any]] = json.loads("{" + output.partition("{")[2].rpartition("}")[0] + "}")["causes"]
+    return found
+
+
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_deployed_and_good(deployed: Site) -> None:
     assert "good: all" in deployed.invoke("verify")
     assert deployed.invoke("drift").count(ASKED) == 2
     assert "can't be reached" not in deployed.invoke("status", code=None)
-    document = json.loads("{" + deployed.invoke("doctor", "--json", code=None).partition("{")[2])
-    assert document["causes"] == []
+    assert causes(deployed) == []
     text = (Path(inside("lb", f"readlink -f {HOME}/.ssh/authorized_keys").strip()).name, inside("lb", "ls /home"))
     assert text == ("authorized_keys", "")
     assert "underlay-deploy-machine" in inside("lb", f"cat {HOME}/.ssh/authorized_keys")
@@ -236,8 +254,7 @@ def test_a_change_and_its_rollback(deployed: Site, tmp_path: Path) -> None:
 def test_the_doctor_knows_of_sudo(deployed: Site) -> None:
     inside("lb", "mv /etc/sudoers.d/admin /etc/admin")
     try:
-        document = json.loads("{" + deployed.invoke("doctor", "--json", code=2).partition("{")[2])
-        [cause] = document["causes"]
+        [cause] = causes(deployed)
         assert (cause["id"], cause["host"]) == ("sudo-refused", "lb")
         paste(cause["fix"])
         assert "good: all" in deployed.invoke("verify", "lb_nginx")
@@ -284,7 +301,64 @@ def test_a_bastion_in_front(deployed: Site) -> None:
         assert "can't be reached" in deployed.invoke("status", code=1)
         assert "192.168.0.50" in deployed.invoke("ssh", "jumphost", "echo $SSH_CONNECTION", plan=plan)
         assert "0 of 4 hosts not read" in deployed.invoke("status", code=None, plan=plan)
-        assert "good: all" in deployed.invoke("verify", "master", plan=plan)
         assert "confirmed" in deployed.invoke("change", "master-1", "true", plan=plan)
-        document = json.loads("{" + deployed.invoke("doctor", "--json", code=None, plan=plan).partition("{")[2])
-        assert document["causes"] == []
+    # Its own traffic is part of what these look at.
+    assert "good: all" in deployed.invoke("verify", "gateway", "master", plan=plan)
+    assert causes(deployed, plan) == []
+
+
+# --- keys and certificates ------------------------------------------------------------------------------------------
+
+CERTIFIED = """\
+cat > /etc/ssh/ssh_host_ed25519_key-cert.pub
+echo '{ca}' > /etc/ssh/userca.pub
+printf 'HostCertificate /etc/ssh/ssh_host_ed25519_key-cert.pub\\nTrustedUserCAKeys /etc/ssh/userca.pub\\n' \\
+    > /etc/ssh/sshd_config.d/02-ca.conf
+systemctl reload ssh
+"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_an_agent_and_certificates(deployed: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on real hosts: nobody has the operator's key there, and no host key is known, only who signs them."""
+
+    def keygen(*words: str) -> None:
+        subprocess.run(["ssh-keygen", "-q", *words], check=True, cwd=tmp_path)
+
+    for name, phrase in (("hosts", ""), ("users", ""), ("id", "phrase")):
+        keygen("-t", "ed25519", "-N", phrase, "-f", name)
+    keygen("-s", "users", "-I", "me", "-n", "ops,admin,root", "id.pub")
+    for host in load(Path(deployed.plan)).hosts:
+        public = tmp_path / f"{host.name}.pub"
+        public.write_text(inside(host.name, "cat /etc/ssh/ssh_host_ed25519_key.pub"))
+        addresses = [*(nic.address for nic in host.interfaces), *([host.published] if host.published else [])]
+        keygen("-s", "hosts", "-h", "-I", host.name, "-n", ",".join(map(str, addresses)), str(public))
+        script = CERTIFIED.format(ca=(tmp_path / "users.pub").read_text().strip())
+        certificate = (tmp_path / f"{host.name}-cert.pub").read_text()
+        assert control.run(host.name, script, stdin=certificate).returncode == 0
+    authority = (tmp_path / "hosts.pub").read_text()
+    (tmp_path / "known").write_text(f"@cert-authority 192.168.0.*,100.64.*,[*]:2200,[*]:2222 {authority}")
+    plan = deployed.with_operator(key=f"{tmp_path}/id", known_hosts=f"{tmp_path}/known")
+    monkeypatch.setitem(CLEAN, "UNDERLAY_TARGET", "ssh")
+    monkeypatch.delitem(CLEAN, "SSH_AUTH_SOCK", raising=False)
+    assert "has a passphrase, and there is no agent" in deployed.invoke("status", code=1, plan=plan, within="dev")
+    socket = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
+    try:
+        assert wait_until(socket.exists, seconds=10)
+        monkeypatch.setitem(CLEAN, "SSH_AUTH_SOCK", str(socket))
+        (tmp_path / "askpass").write_text("#!/bin/sh\necho phrase\n")
+        (tmp_path / "askpass").chmod(0o755)
+        answers = {"SSH_ASKPASS": f"{tmp_path}/askpass", "SSH_ASKPASS_REQUIRE": "force"}
+        subprocess.run(["ssh-add", "-q", tmp_path / "id"], env=CLEAN | answers, check=True, stdin=subprocess.DEVNULL)
+        deployed.invoke("deploy", "jumphost", plan=plan, within="dev")
+        assert "@cert-authority" in inside("jumphost", "cat /etc/ssh/ssh_known_hosts")
+        assert "good: all" in deployed.invoke("verify", plan=plan, within="dev")
+        (tmp_path / "id").unlink()
+        assert "0 of 4 hosts not read" in deployed.invoke("status", code=None, plan=plan, within="dev")
+        at_work = "cd /opt/underlay && UNDERLAY_TARGET=ssh .venv/bin/python -m invoke status"
+        assert "0 of 4 hosts not read" in deployed.invoke("lab.run", "jumphost", at_work, code=None)
+    finally:
+        agent.terminate()
+        agent.wait()

@@ -122,7 +122,7 @@ class Links:
     def open(self, names: Iterable[str]) -> None:
         """Begin to connect to hosts, those that others are reached through before these; those given up stay so."""
         names = set(names)
-        for name in (names & self._asking) - self._opened.keys():
+        for name in sorted((names & self._asking) - self._opened.keys()):
             self.root(name)  # it is asked for now, and not by one of many threads
         jumps = {self.target.endpoint(name).jump for name in names if not self.is_local(name)} - {""}
         # A host that waits for its jump host holds a thread of the pool: the jump hosts have theirs before.
