@@ -310,11 +310,19 @@ def test_a_passphrase_needs_an_agent(tmp_path: Path, agent: str, monkeypatch: py
         assert "only the public part is here, and there is no agent" in keys.problem(private)
 
 
+SK = (
+    "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIEx1LK39orYd"
+    "koIItbdAcU5v1lge2zrbVgw046cLrKLkAAAABHNzaDo= me\n"
+)
+
+
+@needs_ssh
 def test_a_security_key_is_touched(tmp_path: Path) -> None:
-    (tmp_path / "plain.pub").write_text("ssh-ed25519 AAAA me\n")
-    (tmp_path / "sk.pub").write_text("sk-ssh-ed25519@openssh.com AAAA me\n")
-    assert not keys.wants_touch(tmp_path / "plain")
-    assert keys.wants_touch(tmp_path / "sk")
+    assert not keys.wants_touch(new_key(tmp_path / "plain"))
+    assert not keys.wants_touch(tmp_path / "none")
+    (tmp_path / "id.pub").write_text(SK)
+    assert keys.wants_touch(tmp_path / "id")
+    assert keys.wants_touch(tmp_path / "id.pub")
 
 
 # --- a person's own configuration -----------------------------------------------------------------------------------

@@ -28,8 +28,7 @@ class Worker:
     def __init__(self, target: Target) -> None:
         seconds()  # before anything is begun that takes it
         # What tries a change needs hosts beside those that change, and nobody is asked in the middle of one.
-        for user in dict.fromkeys(sudo.asking(target).values()):
-            sudo.password(user)
+        sudo.ask(target)
         self.target = target
         argv, shared = [sys.executable, "-m", "underlay.guard.worker"], sudo.shared_files()
         self._process = subprocess.Popen(argv, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=shared)

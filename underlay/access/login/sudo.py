@@ -70,6 +70,12 @@ def asking(target: Target) -> dict[str, str]:
     }
 
 
+def ask(target: Target) -> None:
+    """Ask for all passwords that a command may need, where nobody can be asked in the middle of it."""
+    for user in dict.fromkeys(asking(target).values()):
+        password(user)
+
+
 def password(user: str) -> str:
     """The password of an account on the hosts; asked if no process of this command has asked yet."""
     with _asking:
