@@ -23,6 +23,7 @@ from underlay.access.ssh_config import TargetError, ssh_config
 from underlay.access.target import Target
 from underlay.desired.files import authorized_keys
 from underlay.doctor.causes.ends import listen
+from underlay.doctor.ways import failure_of
 from underlay.plan import OUTSIDE, REPO, Host, Plan, PlanError
 from underlay.text import command
 
@@ -255,6 +256,20 @@ def test_a_refusal_says_what_to_do(planned: Planned, how: str, said: str, told: 
     found = sudo.refusal(host, said)
     assert found.startswith("ops can't become root on lb: ")
     assert told in found
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        ["Sorry, try again.", "sudo: no password was provided", "sudo: 1 incorrect password attempt"],
+        ["debug1: Authenticated to 100.64.0.53", "sudo: a password is required"],
+        ["ops is not in the sudoers file."],
+        ["bash: line 1: sudo: command not found"],
+    ],
+)
+def test_the_doctor_knows_a_refusal(said: list[str]) -> None:
+    found = failure_of(said, jump=False)
+    assert (found.why, found.said) == ("sudo", said[-1])
 
 
 def test_what_is_not_sudos_is_no_refusal(planned: Planned) -> None:

@@ -226,7 +226,9 @@ class Links:
         said = b"\n".join([done.stderr, *last]).decode(errors="replace").splitlines()
         self.said[name] = [line.strip() for line in said if line.strip()]
         plain = [line for line in self.said[name] if not TALK.match(line)]
-        return answers.short(plain[-1]) if plain else "ssh failed"
+        # What kept a key from being used is told before its refusal.
+        why = next((line for line in plain if "signing failed" in line), plain[-1] if plain else "ssh failed")
+        return answers.short(why)
 
     def _leave(self, name: str) -> None:
         """Let nobody take the connection that is shared any more, also if the process that has it hangs."""

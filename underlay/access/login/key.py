@@ -5,7 +5,6 @@ import re
 import subprocess
 from pathlib import Path
 
-from underlay.access import answers
 from underlay.text import command
 
 SECONDS = 5
@@ -65,10 +64,16 @@ def _fingerprint(key: Path) -> str:
 
 def _run(argv: list[str], agent: str = "") -> tuple[int, str] | None:
     """Exit code and all words of a program; None if it can't be run."""
-    if agent:
-        argv = ["env", f"SSH_AUTH_SOCK={agent}", *argv]
+    environment = os.environ | {"LC_ALL": "C"} | ({"SSH_AUTH_SOCK": agent} if agent else {})
     try:
-        done = answers.run(["env", "LC_ALL=C", *argv], seconds=SECONDS, most=64_000)
-    except (OSError, subprocess.TimeoutExpired, answers.FloodError):
+        done = subprocess.run(
+            argv,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return None
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
