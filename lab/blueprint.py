@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.process import LabError
 from lab.state import OUTSIDE_ADDRESS, RUNTIME
-from underlay.plan import Host, Interface, Plan
+from underlay.access import hostkeys
+from underlay.plan import SSH_PORT, Host, Interface, Plan
 
 FILE = RUNTIME / "blueprint.json"
 INTERNET = "internet"
@@ -35,6 +36,7 @@ class Machine(Frozen):
     """One host as it is after its installation: its first address (with its length), its way out, its NICs.
 
     number: its place at the switch, its own as long as the lab is up
+    user, port, sudo: how its installer lets the operator in, see `underlay.plan.Login`
     """
 
     name: str
@@ -46,6 +48,9 @@ class Machine(Frozen):
     serves_packages: bool = False  # and DNS
     loopback: str | None = None
     flavour: str = "networkd"  # how its network was set up, see `lab.flavour`
+    user: str
+    port: int = SSH_PORT
+    sudo: str | None = "nopasswd"
 
 
 class Blueprint(Frozen):
@@ -53,7 +58,6 @@ class Blueprint(Frozen):
 
     networks: tuple[str, ...]
     machines: tuple[Machine, ...]
-    user: str
     packages_at: str | None  # the address of the host that serves packages, and DNS
 
     def machine(self, name: str) -> Machine:
@@ -150,6 +154,7 @@ def draw(plan: Plan, flavours: Mapping[str, str] | None = None) -> Blueprint:
         router=None,
         names=(INTERNET, str(upstream), OUTSIDE_ADDRESS),
         loopback=f"{OUTSIDE_ADDRESS}/32",
+        user=plan.operator.user,
     )
     return Blueprint(
         networks=tuple(network.name for network in plan.networks),
@@ -157,7 +162,6 @@ def draw(plan: Plan, flavours: Mapping[str, str] | None = None) -> Blueprint:
             *(_machine(plan, number, host == images, flavours or {}) for number, host in enumerate(plan.hosts)),
             internet,
         ),
-        user=plan.operator.user,
         packages_at=str(images.primary.address) if images else None,
     )
 
@@ -171,9 +175,10 @@ def _machine(plan: Plan, number: int, serves_packages: bool, flavours: Mapping[s
         nics=tuple(_nic(host, nic) for nic in host.interfaces),
         address=host.primary.with_prefix,
         router=str(plan.gateway_address(host.primary.network)),
-        names=(host.name, *map(str, addresses)),
+        names=(host.name, *(hostkeys.name(each, host.login.port) for each in addresses)),
         serves_packages=serves_packages,
         **({"flavour": flavours[host.name]} if host.name in flavours else {}),
+        **host.login.model_dump(),
     )
 
 

@@ -15,11 +15,15 @@ from lab.blueprint import Blueprint, Machine
 from lab.image import REPO, layer
 from lab.process import CommandError, LabError, run, tail, wait_until
 from lab.state import NAME, RUNTIME, VARIABLE
+from underlay.plan import SSH_PORT
 from underlay.programs import search_path
 
 HOSTS = VARIABLE / "hosts"
 NSPAWN = Path("/run/systemd/nspawn")
 BOOT_SECONDS = 90.0
+PASSWORD = "correct horse battery staple"  # noqa: S105
+"""Of an account that has one for sudo: no secret."""
+PASSWORD_HASH = "$6$underlay$lZG8eI5R2EUjF5weldpr8o0VZFoY/sRAZow3Eimx0aCc3rWoPeQB9GOehFD3BG1muXg8lViahWaikotsLXVo71"  # noqa: S105
 PACKAGES_SERVICE = """\
 [Unit]
 Description=Packages for the hosts of the site
@@ -73,10 +77,13 @@ def make_disk(host: Machine, blueprint: Blueprint, image: Path, key: Path) -> No
     lower = [*([layer(image, way.packages)] if way.packages else []), image / "root"]
     layers = f"lowerdir={':'.join(map(str, lower))},upperdir={top / 'upper'},workdir={top / 'work'}"
     run(["mount", "-t", "overlay", f"{network.PREFIX}{host.name}", "-o", layers, str(merged)])
-    run(["useradd", "--prefix", str(merged), "--create-home", "--shell", "/bin/bash", blueprint.user])
+    if host.user != "root":
+        password = ["--password", PASSWORD_HASH] if host.sudo == "password" else []
+        argv = ["useradd", "--prefix", str(merged), "--create-home", "--shell", "/bin/bash", *password, host.user]
+        run(argv)
     for path, mode, content in _files(host, blueprint):
         _write(merged / path, mode, content)
-    _authorize(merged, blueprint.user, key)
+    _authorize(merged, host.user, key)
     for verb, units in (("enable", way.enable), ("disable", way.disable)):
         if units:
             run(["systemctl", "--quiet", "--root", str(merged), verb, *units])
@@ -98,7 +105,11 @@ def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]
     yield "etc/resolv.conf", 0o644, f"nameserver {blueprint.packages_at}\n" if blueprint.packages_at else ""
     # With none, systemd takes the boot for the first one and applies its presets.
     yield "etc/machine-id", 0o444, f"{uuid.uuid4().hex}\n"
-    yield f"etc/sudoers.d/{blueprint.user}", 0o440, f"{blueprint.user} ALL=(ALL:ALL) NOPASSWD: ALL\n"
+    if host.sudo:
+        free = "NOPASSWD: " if host.sudo == "nopasswd" else ""
+        yield f"etc/sudoers.d/{host.user}", 0o440, f"{host.user} ALL=(ALL:ALL) {free}ALL\n"
+    if host.port != SSH_PORT:
+        yield "etc/ssh/sshd_config.d/00-installer.conf", 0o644, f"Port {host.port}\n"
     yield from flavour.named(host.flavour).files(host, blueprint.packages_at or "")
     host_key = keys(host.name)
     yield "etc/ssh/ssh_host_ed25519_key", 0o600, host_key.read_text()
@@ -128,8 +139,8 @@ def _write(path: Path, mode: int, content: str) -> None:
 
 
 def _authorize(merged: Path, user: str, key: Path) -> None:
-    home = merged / "home" / user
-    (home / ".ssh").mkdir(mode=0o700)
+    home = merged / "root" if user == "root" else merged / "home" / user
+    (home / ".ssh").mkdir(mode=0o700, exist_ok=True)
     _write(home / ".ssh/authorized_keys", 0o600, key.read_text())
     owner = home.stat()
     for path in (home / ".ssh", home / ".ssh/authorized_keys"):
@@ -257,7 +268,7 @@ def _reachable(host: Machine) -> bool:
     with suppress(OSError):
         net = Path(f"/proc/{leader(host.name)}/net")
         sockets = (net / "tcp").read_text().splitlines()[1:]
-        return f"|-- {address}\n" in (net / "fib_trie").read_text() and any(_listens(row, 22) for row in sockets)
+        return f"|-- {address}\n" in (net / "fib_trie").read_text() and any(_listens(row, host.port) for row in sockets)
     return False
 
 

@@ -53,7 +53,7 @@ IN_LABS = (
     ),
     _in_lab("Debian 13, among others", "trixie", "firewall forward additive neighbours oddities"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
-    _in_lab("many hosts, the lab itself", "trixie", "many lab_lifecycle"),
+    _in_lab("many hosts, the lab itself", "trixie", "many ways lab_lifecycle"),
     _in_lab("a minimal Debian", "trixie", "minimal_root"),
 )
 LONG = (

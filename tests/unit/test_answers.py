@@ -18,6 +18,7 @@ from tests.unit import site
 from tests.unit.test_inventory import target
 from underlay.access import answers
 from underlay.access.answers import Finite, FloodError, IPv4, ShapeError, UnreadableError
+from underlay.access.login.sudo import Root
 from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
 from underlay.facts import access, files, filters, firewall, network, packages, script, system, tree
 from underlay.observe import drift, state
@@ -136,7 +137,8 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Links:
     """To a host `box` that is a shell of this machine."""
     made = Links(target(PLAN))
     made.take("box")
-    monkeypatch.setattr(made, "argv", lambda _, command: ["sh", "-c", command])
+    monkeypatch.setattr(made, "root", lambda _: Root(()))
+    monkeypatch.setattr(made, "shell", lambda _, command: ["sh", "-c", command])
     monkeypatch.setattr(made, "is_local", lambda _: False)
     return made
 

@@ -204,8 +204,8 @@ def test_no_backup(tmp_path: Path, content: bytes | None) -> None:
 
 def test_every_path_may_be_put_back() -> None:
     """What is kept of a host is what a restore takes."""
-    prefixes = tuple(backup.prefixes(PLAN))
-    for path in backup.paths(PLAN):
+    prefixes = tuple(backup.prefixes(PLAN.gateway))
+    for path in backup.paths(PLAN.gateway):
         assert f"{path.replace('*', 'ed25519_key')}/".startswith(prefixes), path
 
 

@@ -71,7 +71,7 @@ def state(host: Host, **parts: object) -> HostState:
     files = {nginx.PATH: nginx.configuration(PLAN)} if host.role == "lb_nginx" else {}
     if host in DEPLOYED:
         files[SSHD] = sshd_file(PLAN, host)
-        files[authorized_keys(PLAN)] = f"{hostkeys.machine_key(PLAN, MACHINE)}\n"
+        files[authorized_keys(host)] = f"{hostkeys.machine_key(PLAN, MACHINE)}\n"
     if host.role == "gateway":
         files[units.FIREWALL_FILE] = firewall_unit(COPY)
     found: dict[str, object] = {

@@ -86,7 +86,7 @@ BROKEN: dict[str, Broken] = {
     "test_sshd": lambda host: {
         "sshd": replace(state(host).sshd, settings={**state(host).sshd.settings, "passwordauthentication": "yes"})
     },
-    "test_deploy_machine_access": lambda host: {"files": state(host).files | {authorized_keys(PLAN): f"{MACHINE} x\n"}},
+    "test_deploy_machine_access": lambda host: {"files": state(host).files | {authorized_keys(host): f"{MACHINE} x\n"}},
     "test_rule": fire(live=without_first),
     "test_rule_at_boot": fire(at_boot=without_first),
     "test_order": fire(live=twisted),

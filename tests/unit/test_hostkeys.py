@@ -133,10 +133,15 @@ def odd(end: bytes = b"") -> bytes:
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 @pytest.mark.parametrize("lines", [b"\n", b"\r\n"])
 def test_a_file_that_others_write(target: Target, end: bytes, lines: bytes) -> None:
-    """What ssh can't read it skips, to the end of the line; an authority is found by the file itself."""
+    """What ssh can't read it skips, to the end of the line."""
     target.known_hosts.write_bytes(odd(end).replace(b"\n", lines))
     written = hostkeys.known_hosts(target.plan, target.known_hosts).splitlines()
-    assert {line.split()[0].partition(",")[0]: line.split()[2] for line in written} == {
+    signers = [line.split() for line in written if line.startswith("@")]
+    assert [(words[0], words[1].partition(",")[0], words[3]) for words in signers] == [
+        ("@cert-authority", name, KEYS["other"]) for name in ("100.64.0.52", "100.64.0.2")
+    ]
+    plain = [line.split() for line in written if not line.startswith("@")]
+    assert {words[0].partition(",")[0]: words[2] for words in plain} == {
         **dict.fromkeys(("192.168.0.50", "192.168.0.51"), KEYS["published"]),
         **dict.fromkeys(("100.64.0.52", "100.64.0.53"), KEYS["jump"]),
         "100.64.0.2": KEYS["master"],
@@ -148,7 +153,7 @@ def test_as_ssh_finds_them(target: Target) -> None:
     target.known_hosts.write_bytes(odd())
     known = hostkeys._load(target.known_hosts)
     for host in target.plan.hosts:
-        for name in hostkeys._addresses(host):
+        for name in hostkeys.names(host):
             argv = ["ssh-keygen", "-F", name, "-f", str(target.known_hosts)]
             found = subprocess.run(argv, capture_output=True, check=False).stdout.decode("latin-1").splitlines()
             rows = [line.split() for line in found if not line.startswith(("#", "@"))]

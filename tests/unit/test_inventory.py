@@ -55,13 +55,13 @@ def test_a_role_without_hosts_is_no_group(planned: Planned) -> None:
 def test_commands_are_roots_and_guarded_changes_have_their_own_deadlines(planned: Planned) -> None:
     """A `_timeout` here would be upon those, too; that of commands is the connector's (test_connection.py)."""
     [(_, data)] = groups(target(planned()), ["pyinfra"])["gateway"]
-    assert data == {"_sudo": True}
+    assert data == {}, "the connector makes each command root's"
 
 
 def test_each_host_has_data_of_its_own(planned: Planned) -> None:
     found = groups(target(planned()), ["pyinfra"])
     found["gateway"][0][1]["_sudo"] = False
-    assert found["jumphost"][0][1]["_sudo"] is True
+    assert found["jumphost"][0][1] == {}
 
 
 @pytest.mark.parametrize(

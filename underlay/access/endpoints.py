@@ -11,11 +11,16 @@ from underlay.plan import SSH_PORT, Host, Plan
 
 @dataclass(frozen=True)
 class Endpoint:
-    """How one host is reached: its address from here, and the host to jump through, if any."""
+    """How one host is reached: its address from here, and the host to jump through, if any; the port of its sshd.
+
+    bastion: whether a person's own ssh configuration leads there, through a host that is not the plan's
+    """
 
     name: str
     address: IPAddress
     jump: str = ""
+    port: int = SSH_PORT
+    bastion: bool = False
 
 
 def vantage_of(plan: Plan) -> Host | None:
@@ -38,13 +43,14 @@ def endpoints_from(plan: Plan, vantage: Host | None) -> Iterator[Endpoint]:
     """
     shared = [nic.network for nic in vantage.interfaces] if vantage else [plan.enterprise.name]
     for host in plan.hosts:
+        port = host.login.port
         near = next((nic for nic in host.interfaces if nic.network in shared), None)
         outer = host.interface(plan.enterprise.name)
         if near is not None:
-            yield Endpoint(host.name, near.address)
-        elif host.published is not None and host.admits("tcp", SSH_PORT):
-            yield Endpoint(host.name, host.published)
+            yield Endpoint(host.name, near.address, port=port)
+        elif host.published is not None and host.admits("tcp", port):
+            yield Endpoint(host.name, host.published, port=port)
         elif outer is not None:
-            yield Endpoint(host.name, outer.address)
+            yield Endpoint(host.name, outer.address, port=port)
         else:
-            yield Endpoint(host.name, host.primary.address, jump=plan.jumphost.name)
+            yield Endpoint(host.name, host.primary.address, plan.jumphost.name, port)

@@ -13,7 +13,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from underlay.access.ssh_config import TargetError
-from underlay.plan import Host, Plan
+from underlay.plan import SSH_PORT, Host, Plan
 
 MARK = "underlay-deploy-machine"
 """The comment of the deploy machine's key in `authorized_keys`."""
@@ -25,13 +25,15 @@ def known_hosts(plan: Plan, path: Path) -> str:
     For the deploy machine, which reaches the hosts by other addresses than a workstation does.
     """
     known = _load(path)
-    return "".join(_lines(known, host, _addresses(host)) for host in plan.hosts)
+    return "".join(_lines(known, host, names(host)) for host in plan.hosts)
 
 
 def of_host(host: Host, path: Path) -> list[str]:
-    """The keys by which a host is known, as TYPE and KEY."""
+    """The keys by which a host is known, as TYPE and KEY; empty also where an authority (a CA) speaks for it."""
     known = _load(path)
-    there = (known.keys(name).items() for name in _addresses(host))
+    if known.authorities_of(host):
+        return []  # any key of its that they signed will do
+    there = (known.keys(name).items() for name in names(host))
     found = {f"{kind} {key}": None for kinds in there for kind, keys in kinds for key in keys}
     return [*found]
 
@@ -39,10 +41,25 @@ def of_host(host: Host, path: Path) -> list[str]:
 def known_as_published(plan: Plan, path: Path) -> str:
     """The host keys of published hosts by their published addresses, of those that are known by an internal one.
 
-    So that nobody has to change `known_hosts` to publish a host, at another address than before, say.
+    So that nobody has to change `known_hosts` to publish a host, at another address than before, say. Where sshd has
+    another port than 22, ssh knows a host by address and port: the keys are here by both, whichever is known.
     """
     known = _load(path)
-    return "".join(_lines(known, host, [str(host.published)]) for host in plan.published)
+    usual = [host for host in plan.published if host.login.port == SSH_PORT]
+    others = [host for host in plan.hosts if host.login.port != SSH_PORT]
+    lines = [_lines(known, host, [str(host.published)]) for host in usual]
+    return "".join([*lines, *(_lines(known, host, names(host)) for host in others)])
+
+
+def name(address: object, port: int) -> str:
+    """What ssh calls the host at an address in `known_hosts`."""
+    return str(address) if port == SSH_PORT else f"[{address}]:{port}"
+
+
+def names(host: Host) -> list[str]:
+    """All that a host may be known by, its own address first."""
+    addresses = [*(nic.address for nic in host.interfaces), *([host.published] if host.published else [])]
+    return [*dict.fromkeys(each for port in (host.login.port, SSH_PORT) for each in (name(a, port) for a in addresses))]
 
 
 def machine_key(plan: Plan, public: str) -> str:
@@ -100,10 +117,23 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Known:
-    """What a file of `known_hosts` says. The keys of authorities are not in it: ssh finds them by the file itself."""
+    """What a file of `known_hosts` says.
+
+    authorities: the keys of CAs (`@cert-authority`), which sign those of hosts
+    """
 
     good: list[_Line] = field(default_factory=list)
     revoked: list[_Line] = field(default_factory=list)
+    authorities: list[_Line] = field(default_factory=list)
+
+    def authorities_of(self, host: Host) -> list[_Line]:
+        """Those that speak for a host, each key once."""
+        found = {line.key: line for line in self.authorities if any(line.has(each) for each in names(host))}
+        return [line for key, line in found.items() if key not in self.revoked_of(host)]
+
+    def revoked_of(self, host: Host) -> set[str]:
+        """The keys that are not to be trusted as a host's any more."""
+        return {line.key for line in self.revoked if any(line.has(each) for each in names(host))}
 
     def keys(self, name: str) -> dict[str, list[str]]:
         """Kind → the keys by which a host of that name is known, each once, in the order of the file."""
@@ -122,9 +152,10 @@ def _load(path: Path) -> _Known:
     except OSError as error:
         raise TargetError(f"the known host keys {path} can't be read: {error.strerror}") from error
     known = _Known()
+    lists = {b"": known.good, b"@revoked": known.revoked, b"@cert-authority": known.authorities}
     for marker, line in _lines_of(content):
-        if marker in (b"", b"@revoked"):
-            (known.revoked if marker else known.good).append(line)
+        if marker in lists:
+            lists[marker].append(line)
     return known
 
 
@@ -157,16 +188,13 @@ def _matches(word: bytes, name: bytes) -> bool:
 
 def _lines(known: _Known, host: Host, names: list[str]) -> str:
     keys = sorted(_known_keys(known, host).items())
-    return "".join(f"{','.join(names)} {kind} {key}\n" for kind, of_kind in keys for key in of_kind)
+    lines = [f"{','.join(names)} {kind} {key}\n" for kind, of_kind in keys for key in of_kind]
+    signers = [f"@cert-authority {','.join(names)} {each.kind} {each.key}\n" for each in known.authorities_of(host)]
+    return "".join([*lines, *signers])
 
 
 def _known_keys(known: _Known, host: Host) -> dict[str, list[str]]:
     # The first address is the host's own for longest: a published one may have been another host's before.
-    addresses = _addresses(host)
-    revoked = {line.key for line in known.revoked if any(line.has(name) for name in addresses)}
-    found = {kind: keys for name in reversed(addresses) for kind, keys in known.keys(name).items()}
+    revoked = known.revoked_of(host)
+    found = {kind: keys for name in reversed(names(host)) for kind, keys in known.keys(name).items()}
     return {kind: left for kind, keys in found.items() if (left := [key for key in keys if key not in revoked])}
-
-
-def _addresses(host: Host) -> list[str]:
-    return [str(nic.address) for nic in host.interfaces] + ([str(host.published)] if host.published else [])

@@ -20,6 +20,8 @@ from typing_extensions import TypedDict  # as pydantic wants it before Python 3.
 
 from underlay.access import answers
 from underlay.access.answers import FloodError, ShapeError
+from underlay.access.login import key, sudo
+from underlay.access.login.sudo import Root
 from underlay.access.ssh_config import CONNECT_SECONDS
 from underlay.access.target import Target
 from underlay.errors import OperatorError
@@ -52,10 +54,18 @@ KILLED = 2
 LATE = KILLED + 1
 """Seconds that the answer of a command may come after its time."""
 NO_ANSWER = "no answer within {:.0f} s"
+NO_PYTHON = "underlay: there is no Python 3.10 or later"
 LATE_WORDS = ("no answer within", "banner exchange")
 """Of ssh, about a host that takes the connection and then says nothing: maybe it is busy."""
 FEW = 64_000
 """Bytes that a login may say."""
+READY = (
+    "sh",
+    "-c",
+    "python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo \"$0\" >&2; exit 1; }",
+    NO_PYTHON,
+)
+"""What a host must be able to run, as root, before anything is changed on it."""
 TALK = re.compile(
     r"debug\d: |Transferred: |Bytes per second: |Authenticated (?:to|using) |Connection to \S+ port \d+ timed out"
 )
@@ -84,20 +94,27 @@ class Links:
 
     patience: seconds that a host has to let us in
     options: further ones of ssh while it logs in, `-o LogLevel=DEBUG1` say
+    ready: a host that can't be changed counts as one that can't be reached: without root, or Python
     said: host → the lines that ssh, sshd and the shell there said when a login failed
     pace: of what hosts are asked
     """
 
-    def __init__(self, target: Target, patience: float = LOGIN_SECONDS, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, target: Target, patience: float = LOGIN_SECONDS, options: Sequence[str] = (), *, ready: bool = False
+    ) -> None:
         self.target = target
-        self.patience = patience
+        # Somebody touches a security key: one login after the other.
+        self.patience = key.TOUCH_SECONDS if target.touch else patience
         self.options = options
+        self.ready = ready
+        self._asking = sudo.asking(target).keys()
         self.said: dict[str, list[str]] = {}
         self.pace = Pace(AT_ONCE, MOST_AT_ONCE, QUICK)
         _many_files()
         # Those that wait for their turn, or for a jump host, hold a thread.
         self._pool = ThreadPoolExecutor(min(THREADS, len(target.endpoints) + 2))
-        self._logins = Pace(AT_ONCE, MOST_AT_ONCE, QUICK)
+        at_once = (1, 1) if target.touch else (AT_ONCE, MOST_AT_ONCE)
+        self._logins = Pace(*at_once, quick=self.patience if target.touch else QUICK)
         self._alone = threading.Semaphore(CHANCES)
         self._chances = CHANCES
         self._opened: dict[str, Future[str | None]] = {}
@@ -105,6 +122,8 @@ class Links:
     def open(self, names: Iterable[str]) -> None:
         """Begin to connect to hosts, those that others are reached through before these; those given up stay so."""
         names = set(names)
+        for name in sorted((names & self._asking) - self._opened.keys()):
+            self.root(name)  # it is asked for now, and not by one of many threads
         jumps = {self.target.endpoint(name).jump for name in names if not self.is_local(name)} - {""}
         # A host that waits for its jump host holds a thread of the pool: the jump hosts have theirs before.
         for name in (*sorted(jumps), *sorted(names - jumps)):
@@ -136,7 +155,24 @@ class Links:
         if endpoint.jump and self._opened[endpoint.jump].result():
             return f"{name} can't be reached: the jump host {endpoint.jump} in between can't"
         error = self.once_more(lambda: self._log_in(name), lambda said: any(word in said for word in LATE_WORDS))
-        return f"{name} can't be reached at {endpoint.address}: {error}" if error else None
+        if error:
+            return f"{name} can't be reached at {endpoint.address}: {error}"
+        return self._not_ready(name) or None
+
+    def _not_ready(self, name: str) -> str:
+        """Why nothing can be done as root on a host that is connected; a wrong password is tried once."""
+        host = next((each for each in self.target.plan.hosts if each.name == name), None)
+        if host is None or not (self.ready or name in self._asking):
+            return ""
+        root = self.root(name)
+        command = shlex.join(["env", "LC_ALL=C", *root.words, *(READY if self.ready else ("true",))])
+        # What comes behind a wrong password sudo would take for another one.
+        error = self._ssh(name, [command], [], self.patience, root.stdin.removesuffix(sudo.END))
+        if NO_PYTHON in error:
+            install = shlex.quote(f"{'sudo ' if host.login.sudo else ''}apt-get install -y python3")
+            return f"{name}: {error.removeprefix('underlay: ')}: ./inv ssh {name} {install}"
+        said = "\n".join(self.said.get(name, []))
+        return error and (sudo.refusal(host, said) or f"{name} was reached, and runs nothing as root: {error}")
 
     def _log_in(self, name: str) -> str:
         options: list[str] = []
@@ -171,11 +207,12 @@ class Links:
                     self._chances -= not good
         return result()
 
-    def _ssh(self, name: str, command: list[str], options: list[str], seconds: float) -> str:
+    def _ssh(self, name: str, command: list[str], options: list[str], seconds: float, stdin: bytes = b"") -> str:
         """The error of a short command, empty if there is none."""
-        argv = ["ssh", "-n", "-F", str(self.target.ssh_config), *options, name, *command]
+        nothing = [] if stdin else ["-n"]
+        argv = ["ssh", *nothing, "-F", str(self.target.ssh_config), *options, name, *command]
         try:
-            done = answers.run(argv, seconds=seconds, most=FEW)
+            done = answers.run(argv, stdin=stdin, seconds=seconds, most=FEW)
         except subprocess.TimeoutExpired as error:
             # How far it got tells a host that is silent from one that lets in and does nothing.
             said = (error.stderr or b"").decode(errors="replace").splitlines()
@@ -192,7 +229,9 @@ class Links:
         said = b"\n".join([done.stderr, *last]).decode(errors="replace").splitlines()
         self.said[name] = [line.strip() for line in said if line.strip()]
         plain = [line for line in self.said[name] if not TALK.match(line)]
-        return answers.short(plain[-1]) if plain else "ssh failed"
+        # What kept a key from being used is told before its refusal.
+        why = next((line for line in plain if "signing failed" in line), plain[-1] if plain else "ssh failed")
+        return answers.short(why)
 
     def _leave(self, name: str) -> None:
         """Let nobody take the connection that is shared any more, also if the process that has it hangs."""
@@ -208,21 +247,15 @@ class Links:
             return ""
         return self._ssh(name, ["true"], ["-o", "ControlPath=none"], self.patience)
 
-    def host(self, name: str) -> Any:
-        """testinfra's host, as root. Raises UnreachableError."""
-        import testinfra  # noqa: PLC0415 (a guarded change does without it, and waits for each import)
+    def root(self, name: str) -> Root:
+        """How a command becomes root's on a host."""
+        return sudo.root(self.target, name)
 
-        self.check(name)
-        if self.is_local(name):
-            return testinfra.get_host("local://", sudo=True)
-        return testinfra.get_host(f"ssh://{name}", ssh_config=str(self.target.ssh_config), sudo=True)
-
-    def argv(self, name: str, command: str, options: Iterable[str] = ()) -> list[str]:
-        """The program that runs a shell command on a host, as root; `options` are for ssh."""
-        root = ["sudo", "-n", "sh", "-c", command]
-        if self.is_local(name):
-            return root
-        return ["ssh", "-F", str(self.target.ssh_config), *options, name, shlex.join(root)]
+    def root_if_possible(self, name: str) -> Root:
+        """The same, where the account may have no right to it: a workstation's, say."""
+        if name in self._asking:
+            return self.root(name)
+        return Root(ROOT_IF_POSSIBLE)
 
     def run(
         self, name: str, command: str, *, seconds: float, stdin: bytes = b"", most: int = answers.MOST
@@ -233,10 +266,12 @@ class Links:
         breaks meanwhile, or it says more than `most` bytes.
         """
         self.check(name)
-        argv = self.argv(name, f"exec timeout --kill-after={KILLED} {seconds} sh -c {shlex.quote(command)}")
+        root = self.root(name)
+        line = f"exec timeout --kill-after={KILLED} {seconds} sh -c {shlex.quote(command)}"
+        argv = self.shell(name, root.line("sh", "-c", line))
         begun, told = self.pace.begin(), False
         try:
-            done = answers.run(argv, stdin=stdin, seconds=seconds + LATE, most=most)
+            done = answers.run(argv, stdin=root.stdin + stdin, seconds=seconds + LATE, most=most)
             told = True
         except subprocess.TimeoutExpired as error:
             told = True
@@ -281,14 +316,14 @@ class Links:
 
         root: it is root's, where the operator may have that without a password
         """
-        argv = send.argv(name, str(seconds))
+        before = Root(())
         if name == self.target.plan.gateway.name:
-            argv = ["sudo", "-n", *argv]  # the connection table is root's
+            before = self.root(name)  # the connection table is root's
         elif root:
-            argv = [*ROOT_IF_POSSIBLE, *argv]
-        command = self.command(name, argv)
+            before = self.root_if_possible(name)
+        command = self.command(name, [*before.words, *send.argv(name, str(seconds))])
         with self.pace.turn():
-            return Agent(name, command, probe, dict[Literal["port"], int])
+            return Agent(name, command, probe, dict[Literal["port"], int], before.stdin)
 
     def command(self, name: str, argv: list[str]) -> list[str]:
         """The command here that runs `argv` on a host, as the operator. Raises UnreachableError."""
@@ -351,14 +386,22 @@ class Agent:
     argv: the command here that runs it there, see `send.argv`
     program: `probe`, or another that makes use of `remote.serve`
     hello: what it said first, of this shape
+    before: what goes before the program on its stdin (see `Root`)
     """
 
-    def __init__(self, name: str, argv: list[str], program: ModuleType = probe, hello: Any = dict[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        argv: list[str],
+        program: ModuleType = probe,
+        hello: Any = dict[str, Any],
+        before: bytes = b"",
+    ) -> None:
         self.name = name
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._rest = bytearray()
         self._given_up = ""
-        self.hello = self._exchange(send.line(program), hello, ANSWER)
+        self.hello = self._exchange(before + send.line(program), hello, ANSWER)
 
     @property
     def port(self) -> int:

@@ -4,13 +4,14 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from underlay.access.endpoints import Endpoint
 from underlay.errors import OperatorError
-from underlay.plan import Plan
+from underlay.plan import SSH_PORT, Plan
 
 CONNECT_SECONDS = 5
 
@@ -19,12 +20,30 @@ class TargetError(OperatorError):
     """The target can't be used; `str()` is one line for a person."""
 
 
-def ssh_config(plan: Plan, endpoints: Iterable[Endpoint], key: Path, known_hosts: list[Path], sockets: Path) -> str:
-    """The ssh_config of a target: one `Host` block a host, then what holds for all of them."""
+def ssh_config(
+    plan: Plan,
+    endpoints: Iterable[Endpoint],
+    key: Path,
+    known_hosts: list[Path],
+    sockets: Path,
+    own: Mapping[str, Sequence[tuple[str, str]]] = MappingProxyType({}),
+) -> str:
+    """The ssh_config of a target: one `Host` block a host, then what holds for all of them.
+
+    own: what a person's own configuration adds (see `login.own_config`)
+    """
+    users = {host.name: host.login.user for host in plan.hosts}
     blocks = []
     for endpoint in endpoints:
-        block = f"Host {endpoint.name}\n    HostName {endpoint.address}\n"
-        blocks.append(block + (f"    ProxyJump {endpoint.jump}\n" if endpoint.jump else ""))
+        user = users.get(endpoint.name, plan.operator.user)
+        settings = [
+            ("HostName", endpoint.address),
+            *([("ProxyJump", endpoint.jump)] if endpoint.jump else []),
+            *([("User", user)] if user != plan.operator.user else []),
+            *([("Port", endpoint.port)] if endpoint.port != SSH_PORT else []),
+            *own.get(endpoint.name, ()),
+        ]
+        blocks.append(f"Host {endpoint.name}\n" + "".join(f"    {name} {value}\n" for name, value in settings))
     common = {
         "User": plan.operator.user,
         "IdentityFile": key,
@@ -42,7 +61,8 @@ def ssh_config(plan: Plan, endpoints: Iterable[Endpoint], key: Path, known_hosts
         "ControlPersist": 30,
         "LogLevel": "ERROR",
     }
-    return "\n".join([*blocks, "Host *\n" + "".join(f"    {name} {value}\n" for name, value in common.items())])
+    for_all = [*common.items(), *own.get("*", ())]
+    return "\n".join([*blocks, "Host *\n" + "".join(f"    {name} {value}\n" for name, value in for_all)])
 
 
 def write(path: Path, text: str) -> Path:

@@ -17,6 +17,8 @@ from netaddr import IPAddress
 from underlay import programs
 from underlay.access import hostkeys
 from underlay.access.endpoints import Endpoint, endpoints_from, vantage_of
+from underlay.access.login import key as keys
+from underlay.access.login import own_config
 from underlay.access.ssh_config import TargetError, private_folder, ssh_config, write
 from underlay.plan import REPO, Host, Plan, load
 
@@ -34,10 +36,12 @@ class Target:
 
     vantage: the plan's host that this process runs on, or None
     endpoints: how each host is reached; in the lab the outside world (`plan.OUTSIDE`) too
-    ssh_config: the file to give to ssh, pyinfra and testinfra
+    ssh_config: the file to give to ssh
     outside: an address beyond the upstream router that tests may use (in the lab only)
     key: the private key with which this process logs in
     workstation: in the lab, the host whose network this process is in
+    agent: the socket of the agent that a person's own ssh configuration names
+    touch: the key is on a security key, which somebody touches for every login
     console: where the consoles of hosts are commands: what a shell command prints at one, as root, given its host,
         itself, its stdin and seconds. Raises OperatorError. None: a person has to type there
     """
@@ -51,6 +55,8 @@ class Target:
     outside: IPAddress | None
     key: Path = MACHINE_KEY
     workstation: str = ""
+    agent: str = ""
+    touch: bool = False
     console: Console | None = None
 
     def __str__(self) -> str:
@@ -87,16 +93,22 @@ def current() -> Target:
 
 def _real(plan: Plan) -> Target:
     vantage = vantage_of(plan)
-    # A relative one is the plan's: the folder that a command is called in has nothing to do with it.
-    key, known_hosts = (REPO / os.path.expanduser(each) for each in (plan.operator.key, plan.operator.known_hosts))
+    endpoints = [*endpoints_from(plan, vantage)]
     if vantage is not None and vantage.role == "jumphost":
-        key, known_hosts = MACHINE_KEY, MACHINE_KNOWN_HOSTS
-    if not os.access(key, os.R_OK):
-        which, hint = str(key), "set operator.key in the plan"
-        if key == MACHINE_KEY:
-            which, hint = f"of the jump host, which a deploy from a workstation makes, {key}", "run it with sudo"
-        raise TargetError(f"target ssh, but the key {which} can't be read: {hint}")
-    return make(plan, "ssh", vantage, [*endpoints_from(plan, vantage)], key, known_hosts, None)
+        if not os.access(MACHINE_KEY, os.R_OK):
+            which = f"of the jump host, which a deploy from a workstation makes, {MACHINE_KEY}"
+            raise TargetError(f"target ssh, but the key {which} can't be read: run it with sudo")
+        return make(plan, "ssh", vantage, endpoints, MACHINE_KEY, MACHINE_KNOWN_HOSTS, None)
+    key, known_hosts = path_of(plan.operator.key), path_of(plan.operator.known_hosts)
+    target = make(plan, "ssh", vantage, endpoints, key, known_hosts, None)
+    if problem := keys.problem(key, target.agent):
+        raise TargetError(f"target ssh, but {problem}")
+    return target
+
+
+def path_of(text: str) -> Path:
+    """A file that the plan names. A relative one is the plan's: where a command is called has nothing to do with it."""
+    return REPO / os.path.expanduser(text)
 
 
 def make(
@@ -113,9 +125,16 @@ def make(
     """A target whose ssh config is written; `site` tells sites with the same plan apart. Raises TargetError."""
     folder = private_folder(f"{name} {site} {plan.source}")
     published = write(folder / "known_hosts", hostkeys.known_as_published(plan, known_hosts))
-    text = ssh_config(plan, endpoints, key, [published, known_hosts], folder)
+    own: dict[str, own_config.Settings] = {}
+    # The jump host has a key and ways of its own.
+    if plan.operator.ssh_config and key != MACHINE_KEY:
+        own = own_config.read(path_of(plan.operator.ssh_config), endpoints, folder)
+        endpoints = [replace(each, bastion="proxycommand" in dict(own.get(each.name, ()))) for each in endpoints]
+    text = ssh_config(plan, endpoints, key, [published, known_hosts], folder, own)
     path = write(folder / "ssh_config", text)
-    return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside, key, workstation)
+    agent = next((value for settings in own.values() for name, value in settings if name == "identityagent"), "")
+    touch = keys.wants_touch(key)
+    return Target(plan, name, vantage, tuple(endpoints), path, known_hosts, outside, key, workstation, agent, touch)
 
 
 def configured(target: Target, folder: Path, blocks: dict[str, dict[str, str]]) -> Target:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from netaddr import IPAddress
 
+from underlay.access import hostkeys
 from underlay.access.target import Target, configured
 from underlay.desired.files import FORWARDING
 from underlay.errors import OperatorError
@@ -38,8 +39,9 @@ def target(target: Target, folder: Path, host: Host, via: Host, address: str) ->
 
 def options(target: Target, host: Host, via: Host, address: str) -> dict[str, str]:
     """What ssh must be told to reach a host there; its key is the one that is known for the planned way."""
+    planned = target.endpoint(host.name)
     return {
         "ProxyJump": via.name,
         "HostName": address,
-        "HostKeyAlias": str(target.endpoint(host.name).address),
+        "HostKeyAlias": hostkeys.name(planned.address, planned.port),
     }

@@ -137,7 +137,7 @@ def sshd_settings(plan: Plan, host: Host) -> dict[str, str]:
     if host.role == "jumphost":
         found |= {
             # Elsewhere other tools may log in as root, by key.
-            "PermitRootLogin": "prohibit-password" if plan.operator.user == "root" else "no",
+            "PermitRootLogin": "prohibit-password" if plan.jumphost.login.user == "root" else "no",
             "MaxAuthTries": "4",
             "LoginGraceTime": "20",
             # A deploy of a large site jumps through here to many hosts at once.
@@ -154,7 +154,6 @@ def sshd_file(plan: Plan, host: Host) -> str:
     return render("ssh/sshd.conf.j2", settings=sshd_settings(plan, host))
 
 
-def authorized_keys(plan: Plan) -> str:
-    """The operator's authorized_keys on every host."""
-    user = plan.operator.user
-    return f"{'/root' if user == 'root' else f'/home/{user}'}/.ssh/authorized_keys"
+def authorized_keys(host: Host) -> str:
+    """The operator's authorized_keys on a host, for a shell there: only that knows where a home is."""
+    return f"~{host.login.user}/.ssh/authorized_keys"

@@ -14,12 +14,10 @@ from netaddr import IPAddress, IPNetwork, IPSet
 
 from underlay.desired import nat, nginx, routing
 from underlay.desired.ruleset import Rule
-from underlay.plan import OUTSIDE, ROLES, SSH_PORT, Host, Network, Plan
+from underlay.plan import OUTSIDE, ROLES, Host, Network, Plan
 
 EPHEMERAL = 32768
 """The kernel chooses ports from here on."""
-SERVICES = {"jumphost": (SSH_PORT,), "lb_nginx": (nginx.HTTP_PORT,)}
-"""Role → the ports of its published hosts where a real service must be reached."""
 
 
 @dataclass(frozen=True)
@@ -174,10 +172,10 @@ class _Site:
             for end in self._ends(host):
                 if end.network != self.plan.enterprise:
                     continue
-                gateway = self._ends(self.plan.gateway)[0]
-                yield self._flow("workstation to the gateway", end, gateway, end.address, port=SSH_PORT)
+                gateway, at = self._ends(self.plan.gateway)[0], self.plan.gateway.login.port
+                yield self._flow("workstation to the gateway", end, gateway, end.address, port=at)
                 for other in self.plan.published:
-                    for port in (*SERVICES.get(other.role, ()), None):
+                    for port in (*_served(other), None):
                         if other.admits("tcp", port):
                             row = "workstation to published hosts"
                             yield self._to_published(row, end, other, end.address, port)
@@ -321,6 +319,11 @@ def _rules(plan: Plan, flow: Flow, answers_from: IPAddress) -> Iterator[str]:
             untracked |= rule.table == "raw"
             if rule.chain == "POSTROUTING":  # the first one is taken
                 return
+
+
+def _served(host: Host) -> tuple[int, ...]:
+    """The ports of a published host where a real service must be reached."""
+    return {"jumphost": (host.login.port,), "lb_nginx": (nginx.HTTP_PORT,)}.get(host.role, ())
 
 
 def _gateway_nic(plan: Plan, address: IPAddress) -> str:

@@ -31,7 +31,7 @@ from underlay.doctor.ways import AT_THE_DOOR, CONNECT_SECONDS, Door, Say, Ways, 
 from underlay.errors import OperatorError
 from underlay.observe import exchange, state
 from underlay.observe.state import BOOT, CHECKS, HostState
-from underlay.plan import SSH_PORT, Host
+from underlay.plan import Host
 from underlay.remote import arp, send, survey
 from underlay.remote.guard.paths import COPY
 from underlay.remote.survey import programs
@@ -130,14 +130,15 @@ class _Surveyor:
             failure = failures.get(host.name)
             if failure is None or failure.why not in ("refused", "other") or host.name in other_ways:
                 continue
-            asked = [[str(nic.address), port, ""] for nic in host.interfaces for port in ends.SSH_PORTS]
+            ports = dict.fromkeys((host.login.port, *ends.SSH_PORTS))
+            asked = [[str(nic.address), port, ""] for nic in host.interfaces for port in ports]
             answers: dict[str, str] = {}
             if host == self.plan.gateway:
                 answers = programs.answers(asked)
             elif self.plan.gateway.name in self.looks:
                 with suppress(UnreachableError, UnreadableError):
                     answers = self._ask(links, self.plan.gateway, {"answers": asked}).answers
-            heard = answers.get(f"{host.primary.address}:{SSH_PORT}", "")
+            heard = answers.get(f"{host.primary.address}:{host.login.port}", "")
             if heard == f"- {os.strerror(errno.ECONNREFUSED)}":
                 failures[host.name] = replace(failure, why="refused")
                 elsewhere[host.name] = [end for end, text in answers.items() if text.startswith("SSH-")]
@@ -168,14 +169,14 @@ class _Surveyor:
         """Of hosts behind another one ssh does not say whether they take its connections: that one is asked."""
         for jump in {self.target.endpoint(name).jump for name in failures} - {"", *failures}:
             behind = {
-                f"{end.address}:22": end.name
+                f"{end.address}:{end.port}": end.name
                 for end in self.target.endpoints
                 if end.jump == jump and end.name in failures and failures[end.name].why in ("other", "silent", "mute")
             }
             if not behind:
                 continue
             with suppress(UnreachableError, UnreadableError):
-                ends = [[address.rpartition(":")[0], 22, False] for address in behind]
+                ends = [[address, int(port), False] for address, _, port in (each.rpartition(":") for each in behind)]
                 asked = self.door.request(self.plan.host(jump), "", forwards=True)
                 seen = self._ask(links, self.plan.host(jump), {"connect": ends, **asked})
                 for address, error in seen.connect.items():
@@ -329,8 +330,8 @@ class _Surveyor:
         jump = self.plan.jumphost.name
         names = dict.fromkeys([self.plan.gateway.name, jump, *failures])
         direct = [name for name in names if name != self.ways.here and not self.target.endpoint(name).jump]
-        addresses = [str(self.target.endpoint(name).address) for name in direct][: SAMPLE * 2]
-        hops = {address: _hop(address) for address in addresses}
+        there = [self.target.endpoint(name) for name in direct if not self.target.endpoint(name).bastion]
+        hops = {str(each.address): _hop(str(each.address), each.port) for each in there[: SAMPLE * 2]}
         links = _json("ip", "-j", "link", "show")
         return Workstation(
             name=self.ways.here,
@@ -348,19 +349,14 @@ class _Surveyor:
         )
 
     def _public_key(self) -> str:
-        key = next(
-            line.split(maxsplit=1)[1]
-            for line in self.target.ssh_config.read_text().splitlines()
-            if "IdentityFile" in line
-        )
-        beside = Path(f"{key}.pub")
+        beside = Path(f"{self.target.key}.pub")
         return beside.read_text(errors="replace").strip() if os.access(beside, os.R_OK) else ""
 
 
-def _hop(address: str) -> Hop:
+def _hop(address: str, port: int) -> Hop:
     """How this machine sends to an address."""
     found = _json("ip", "-j", "route", "get", address)
-    packet = {"source": "", "destination": address, "nic": "", "protocol": "tcp", "sport": None, "dport": SSH_PORT}
+    packet = {"source": "", "destination": address, "nic": "", "protocol": "tcp", "sport": None, "dport": port}
     with suppress(ValueError, KeyError):
         line = str(kernel.taken([packet])[0]["line"] or "")
         first = found[0] if found else {}

@@ -175,7 +175,8 @@ class Investigation:
 
     def ssh(self, name: str, line: str) -> str:
         """A command line as root on a host, by the way on which it was reached: one that can't cut that way."""
-        return f"./inv ssh {name}{self._way(name)} {argument(f'sudo {line}')}"
+        login = self.plan.host(name).login
+        return f"./inv ssh {name}{self._way(name)} {argument(f'sudo {line}' if login.sudo else line)}"
 
     def change(self, name: str, line: str) -> str:
         """A command line as root on a host that might cut the way to it: as a confirmed change."""

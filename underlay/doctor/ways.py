@@ -45,6 +45,7 @@ KINDS: tuple[tuple[str, Why], ...] = (
     ("Exceeded MaxStartups", "startups"),
     ("no matching .* found", "nothing in common"),
     (r"Load key .*: |signing failed|UNPROTECTED PRIVATE KEY|no such identity", "own key"),
+    ("(?m)^(sudo: |Sorry, try again)|sudo: command not found|is not in the sudoers", "sudo"),
     ("Authenticated to ", "session"),
     # It was the jump host's kernel that refused to send.
     ("connect failed: (Permission denied|Operation not permitted|Invalid argument)", "no route"),
@@ -99,14 +100,22 @@ class Ways:
         self.say(f"connecting to {len(self.names)} hosts")
         links = Links(self.target, LOGIN_SECONDS, TELL)
         jump = {name: self.target.endpoint(name).jump for name in self.names if name != self.here}
-        knocks = {name: self.pool.submit(self._knock, links, name) for name, through in jump.items() if not through}
+        # Only ssh knows how to get through somebody's bastion.
+        knocks = {
+            name: self.pool.submit(self._knock, links, name)
+            for name, through in jump.items()
+            if not (through or self.target.endpoint(name).bastion)
+        }
+        links.open(name for name in self.names if name != self.here and self.target.endpoint(name).bastion)
         if self.here:
             links.open([self.here])
         failures = {}
         for name in sorted(self.names, key=lambda name: bool(jump.get(name))):
             knocked = knocks[name].result() if name in knocks else None
-            if through := jump.get(name):
+            if (through := jump.get(name)) in knocks:
                 knocks[through].result()
+            elif through:
+                links.open([name])
             if said := links.error(name):
                 failures[name] = knocked or failure_of(links.said.get(name, [said]), jump.get(name, "") in failures)
             elif name in self.hosts and (name != self.here or self.hosts[name] in self.deployed):
@@ -126,7 +135,9 @@ class Ways:
 
     def _refusal(self, name: str) -> Failure | None:
         try:
-            socket.create_connection((str(self.target.endpoint(name).address), 22), KNOCK_SECONDS).close()
+            socket.create_connection(
+                (str(self.target.endpoint(name).address), self.target.endpoint(name).port), KNOCK_SECONDS
+            ).close()
         except TimeoutError:
             return Failure("silent", f"no answer within {KNOCK_SECONDS} s")
         except OSError as error:
@@ -253,7 +264,9 @@ class Door:
 
     def request(self, host: Host, through: str, forwards: bool) -> dict[str, list[object]]:
         """What to ask a host, see `remote.survey`."""
-        return {"login": [self.plan.operator.user, self._address(host, through), self.key, forwards]}
+        login = host.login
+        how = [self._address(host, through), self.key, forwards, login.port, login.sudo == "password"]
+        return {"login": [login.user, *how]}
 
     def _is_open(self, name: str) -> bool:
         """Whether an earlier command has left a connection that still works."""
@@ -268,7 +281,7 @@ class Door:
             near = self.plan.host(through).interfaces
             return next((str(nic.address) for nic in near if host.interface(nic.network)), "")
         with suppress(OSError, KeyError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            asking.connect((str(self.target.endpoint(host.name).address), 22))
+            asking.connect((str(self.target.endpoint(host.name).address), host.login.port))
             return str(asking.getsockname()[0])
         return ""
 
@@ -279,9 +292,10 @@ class _Said(TypedDict):
 
 def confinement(links: Links, host: Host) -> Failure | None:
     """Why a host that lets the operator in can't be read: its shell, or sudo; None if it is neither."""
-    argv = links.shell(host.name, f"echo {INSIDE} && exec sudo -n true")
+    root = links.root(host.name)
+    argv = links.shell(host.name, f"echo {INSIDE} && exec {root.line('true')}")
     try:
-        done = answers.run(argv, seconds=CONFINED_SECONDS, most=64_000)
+        done = answers.run(argv, stdin=root.stdin, seconds=CONFINED_SECONDS, most=64_000)
     except (subprocess.TimeoutExpired, FloodError, OSError):
         return Failure("session", "no answer to a command")
     words = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]

@@ -39,9 +39,9 @@ class AuthorizedKeys(FactBase[LoginKeys]):
     """The operator's `authorized_keys`."""
 
     def command(self, path: str) -> str:
-        """+ path: where sshd looks for it"""
-        quoted = shlex.quote(path)
-        return f'f=$(readlink -m {quoted}) && echo "$f" && if [ -e "$f" ]; then echo there && base64 -w0 "$f"; fi'
+        """+ path: where sshd looks for it, in a home: `~USER/FILE`"""
+        home, _, rest = path.partition("/")
+        return f'f=$(readlink -m {home}/{shlex.quote(rest)}) && echo "$f" && if [ -e "$f" ]; then echo there && base64 -w0 "$f"; fi'
 
     @fact("the operator's keys")
     def process(self, output: list[str]) -> LoginKeys:

@@ -21,6 +21,11 @@ def command(patterns: Iterable[str]) -> str:
     )
 
 
+def home_command(path: str) -> str:
+    """A shell command that does the same for one file of a home, `~USER/FILE`, which is printed under that name."""
+    return f'f={path}; if [ -f "$f" ]; then text=$(base64 -w0 "$f") || exit 1; echo "{path} $text"; fi'
+
+
 def parse(lines: Iterable[str]) -> dict[str, str]:
     """What `command` printed: path → content."""
     found = {}

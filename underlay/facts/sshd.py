@@ -9,7 +9,11 @@ from underlay.facts import files, script, sections
 FILES = (CONFIG, "/etc/ssh/sshd_config.d/*.conf")
 ADDRESS = "192.0.2.1"
 """Where nobody is: what holds for an account from anywhere."""
-ACCOUNTS = f"""\
+
+
+def _accounts(port: int) -> str:
+    """For each account that may log in, from anywhere and where a `Match` names an address; nothing without one."""
+    return f"""\
 there=$(cat {" ".join(FILES)} 2>/dev/null)
 rest=$(echo "$there" | grep -viE '^[[:space:]]*include[[:space:]]+/etc/ssh/sshd_config\\.d/\\*\\.conf[[:space:]]*$')
 echo "$rest" | grep -qiE '^[[:space:]]*(match|include)' || exit 0
@@ -17,17 +21,16 @@ near=$(echo "$rest" | grep -iE '^[[:space:]]*match' | grep -oE '[0-9]+(\\.[0-9]+
 for user in $(awk -F: '$7 !~ /(nologin|false)$/ {{print $1}}' /etc/passwd | head -n 50); do
   for address in {ADDRESS} $near; do
     echo "= $user $address"
-    sshd -T -C "user=$user,host=$address,addr=$address,laddr=$address,lport=22" || exit 1
+    sshd -T -C "user=$user,host=$address,addr=$address,laddr=$address,lport={port}" || exit 1
   done
 done"""
-"""For each account that may log in, from anywhere and from each address that a `Match` names; nothing without one."""
 
 
-def command() -> str:
-    """A shell command that prints what `parse` reads."""
+def command(port: int) -> str:
+    """A shell command that prints what `parse` reads; `port`: that of the logins."""
     asked = {
         "settings": "sshd -T",
-        "accounts": ACCOUNTS,
+        "accounts": _accounts(port),
         "passwords": "getent shadow | awk -F: '$2 != \"\" && $2 !~ /^[!*]/ {print $1}'",
         "files": files.command(FILES),
     }
@@ -56,8 +59,9 @@ def parse(lines: list[str]) -> Sshd:
 class SshdConfiguration(FactBase[Sshd]):
     """What sshd makes of its configuration, and the files that it is made of."""
 
-    def command(self) -> str:
-        return command()
+    def command(self, port: int) -> str:
+        """+ port: that of the logins"""
+        return command(port)
 
     def process(self, output: list[str]) -> Sshd:
         try:

@@ -7,7 +7,6 @@ itself.
 import getpass
 import json
 import os
-import shlex
 import socket
 import subprocess
 import tempfile
@@ -25,6 +24,7 @@ from typing_extensions import TypedDict
 
 from underlay.access import answers
 from underlay.access.answers import FloodError, ShapeError
+from underlay.access.login import sudo
 from underlay.access.sessions import Links, UnreachableError, last_words
 from underlay.access.target import Target, configured
 from underlay.desired import traffic
@@ -32,7 +32,7 @@ from underlay.desired.traffic import Flow
 from underlay.errors import OperatorError
 from underlay.guard.change import Change, seconds, soak
 from underlay.observe.exchange import Exchange, Outcome, judge
-from underlay.plan import REPO, SSH_PORT
+from underlay.plan import REPO
 from underlay.remote import guard, probe, send
 from underlay.remote.guard.paths import COPY
 
@@ -212,31 +212,33 @@ class Guarded:
         return True
 
     def _begin(self, request: dict[str, Any]) -> _Answer:
-        command = shlex.join(["sudo", "-n", *send.argv("begin")])
         stdin = f"{send.line(guard).decode()}{json.dumps(request)}"
-        return _answer(self._ssh(self.target, command, stdin, self.seconds + LATE))
+        return _answer(self._ssh(self.target, send.argv("begin"), stdin, self.seconds + LATE))
 
     def _ask(self, target: Target, arguments: list[str], begun: float) -> _Answer:
-        command = shlex.join(["sudo", "-n", "python3", "-IS", str(COPY), *arguments])
-        return _answer(self._ssh(target, command, "", max(begun + self.seconds + LATE - time.monotonic(), 3)))
+        argv = ["python3", "-IS", str(COPY), *arguments]
+        return _answer(self._ssh(target, argv, "", max(begun + self.seconds + LATE - time.monotonic(), 3)))
 
     def _settle(self, target: Target) -> None:
         # On stdin: one argument of a program is 128 KiB at most.
         try:
-            said = self._ssh(target, "sudo -n sh", f"exec 2>&1\n{self.change.settle}\necho settled\n", SETTLE)
+            said = self._ssh(target, ["sh"], f"exec 2>&1\n{self.change.settle}\necho settled\n", SETTLE)
         except LostError as error:
             self.say(f"kept, but what follows a change did not come to its end: {error}")
         else:
             for line in filter(None, said.splitlines()[:-1]):
                 self.say(line)
 
-    def _ssh(self, target: Target, command: str, stdin: str, timeout: float) -> str:
+    def _ssh(self, target: Target, words: list[str], stdin: str, timeout: float) -> str:
+        """What a command prints, as root."""
+        root = sudo.root(target, self.host)
+        command = root.line(*words)
         if target.vantage is not None and target.vantage.name == self.host:
             argv = ["sh", "-c", command]
         else:
             argv = ["ssh", "-F", str(target.ssh_config), self.host, command]
         try:
-            done = answers.run(argv, stdin=stdin.encode(errors="surrogateescape"), seconds=timeout)
+            done = answers.run(argv, stdin=root.stdin + stdin.encode(errors="surrogateescape"), seconds=timeout)
         except subprocess.TimeoutExpired:
             raise LostError(f"{self.host} did not answer within {timeout:.0f} s") from None
         except FloodError as error:
@@ -319,7 +321,7 @@ class Guarded:
         while time.monotonic() < end:
             with _new_connection(self.target, self.host) as fresh:
                 try:
-                    status = _answer(self._ssh(fresh, f"sudo -n python3 {COPY} status", "", 6))
+                    status = _answer(self._ssh(fresh, ["python3", str(COPY), "status"], "", 6))
                 except LostError:
                     status = {}
             undone, last = status.get("last_rollback") or {}, status.get("last") or {}
@@ -363,7 +365,8 @@ def _probes(target: Target, flows: list[Flow], host: str, change: Change) -> lis
     if host != target.plan.gateway.name:
         flows = [flow for flow in flows if host in flow.hosts]
     if change.restore is not None:
-        return [flow for flow in flows if flow.port == SSH_PORT]
+        ways_in = {each.login.port for each in (target.plan.gateway, target.plan.jumphost)}
+        return [flow for flow in flows if flow.port in ways_in]
     by_row: dict[str, list[Flow]] = {}
     for flow in flows:
         by_row.setdefault(flow.row, []).append(flow)

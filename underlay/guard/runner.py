@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from underlay.access.login import sudo
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target
 from underlay.guard.change import Change, seconds, soak
@@ -26,9 +27,11 @@ class Worker:
 
     def __init__(self, target: Target) -> None:
         seconds(), soak()  # before anything is begun that takes them
+        # What tries a change needs hosts beside those that change, and nobody is asked in the middle of one.
+        sudo.ask(target)
         self.target = target
-        argv = [sys.executable, "-m", "underlay.guard.worker"]
-        self._process = subprocess.Popen(argv, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        argv, shared = [sys.executable, "-m", "underlay.guard.worker"], sudo.shared_files()
+        self._process = subprocess.Popen(argv, cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=shared)
         self._numbers = itertools.count()
         self._asked: dict[int, queue.Queue[tuple[str, Any]]] = {}
         self._writing = threading.Lock()
@@ -46,7 +49,10 @@ class Worker:
         return error
 
     def shell(self, host: str, command: str, stdin: bytes, seconds: float) -> tuple[int, bytes, bytes]:
-        """Run a shell command on a host that is connected: exit code, output, errors. Raises TimeoutError."""
+        """Run a command on a host that is connected, as root: exit code, output, errors. Raises TimeoutError.
+
+        command: words for its shell
+        """
         done: tuple[int, bytes, bytes] | None = self._ask("shell", host, command, stdin, seconds)
         if done is None:
             raise TimeoutError

@@ -32,7 +32,7 @@ class Worker:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.links = Links(target)
+        self.links = Links(target, ready=True)
         self.opening = threading.Lock()
         self.waiting: queue.Queue[Guarded | None] = queue.Queue()
 
@@ -48,9 +48,11 @@ class Worker:
         tell("done", self.links.error(host))
 
     def shell(self, tell: Tell, host: str, command: str, stdin: bytes, seconds: float) -> None:
-        """Exit code, output and errors of a command; None if it took longer."""
+        """Exit code, output and errors of a command, as root; None if it took longer."""
+        root = self.links.root(host)
+        argv = self.links.shell(host, f"{root.line()} {command}".lstrip())
         try:
-            done = answers.run(self.links.shell(host, command), stdin=stdin, seconds=seconds)
+            done = answers.run(argv, stdin=root.stdin + stdin, seconds=seconds)
         except subprocess.TimeoutExpired:
             tell("done", None)
         except FloodError as error:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from underlay.access.sessions import QUICK, Agent, Links, UnreachableError
 from underlay.desired import nginx
 from underlay.desired.traffic import Flow
-from underlay.plan import SSH_PORT
 from underlay.remote import Pace, probe
 
 T = TypeVar("T")
@@ -129,6 +128,7 @@ class Exchange:
 
     def __init__(self, flows: Iterable[Flow], links: Links, gateway: str) -> None:
         self.flows = list(flows)
+        self.ssh_port = links.target.plan.gateway.login.port
         names = {name for flow in self.flows for name in flow.hosts}
         if any(flow.tracked is not None for flow in self.flows):
             names.add(gateway)
@@ -244,11 +244,13 @@ class Exchange:
                 work.setdefault(flow.source, []).append((flow, [*call[:3], str(flow.router)]))
 
         def ask(agent: Agent, mine: list[tuple[Flow, list[Any]]]) -> list[bool]:
-            control = [mine[0][1][0], str(mine[0][0].router), SSH_PORT, str(mine[0][0].router)]
+            control = [mine[0][1][0], str(mine[0][0].router), self.ssh_port, str(mine[0][0].router)]
             calls = [control, *(call for _, call in mine)]
             answer: list[bool] = _as_many(agent, agent.ask("knock", calls, list[bool], self.patience), calls)
             if not answer[0]:
-                raise UnreachableError(f"{agent.name}: {control[1]} does not answer its packets, to port {SSH_PORT}")
+                raise UnreachableError(
+                    f"{agent.name}: {control[1]} does not answer its packets, to port {self.ssh_port}"
+                )
             return answer[1:]
 
         for name, answer in self._ask(work, ask).items():

@@ -319,11 +319,11 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
         "network": network.command(routing.host_network(plan, host).sysctls),
         "units": UNITS,
         "filters": filters.command(),
-        "sshd": sshd.command(),
+        "sshd": sshd.command(host.login.port),
         "listening": "ss -Hltn",
         "packages": "dpkg-query --show --showformat='${Package} ${Status}\\n'",
     }
-    paths = [authorized_keys(plan), SSHD]
+    paths = [SSHD]
     match host.role:
         case "gateway":
             found["firewall"] = firewall.command(nat.gateway_rules(plan))
@@ -344,7 +344,7 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
         case "lb_nginx":
             paths.append(nginx.PATH)
             found["nginx"] = "nginx -t"
-    found["files"] = files.command(map(shlex.quote, paths))
+    found["files"] = f"{files.command(map(shlex.quote, paths))}; {files.home_command(authorized_keys(host))}"
     return found | health.commands(plan, host)
 
 

@@ -62,22 +62,22 @@ class Backup:
     hosts: dict[str, int | str]
 
 
-def paths(plan: Plan) -> list[str]:
+def paths(host: Host) -> list[str]:
     """What is kept of each host: files and folders, as patterns of its shell."""
     return [
         "/etc/ssh/ssh_host_*",
-        authorized_keys(plan),
+        authorized_keys(host),
         RULES,
         str(COPY),
         str(HISTORY),
     ]
 
 
-def prefixes(plan: Plan) -> list[str]:
-    """Below what a file of a backup may be put back."""
+def prefixes(host: Host) -> list[str]:
+    """Below what a file of a backup may be put back; `~USER` is the home that the account has there."""
     return [
         "/etc/ssh/ssh_host_",
-        f"{authorized_keys(plan)}/",
+        f"{authorized_keys(host)}/",
         f"{STATE}/",
     ]
 
@@ -97,9 +97,12 @@ def write(target: Target, path: Path) -> Backup:
         links = Links(target)
         links.open(host.name for host in hosts)
         with ThreadPoolExecutor(len(hosts)) as pool:
-            parts = pool.map(lambda host: _read(links, target.plan, host), hosts)
+            parts = pool.map(lambda host: _read(links, host), hosts)
             found = dict(zip((host.name for host in hosts), parts, strict=True))
-        counts = {name: check(each, target.plan) if isinstance(each, bytes) else each for name, each in found.items()}
+        counts = {
+            name: check(each, target.plan.host(name)) if isinstance(each, bytes) else each
+            for name, each in found.items()
+        }
         manifest = {"site": target.plan.site, "time": datetime.now(UTC).isoformat(timespec="seconds"), "hosts": counts}
         _add(archive, MANIFEST, json.dumps(manifest, indent=2).encode())
         for name, each in found.items():
@@ -108,9 +111,9 @@ def write(target: Target, path: Path) -> Backup:
     return Backup(str(path), counts)
 
 
-def _read(links: Links, plan: Plan, host: Host) -> bytes | str:
+def _read(links: Links, host: Host) -> bytes | str:
     """The files of a host as a packed tar, or why there is none."""
-    kept = " ".join(paths(plan))
+    kept = " ".join(paths(host))
     # Patterns that match nothing are no files; tar reads the names from its stdin, so there may be many.
     command = f"for f in {kept}; do if [ -e $f ]; then echo $f; fi; done | tar -C / -czPf - --files-from=-"
     try:
@@ -121,13 +124,13 @@ def _read(links: Links, plan: Plan, host: Host) -> bytes | str:
         return f"{host.name} was reached, but can't be read: {last_words(done.stderr, f'no answer within {SECONDS} s')}"
     try:
         with reading(f"the files of {host.name}"):
-            check(done.stdout, plan)
+            check(done.stdout, host)
     except UnreadableError as error:
         return str(error)
     return done.stdout
 
 
-def check(content: bytes, plan: Plan) -> int:
+def check(content: bytes, host: Host) -> int:
     """How many files are in a host's part of a backup. Raises ValueError or FloodError if one does not belong there.
 
     A bad host could put any file there, for the day on which somebody brings it back as root.
@@ -136,13 +139,21 @@ def check(content: bytes, plan: Plan) -> int:
     with tarfile.open(fileobj=io.BytesIO(answers.unpacked(content, UNPACKED)), mode="r:") as archive:
         for member in archive:
             path = f"/{member.name.lstrip('/')}"
-            if os.path.normpath(path) != path or not f"{path}/".startswith(tuple(prefixes(plan))):
+            if os.path.normpath(path) != path or not _belongs(f"{path}/", host):
                 raise ValueError(f"{path} does not belong there")
             plain = (member.isreg() and not member.issparse()) or member.isdir()
             if not plain or member.mode & ~0o777:
                 raise ValueError(f"{path} is no file")
             count += member.isreg()
     return count
+
+
+def _belongs(path: str, host: Host) -> bool:
+    # Where a home is the host says, and looks again when it is put back.
+    return any(
+        path.endswith(f"/{each.partition('/')[2]}") if each.startswith("~") else path.startswith(each)
+        for each in prefixes(host)
+    )
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -163,7 +174,7 @@ def load(path: Path, plan: Plan, host: Host) -> bytes:
                 why = counts.get(host.name, f"it has {', '.join(counts)}")
                 raise OperatorError(f"{path} has nothing of {host.name}: {why}")
             content = _member(archive, f"{host.name}.tar.gz")
-        check(content, plan)
+        check(content, host)
         return content
     except OSError as error:
         raise OperatorError(f"{path} can't be read: {error.strerror or error}") from error
@@ -200,14 +211,14 @@ ANOTHER_KEY = (
 )
 
 
-def restore(links: Links, plan: Plan, host: Host, content: bytes, *, dry: bool) -> dict[str, str]:
+def restore(links: Links, host: Host, content: bytes, *, dry: bool) -> dict[str, str]:
     """Bring a host's files back: path → `new`, `differs`, `same` or `kept` (see `remote.files.restore`).
 
     `dry` changes nothing. sshd uses the host keys from then on. Raises UnreachableError, OperatorError.
     """
     wanted = {
         "write": not dry,
-        "prefixes": prefixes(plan),
+        "prefixes": prefixes(host),
         "state": STATE,
         "own": [str(HISTORY), RULES],
     }

@@ -184,8 +184,7 @@ Private keys, passwords, tokens and password hashes are left out; public keys ar
 
 
 def _collect(links: Links, host: Host) -> dict[str, str]:
-    target = links.target
-    commands, files = dict(COMMANDS), [*FILES, authorized_keys(target.plan)]
+    commands, files = dict(COMMANDS), [*FILES, authorized_keys(host)]
     match host.role:
         case "gateway":
             commands["iptables"] = "iptables-save -c"
@@ -214,7 +213,9 @@ def _collect(links: Links, host: Host) -> dict[str, str]:
 def _is_one_of(path: str, patterns: Sequence[str]) -> bool:
     """Whether a file was asked for: its name becomes one in the archive, and a place where that is unpacked."""
     plain = path.isprintable() and os.path.normpath(path) == path
-    return plain and any(PurePosixPath(path).match(pattern) for pattern in patterns)
+    # Where a home is only the host knows.
+    wanted = (each.partition("/")[2] if each.startswith("~") else each for each in patterns)
+    return plain and any(PurePosixPath(path).match(each) for each in wanted)
 
 
 def _status(links: Links) -> str:

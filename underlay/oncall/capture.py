@@ -3,7 +3,6 @@
 import os
 import re
 import select
-import shlex
 import subprocess
 import sys
 import time
@@ -111,7 +110,8 @@ def run(
     links = Links(target)
     links.open([host])
     links.check(host)
-    script = shlex.join(["sudo", "-n", "sh", "-c", SCRIPT, "capture", nic, str(seconds), filter_])
+    root = links.root(host)
+    script = root.line("sh", "-c", SCRIPT, "capture", nic, seconds, filter_)
     argv = ["sh", "-c", f"{script} ''"]
     if not links.is_local(host):
         # The shell of the host knows the connection; sudo would not pass it on.
@@ -125,6 +125,7 @@ def run(
         start_new_session=True,  # Ctrl-C is for this process: the host shall end it, and say what it dropped
     ) as process:
         try:
+            _send(process, root.stdin)
             _take(process, found, output, seconds, console)
         except KeyboardInterrupt:
             found.interrupted = CTRL_C
@@ -132,6 +133,13 @@ def run(
             words = _end(process)
     _judge(found, process.returncode, words)
     return found
+
+
+def _send(process: subprocess.Popen[bytes], first: bytes) -> None:
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # then it says why
+        process.stdin.write(first)
+        process.stdin.flush()
 
 
 def _take(

@@ -95,7 +95,7 @@ class _Machine:
     def __init__(self, target: Target) -> None:
         self._links, self._plan = Links(target), target.plan
         self._name = target.plan.jumphost.name
-        self._addresses = {each.name: each.address for each in endpoints_from(target.plan, target.plan.jumphost)}
+        self._ends = {each.name: each for each in endpoints_from(target.plan, target.plan.jumphost)}
         self._links.open([self._name])
 
     def run(self, script: str) -> str:
@@ -128,7 +128,8 @@ class _Machine:
             "ConnectTimeout": CONNECT_SECONDS,
         }
         options = [word for keyword, value in settings.items() for word in ("-o", f"{keyword}={value}")]
-        where = f"{self._plan.operator.user}@{self._addresses[name]}"
+        login = self._plan.host(name).login
+        where = f"ssh://{login.user}@{self._ends[name].address}:{login.port}"
         try:
             self.run(command("ssh", "-n", "-F", "none", "-i", key, *options, where, "true"))
         except (OperatorError, UnreachableError) as error:

@@ -49,6 +49,8 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
             "change the operator's key from a workstation"
         )
     old, made = target.key, new is None
+    if not old.is_file() or old.suffix == ".pub":
+        raise TargetError(f"the private key of {old} is not here: what an agent has is changed where it comes from")
     new = new or old.with_name(f"{old.name}.new")
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
         keys = Keys(target, Path(folder))

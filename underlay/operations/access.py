@@ -12,6 +12,7 @@ from pyinfra.api import FunctionCommand, Host, State, StringCommand, operation
 from pyinfra.api.exceptions import PyinfraError
 
 from underlay.access import hostkeys
+from underlay.access.login import sudo
 from underlay.access.sessions import UnreachableError, last_words
 from underlay.access.target import MACHINE_KEY, Target, current
 from underlay.compare import files
@@ -79,10 +80,10 @@ def deploy_machine(names: list[str]) -> Generator[FunctionCommand, None, None]:
     if public is None:
         host.noop("the jump host, which is deployed later, has no key yet")
         return
-    key, path = hostkeys.machine_key(target.plan, public), authorized_keys(target.plan)
+    key = hostkeys.machine_key(target.plan, public)
     differs = False
     for name in names:
-        here = name == host.name
+        here, path = name == host.name, authorized_keys(target.plan.host(name))
         found = host.get_fact(AuthorizedKeys, path=path) if here else _keys_on(target, name, path)
         if found is None:
             continue
@@ -130,7 +131,7 @@ def _keys_on(target: Target, name: str, path: str) -> LoginKeys | None:
 
 def _read(target: Target, name: str, command: str) -> str:
     """What a command prints as root on a host, which need not be the current one. Raises UnreachableError."""
-    worker, line = runner.worker(target), shlex.join(["sudo", "-n", "sh", "-c", command])
+    worker, line = runner.worker(target), shlex.join(["sh", "-c", command])
     if error := worker.connect(name):
         raise UnreachableError(error)
     try:
@@ -167,6 +168,7 @@ def _rotate(state: State, host: Host) -> bool:  # noqa: ARG001 (pyinfra looks fo
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        pass_fds=sudo.shared_files(),
     )
     for line in done.stdout.splitlines():
         logger.info(f"{host.print_prefix}{line}")
@@ -178,7 +180,7 @@ def _rotate(state: State, host: Host) -> bool:  # noqa: ARG001 (pyinfra looks fo
 
 def require_accounts_of_ours(people: Iterable[str]) -> list[str]:
     """Stop, before anything changes, if accounts are in the way that no deploy made; those that leave else."""
-    people, operator = list(people), current().plan.operator.user
+    people, operator = list(people), current().plan.jumphost.login.user
     found = host.get_fact(OnCallAccounts, names=people)
     if found is None:
         return []

@@ -28,6 +28,7 @@ from pyinfra.connectors.util import (
 
 from underlay.access.sessions import UnreachableError
 from underlay.access.target import Target, current
+from underlay.errors import OperatorError
 from underlay.guard import runner
 
 AHEAD = 10
@@ -77,7 +78,7 @@ class Connector(BaseConnector):
         """Connect, through the jump host's one connection. Raises ConnectError."""
         try:
             error = runner.worker(current()).connect(self.host.name)
-        except UnreachableError as lost:
+        except OperatorError as lost:
             error = str(lost)
         if error:
             raise ConnectError(error)

@@ -71,9 +71,9 @@ def _asked_by_every_role() -> Iterator[connection.Fact]:
     yield SystemdStatus, networkd
     yield SystemdEnabled, networkd
     yield Network, {"sysctls": list(routing.host_network(target.plan, planned_host).sysctls)}
-    yield AuthorizedKeys, {"path": authorized_keys(target.plan)}
+    yield AuthorizedKeys, {"path": authorized_keys(planned_host)}
     yield Packages, {"names": PACKAGES[planned_host.role], "_timeout": SECONDS}
-    yield SshdConfiguration, {}
+    yield SshdConfiguration, {"port": planned_host.login.port}
 
 
 def packages(role: str) -> None:
@@ -112,7 +112,7 @@ def keys_only() -> None:
         name="sshd: keys only, and no forwarding but what the site needs",
         settings=sshd_settings(target.plan, planned_host),
         content=sshd_file(target.plan, planned_host),
-        operator=target.plan.operator.user,
+        login=planned_host.login,
     )
 
 

@@ -51,5 +51,7 @@ def certain(target: Target, argv: list[str]) -> list[str]:
 
 def groups(target: Target, argv: list[str]) -> dict[str, Group]:
     """Role → its hosts with pyinfra's data; a role without hosts is left out (pyinfra crashes on one)."""
-    found = {role: [(host.name, {"_sudo": True}) for host in target.plan.hosts_of(role)] for role in wanted_roles(argv)}
+    found: dict[str, Group] = {
+        role: [(host.name, {}) for host in target.plan.hosts_of(role)] for role in wanted_roles(argv)
+    }
     return {role: hosts for role, hosts in found.items() if hosts}

@@ -11,29 +11,30 @@ from underlay.desired.files import SSHD
 from underlay.facts.sshd import SshdConfiguration
 from underlay.guard.change import Change, NewFile
 from underlay.operations import guarded, tell
+from underlay.plan import Login
 
 # The first value of a keyword counts: so the new file stands before the configuration in use.
 CHECK = f'cat "$STAGE{SSHD}" /etc/ssh/sshd_config > "$STAGE/whole"; sshd -t -f "$STAGE/whole"'
 
 
 @operation()
-def configured(settings: Mapping[str, str], content: str, operator: str) -> Generator[FunctionCommand, None, None]:
+def configured(settings: Mapping[str, str], content: str, login: Login) -> Generator[FunctionCommand, None, None]:
     """
     Put the settings in place, let sshd take them, and fail where other lines of its configuration win over them.
 
     + settings: keyword → value
     + content: the whole file that has them
-    + operator: the account that logs in here
+    + login: how the operator logs in here
 
     One that sshd's own test refuses, together with the rest of its configuration, leaves the old one untouched. So does
     a host that asks for a password beside a key: whoever it asks could not log in any more.
     """
-    found = host.get_fact(SshdConfiguration)
+    found = host.get_fact(SshdConfiguration, port=login.port)
     if found is None:
         return
     difference = files.file_difference(SSHD, content, found.files)
     if difference is None:
-        if lines := sshd.advice(sshd.differences(settings, operator, found)):
+        if lines := sshd.advice(sshd.differences(settings, login.user, found)):
             tell(lines)
             yield FunctionCommand(_refuse, ("sshd is not as planned", lines), {})
         else:
@@ -47,12 +48,12 @@ def configured(settings: Mapping[str, str], content: str, operator: str) -> Gene
         yield FunctionCommand(_refuse, ("not changed", advice), {})
         return
     yield guarded(Change(what=tuple(what), check=CHECK, files={SSHD: NewFile(content)}, activate=units.RELOAD_SSH))
-    yield FunctionCommand(_in_force, (settings, operator), {})
+    yield FunctionCommand(_in_force, (settings, login), {})
 
 
-def _in_force(state: State, host: Host, settings: Mapping[str, str], operator: str) -> bool:
-    found = host.get_fact(SshdConfiguration)
-    lines = sshd.advice(sshd.differences(settings, operator, found)) if found else ["it can't be asked any more"]
+def _in_force(state: State, host: Host, settings: Mapping[str, str], login: Login) -> bool:
+    found = host.get_fact(SshdConfiguration, port=login.port)
+    lines = sshd.advice(sshd.differences(settings, login.user, found)) if found else ["it can't be asked any more"]
     return not lines or _refuse(state, host, "sshd is not as planned", lines)
 
 

@@ -6,7 +6,19 @@ it, and either raises one `PlanError` with the whole report or returns a frozen 
 
 from underlay.plan.datafile import PlanError
 from underlay.plan.loader import load, plan_file
-from underlay.plan.model import MOST_NETWORKS, OUTSIDE, REPO, ROLES, SSH_PORT, Host, Interface, Network, Plan, Zone
+from underlay.plan.model import (
+    MOST_NETWORKS,
+    OUTSIDE,
+    REPO,
+    ROLES,
+    SSH_PORT,
+    Host,
+    Interface,
+    Login,
+    Network,
+    Plan,
+    Zone,
+)
 from underlay.plan.values import MistakeError, ipv4
 
 __all__ = [
@@ -17,6 +29,7 @@ __all__ = [
     "SSH_PORT",
     "Host",
     "Interface",
+    "Login",
     "MistakeError",
     "Network",
     "Plan",

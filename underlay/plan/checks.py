@@ -13,12 +13,13 @@ from underlay.plan.literals import Keys, Literals, Problem, dotted
 from underlay.plan.model import (
     MOST_NETWORKS,
     OUTSIDE,
-    SSH_PORT,
     ForwardingException,
     Host,
     HostSpec,
     Interface,
+    Login,
     Network,
+    Operator,
     Plan,
     PlanFile,
     Role,
@@ -50,6 +51,7 @@ class Checker:
 
     def plan(self, path: Path) -> Plan | None:
         head = self._part(PlanFile, self.source.values, ())
+        operator = head.operator if head else Operator()
         self.networks = self._parts("networks", Network)
         self.zones = self._parts("zones", Zone)
         self.hosts = self._parts("hosts", HostSpec)
@@ -61,8 +63,9 @@ class Checker:
         self._check_roles()
         self._check_gateways()
         self._check_hosts()
+        self._check_logins(operator)
         self._check_addresses()
-        self._check_forwarding()
+        self._check_forwarding(operator)
         self._check_exceptions()
         # Who reaches whom is asked of a plan that is right in itself.
         if not self.problems:
@@ -78,7 +81,7 @@ class Checker:
             exceptions=tuple(self.exceptions.values()),
             networks=tuple(self.networks.values()),
             zones=tuple(self.zones.values()),
-            hosts=tuple(_host(spec, self.networks) for spec in self.hosts.values()),
+            hosts=tuple(_host(spec, self.networks, operator) for spec in self.hosts.values()),
         )
         plan._literals = self.source
         return plan
@@ -361,16 +364,24 @@ class Checker:
             if host.published is not None and enterprise not in host.addresses:
                 yield host.published.address, ("hosts", host.name, "published"), enterprise
 
-    def _check_forwarding(self) -> None:
+    def _check_logins(self, operator: Operator) -> None:
+        fix = "delete it, or name the account that becomes root"
         for host in self.hosts.values():
-            keys = ("hosts", host.name, "published", "ports")
+            if host.sudo and (host.user or operator.user) == "root":
+                self._add(("hosts", host.name, "sudo"), "the account is 'root', which needs no sudo", fix)
+        if operator.user == "root" and "sudo" in self._written("operator"):
+            self._add(("operator", "sudo"), "the account is 'root', which needs no sudo", fix)
+
+    def _check_forwarding(self, operator: Operator) -> None:
+        for host in self.hosts.values():
+            keys, port = ("hosts", host.name, "published", "ports"), host.port or operator.port
             if (
                 host.role == "jumphost"
                 and host.published
                 and host.published.ports
-                and not covers(host.published.ports, "tcp", SSH_PORT)
+                and not covers(host.published.ports, "tcp", port)
             ):
-                self._add(keys, "the jump host can't be reached by ssh", "add tcp/22: it is the way in")
+                self._add(keys, "the jump host can't be reached by ssh", f"add tcp/{port}: it is the way in")
         if self.source.values.get("forwarding", "open") != "open":
             return
         fix = 'write forwarding = "planned", or delete it'
@@ -438,8 +449,9 @@ def _nics(networks: Iterable[str], named: dict[str, str]) -> dict[str, str]:
     return {name: named.get(name, f"eth{index}") for index, name in enumerate(networks)}
 
 
-def _host(spec: HostSpec, networks: dict[str, Network]) -> Host:
+def _host(spec: HostSpec, networks: dict[str, Network], operator: Operator) -> Host:
     nics = _nics(spec.addresses, spec.nics)
+    user = spec.user or operator.user
     return Host(
         name=spec.name,
         role=spec.role,
@@ -450,4 +462,9 @@ def _host(spec: HostSpec, networks: dict[str, Network]) -> Host:
         published=spec.published and spec.published.address,
         ports=spec.published and spec.published.ports,
         default_network=spec.default_route or next(iter(spec.addresses)),
+        login=Login(
+            user=user,
+            port=spec.port or operator.port,
+            sudo=None if user == "root" else spec.sudo or operator.sudo,
+        ),
     )

@@ -17,6 +17,7 @@ from underlay.plan.values import (
     NicName,
     Ports,
     SiteName,
+    SshPort,
     Text,
     UnicastCidr,
     UserName,
@@ -30,9 +31,12 @@ MOST_NETWORKS = 99
 """Each has a routing table of its own on the hosts, in a range that is ours (see `desired.routing`)."""
 Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "images", "server"]
 Target = Literal["lab", "ssh"]
+Sudo = Literal["nopasswd", "password"]
+"""How an account that is not root becomes root: at once, or with its password."""
 Forwarding = Literal["open", "planned"]
 """What the gateway forwards from the enterprise network to the internal ones: all, or what the plan names."""
 SSH_PORT = 22
+"""Where sshd listens, if the plan does not say so."""
 OUTSIDE = "internet"
 """What the lab calls its host for the upstream router and the outside world; no host of a plan has that name."""
 
@@ -60,11 +64,24 @@ class Zone(Frozen):
 
 
 class Operator(Frozen):
-    """Who logs in on the real hosts (target "ssh"): account with sudo, private key, known host keys."""
+    """Who logs in on the real hosts (target "ssh"): the private key, the known host keys; the account, which a host may
+    have another one of; the ssh configuration by which this person reaches the first host on each way.
+    """
 
     user: UserName = "ops"
+    port: SshPort = SSH_PORT
+    sudo: Sudo = "nopasswd"
     key: FilePath = "~/.ssh/id_ed25519"
     known_hosts: FilePath = "~/.ssh/known_hosts"
+    ssh_config: FilePath | None = None
+
+
+class Login(Frozen):
+    """How a host is entered: the account, the port of its sshd, and how root is become there; None: it is root."""
+
+    user: UserName
+    port: SshPort
+    sudo: Sudo | None
 
 
 class ForwardingException(Frozen):
@@ -100,6 +117,9 @@ class HostSpec(Frozen):
     published: Annotated[Published | None, BeforeValidator(_with_keys)] = None
     default_route: Text | None = None
     nics: dict[str, NicName] = {}
+    user: UserName | None = None
+    port: SshPort | None = None
+    sudo: Sudo | None = None
 
 
 class PlanFile(Frozen):
@@ -141,6 +161,7 @@ class Host(Frozen):
     published: Address | None
     ports: Ports | None
     default_network: str
+    login: Login
 
     @property
     def primary(self) -> Interface:

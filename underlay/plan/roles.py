@@ -74,7 +74,7 @@ RESERVED = """
 def _not_in_use(account: str, info: ValidationInfo) -> str:
     plan = cast(Plan, info.context)
     fix = "give each person an account of their own"
-    if account in ("root", plan.operator.user):
+    if account in ("root", plan.jumphost.login.user):
         # A deploy would replace its keys, and lock itself out.
         raise MistakeError(f"{account!r} has other keys already", fix)
     if account.lstrip("_") in RESERVED.split() or account.startswith(("systemd-", "debian-")):

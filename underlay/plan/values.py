@@ -134,6 +134,15 @@ NicName = Annotated[
         "use the name that `ip link` shows: up to 15 of A-Z, a-z, 0-9, _, . and -",
     ),
 ]
+
+
+def _ssh_port(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536:
+        return value
+    raise MistakeError(f"{shown(value)} is no port", "write the number at which sshd listens, from 1 to 65535")
+
+
+SshPort = Annotated[int, BeforeValidator(_ssh_port)]
 FilePath = Annotated[str, text('[^"]+', "the path of a file", 'write a path in quotes, without " in it')]
 # An ssh configuration and messages carry these, so each is one printable line.
 SiteName = Annotated[str, text(".{1,60}", "a name", "give the site a name of up to 60 printable characters")]

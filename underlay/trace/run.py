@@ -13,7 +13,7 @@ from rich.text import Text
 from typing_extensions import TypedDict
 
 from underlay.access.answers import UnreadableError, reading
-from underlay.access.sessions import ROOT_IF_POSSIBLE, Agent, Links, RefusedError, UnreachableError
+from underlay.access.sessions import Agent, Links, RefusedError, UnreachableError
 from underlay.access.target import Target
 from underlay.compare.firewall import canonical
 from underlay.console import console
@@ -112,8 +112,9 @@ def trace(links: Links, path: Path, port: int | None) -> Trace:
 def _agent(links: Links, name: str) -> Agent | UnreachableError:
     try:
         # Without root it can send all the same.
-        argv = links.command(name, [*ROOT_IF_POSSIBLE, *send.argv()])
-        return Agent(name, argv, trace_agent, _Hello)
+        root = links.root_if_possible(name)
+        argv = links.command(name, [*root.words, *send.argv()])
+        return Agent(name, argv, trace_agent, _Hello, root.stdin)
     except UnreachableError as error:
         return error
 

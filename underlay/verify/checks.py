@@ -164,13 +164,13 @@ class EveryHost:
 
     def test_ssh_port(self, planned: Host, state: HostState) -> None:
         """The ssh port is open."""
-        expect_listening(planned, state, 22)
+        expect_listening(planned, state, planned.login.port)
 
     @each(sshd_keywords)
     def test_sshd(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
         """The settings of sshd are in force."""
         wanted = sshd_settings(plan, planned)
-        all_found = sshd.differences(wanted, plan.operator.user, state.sshd)
+        all_found = sshd.differences(wanted, planned.login.user, state.sshd)
         found = [each for each in all_found if isinstance(each.thing, SshdSetting) and each.thing.key == item]
         if found:
             seen = [each.what for each in found]
@@ -178,7 +178,7 @@ class EveryHost:
 
     def test_deploy_machine_access(self, plan: Plan, planned: Host, state: HostState, evidence: Evidence) -> None:
         """The deploy machine may log in."""
-        path = authorized_keys(plan)
+        path = authorized_keys(planned)
         lines = [line for line in state.files.get(path, "").splitlines() if not line.startswith("#")]
         seen = [line for line in lines if line.endswith(f" {hostkeys.MARK}")]
         if planned.role == "jumphost" and state.machine_public is None:

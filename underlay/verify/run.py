@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from underlay.access.anew import anew
+from underlay.access.login import sudo
 from underlay.access.target import Target, announce
 from underlay.console import screen
 from underlay.errors import COULD_NOT, GOOD, INTERRUPTED, WRONG, OperatorError
@@ -47,6 +48,7 @@ def run(target: Target, roles: Iterable[str], junit: Path | None = None) -> int:
     roles = [role for role in ROLES if role in set(roles)]
     console = screen() if sys.stdout.isatty() else screen(width=WIDTH, color_system=None)
     announce(target)
+    sudo.ask(target)
     with anew(target) as own:
         return _run(own, roles, junit, console)
 

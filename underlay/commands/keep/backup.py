@@ -73,14 +73,14 @@ def restore(
         announce(target)
         way = stack.enter_context(backups.installed_anew(target, one, host_key)) if host_key else target
         links = backups.connected(way, one)
-        found = backups.restore(links, target.plan, one, content, dry=True)
+        found = backups.restore(links, one, content, dry=True)
         if not json:
             backups.show(found, console())
         changing = set(found.values()) & {"new", "differs"}
         if changing and not dry:
             if not yes:
                 parameters.confirmed(f"write these files to {one.name}?")
-            backups.restore(links, target.plan, one, content, dry=False)
+            backups.restore(links, one, content, dry=False)
             if error := Links(target).log_in_anew(one.name):
                 raise OperatorError(f"restored, but {one.name} can't be logged in to with its own key: {error}")
             print(f"{one.name} has them, and its own host key: now ./inv deploy {one.role}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """`./inv ssh`."""
 
 import os
+import sys
 
 from invoke import Context, task
 
@@ -33,10 +34,12 @@ def ssh(_: Context, host: str, command: str | None = None, via: str = "", addres
     planned = parameters.host(target.plan, host)
     name = planned.name
     options: list[str] = []
+    if command and planned.login.sudo == "password" and sys.stdin.isatty() and sys.stdout.isatty():
+        options.append("-t")  # its sudo asks there
     if via:
         through = parameters.host(target.plan, via)
         settings = ways.options(target, planned, through, ways.chosen(planned, through, address))
-        options = [f"-o{key}={value}" for key, value in settings.items()]
+        options += [f"-o{key}={value}" for key, value in settings.items()]
     if target.vantage is not None and target.vantage.name == name:
         argv = ["sh", "-c", command] if command else [os.environ.get("SHELL", "/bin/sh"), "-l"]
     else:

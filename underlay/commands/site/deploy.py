@@ -7,6 +7,7 @@ from json import dumps, loads
 
 from invoke import Context, Exit, task
 
+from underlay.access.login import sudo
 from underlay.access.target import current
 from underlay.commands import parameters
 from underlay.errors import GOOD, WRONG, OperatorError, exit_code, report_and_exit
@@ -62,7 +63,14 @@ def deploy(
         if not json:
             print(f"\n=== {each}", flush=True)
         argv = [*command, "inventory.py", f"deploys/{each}.py"]
-        done = subprocess.run(argv, cwd=REPO, check=False, stdout=subprocess.PIPE if json else None, text=True)
+        done = subprocess.run(
+            argv,
+            cwd=REPO,
+            check=False,
+            stdout=subprocess.PIPE if json else None,
+            text=True,
+            pass_fds=sudo.shared_files(),
+        )
         changing |= dry and done.returncode == WRONG
         if done.returncode not in ((GOOD, WRONG) if dry else (GOOD,)):
             what, left = ("dry run", "not looked at") if dry else ("deploy", "left alone")

@@ -12,7 +12,7 @@ from underlay.compare.systemd.networkd import Device, NetworkFile, System
 from underlay.desired import units
 from underlay.desired.routing import HostNetwork
 from underlay.desired.units import Unit
-from underlay.plan import Host
+from underlay.plan import SSH_PORT, Host
 from underlay.text import command
 
 SYSCTL = "systemd-sysctl.service"
@@ -27,7 +27,6 @@ MANAGERS = re.compile(r"(NetworkManager|connman|dhcpcd|wicd|netctl)\.service")
 """Who else configures NICs."""
 SERVERS = re.compile(r"(apache2|httpd|lighttpd|haproxy|caddy|traefik|varnish|envoy)\.service")
 """Who else takes the ports of a load balancer."""
-SSH_PORT = 22
 ANY = ("0.0.0.0", "::", "*", "")  # noqa: S104 (what sshd says)
 RESTORE = "put the keys in /etc/ssh back from a backup (docs/oncall.md)"
 CONFIG = re.compile(r"^\s*(Port|ListenAddress)\s*[ =]", re.IGNORECASE)
@@ -390,23 +389,26 @@ def _sshd(host: Host, found: Ssh | None, known: Sequence[str], files: Mapping[st
             return  # its unit makes it
         yield _refused("sshd", found.error)
         return
-    address = str(host.primary.address)
-    if found.listen and not any(_covers(each, address) for each in found.listen):
+    address, port = str(host.primary.address), host.login.port
+    if found.listen and not any(_covers(each, address, port) for each in found.listen):
         lines = [
             (path, number, line.strip())
             for path, text in files.items()
             for number, line in enumerate(text.splitlines(), 1)
-            if CONFIG.match(line)
+            if CONFIG.match(line) and line.split() != ["Port", str(port)]
         ]
         fix = [
             comment_out(path, *(n for p, n, _ in lines if p == path)) for path in dict.fromkeys(p for p, *_ in lines)
         ]
         if found.options:
             fix.append("sed -i s/^SSHD_OPTS/#SSHD_OPTS/ /etc/default/ssh")
+        ours = ["Port", str(port)]
+        if port != SSH_PORT and not any(line.split() == ours for text in files.values() for line in text.splitlines()):
+            fix.append(f"sed -i '1i Port {port}' /etc/ssh/sshd_config")
         yield Problem(
             "boot-program",
             "sshd",
-            f"after the next boot sshd does not listen on port {SSH_PORT} of {address}, but on {found.listen[0]}",
+            f"after the next boot sshd does not listen on port {port} of {address}, but on {found.listen[0]}",
             (*(f"{path}, line {number}: {line}" for path, number, line in lines[:4]),)
             or (f"/etc/default/ssh: SSHD_OPTS={found.options}",),
             tuple(fix),
@@ -424,9 +426,9 @@ def _sshd(host: Host, found: Ssh | None, known: Sequence[str], files: Mapping[st
         yield Problem("boot-program", "host key", what, ("sshd -T",), advice=RESTORE)
 
 
-def _covers(listen: str, address: str) -> bool:
+def _covers(listen: str, address: str, wanted: int) -> bool:
     where, _, port = listen.rpartition(":")
-    return port == str(SSH_PORT) and where.strip("[]") in (*ANY, address)
+    return port == str(wanted) and where.strip("[]") in (*ANY, address)
 
 
 def _refused(program: str, error: str) -> Problem:

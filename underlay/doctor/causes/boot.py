@@ -131,7 +131,7 @@ def _sshd(case: Investigation, planned: Host, state: HostState) -> Iterator[Caus
     """`sshd-open`: our file is there, and other lines win over it. Without that a deploy is the fix: `file-differs`."""
     if state.files.get(SSHD) != sshd_file(case.plan, planned):
         return
-    found = sshd.differences(sshd_settings(case.plan, planned), case.plan.operator.user, state.sshd)
+    found = sshd.differences(sshd_settings(case.plan, planned), planned.login.user, state.sshd)
     if found:
         paths = dict.fromkeys([*(each.found.path for each in found if isinstance(each.found, Place)), sshd.CONFIG])
         yield Cause(

@@ -72,7 +72,7 @@ def _cause(
 
 def _listening(case: Investigation, host: Host, state: HostState) -> Iterator[Cause]:
     web = [nginx.HTTP_PORT, *([nginx.API_PORT] if case.plan.hosts_of("master") else [])]
-    programs = {22: "ssh", **(dict.fromkeys(web, "nginx") if host.role == "lb_nginx" else {})}
+    programs = {host.login.port: "ssh", **(dict.fromkeys(web, "nginx") if host.role == "lb_nginx" else {})}
     silent = {port: program for port, program in programs.items() if port not in state.listening}
     if silent and not any(each.host == host.name and not each.latent for each in case.found):
         program = next(iter(silent.values()))
@@ -104,7 +104,7 @@ def _machine_access(case: Investigation, host: Host, state: HostState) -> Iterat
         return
     if public is None:
         return
-    lines = state.files.get(authorized_keys(case.plan), "").splitlines()
+    lines = state.files.get(authorized_keys(host), "").splitlines()
     seen = [line for line in lines if line.endswith(f" {hostkeys.MARK}")]
     key = hostkeys.machine_key(case.plan, public)
     if f"{public}\n" in case.seen.workstation.host_keys:
@@ -123,7 +123,7 @@ def _machine_access(case: Investigation, host: Host, state: HostState) -> Iterat
             "deploy-key",
             host,
             f"the deploy machine {how}",
-            [f"{authorized_keys(case.plan)} has {len(seen)} lines that end with {hostkeys.MARK}"],
+            [f"{authorized_keys(host)} has {len(seen)} lines that end with {hostkeys.MARK}"],
             # The gateway's is the business of the jump host's deploy: its own comes before there is a key.
             case.deploy(case.plan.jumphost if host == case.gateway else host),
         )

@@ -37,7 +37,6 @@ PROGRAMS = {
     "nginx": ("nginx",),
 }
 """Package of a role → its programs."""
-SERVED = {units.SSH.name: (SSH_PORT,), units.NGINX.name: (nginx.HTTP_PORT, nginx.API_PORT)}
 SYSTEM = ("dbus.socket", "systemd-journald.service", "systemd-logind.service", units.NETWORKD.name)
 CLOCKS = ("systemd-timesyncd", "chrony", "ntpsec", "ntp", "openntpd")
 """Services that keep the time."""
@@ -97,8 +96,6 @@ TRACKING = {
 }
 """Seconds that connections of a kind are remembered."""
 _SSHD_FILES = "/etc/ssh/sshd_config /etc/ssh/sshd_config.d/*.conf"
-LISTEN = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {_SSHD_FILES}"
-"""Lets sshd listen on port 22 of all addresses."""
 LISTEN_ADVICE = f"this makes its lines about that comments: grep -niE '^(Port|ListenAddress)' {_SSHD_FILES}"
 KERNELS_OWN = {"net.ipv4.ip_local_port_range": "32768 60999", "net.ipv4.ip_local_reserved_ports": ""}
 SSH_PORTS = (22, 222, 443, 1022, 1222, 2022, 2200, 2222, 8022, 10022, 22222)
@@ -395,8 +392,16 @@ def _concerned(case: Investigation, host: Host, key: str) -> frozenset[str]:
     return frozenset({host.name}) if "icmp" in key or "generic" in key else case.everybody
 
 
-def _ports(case: Investigation, unit: str) -> list[int]:
-    return [port for port in SERVED[unit] if port != nginx.API_PORT or case.plan.hosts_of("master")]
+def listen(host: Host) -> str:
+    """A shell command that lets sshd listen on the plan's port of all addresses of a host."""
+    line = rf"sed -i -E 's/^[[:space:]]*(Port|ListenAddress)[[:space:]=]/# &/I' {_SSHD_FILES}"
+    return line if host.login.port == SSH_PORT else f"{line} && sed -i '1i Port {host.login.port}' /etc/ssh/sshd_config"
+
+
+def _ports(case: Investigation, host: Host, unit: str) -> list[int]:
+    if unit == units.SSH.name:
+        return [host.login.port]
+    return [nginx.HTTP_PORT, *([nginx.API_PORT] if case.plan.hosts_of("master") else [])]
 
 
 def _served(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
@@ -413,7 +418,7 @@ def _served(case: Investigation, host: Host, unit: str) -> Iterator[Cause]:
     # Somebody may keep sshd to the network of the people who log in.
     nics = (host.primary,) if unit == units.SSH.name else host.interfaces
     addresses = {str(nic.address) for nic in nics}
-    for port in _ports(case, unit):
+    for port in _ports(case, host, unit):
         there = [each for each in look.listeners if each["port"] == port and ":" not in each["address"]]
         strangers = [each for each in there if _is_stranger(each, unit)]
         if strangers:
@@ -509,7 +514,7 @@ def _not_listening(
         fix = _make(case, unit)(host.name, " && ".join([*lines, *reload, command("systemctl", "restart", unit)]))
         advice = "it runs with another configuration than the one on disk, which is as planned"
     else:
-        fix = case.change(host.name, f"{LISTEN} && sshd -t && systemctl restart {unit}")
+        fix = case.change(host.name, f"{listen(host)} && sshd -t && systemctl restart {unit}")
         advice = LISTEN_ADVICE
     return Cause(
         id="not-listening",

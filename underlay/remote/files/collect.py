@@ -91,7 +91,11 @@ def collect(wanted: dict[str, Any]) -> dict[str, str]:
         (name, run, (command, seconds, most)) for name, command in wanted["commands"].items()
     ]
     for pattern in wanted["files"]:
-        asked += [(path, read, (path, most)) for path in sorted(glob.glob(pattern)) if os.path.isfile(path)]
+        asked += [
+            (path, read, (path, most))
+            for path in sorted(glob.glob(os.path.expanduser(pattern)))
+            if os.path.isfile(path)
+        ]
     late = f"\n[cut off after {seconds} s]\n"
     texts = at_once(lambda _, function, arguments: function(*arguments), asked, late, seconds + 1.5)
     return {name: text for (name, *_), text in zip(asked, texts, strict=True)}

@@ -83,10 +83,11 @@ def restore(wanted: dict[str, Any]) -> list[list[str]]:
     """Compare, or put in place; see above."""
     folders: dict[Path, tarfile.TarInfo] = {}
     files: dict[Path, tuple[tarfile.TarInfo, bytes]] = {}
+    prefixes = tuple(map(os.path.expanduser, wanted["prefixes"]))
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|gz") as archive:
         for member in archive:
             path = Path("/", member.name)
-            if ".." in path.parts or not f"{path}/".startswith(tuple(wanted["prefixes"])):
+            if ".." in path.parts or not f"{path}/".startswith(prefixes):
                 raise ValueError(f"{path} does not belong into a backup")
             if member.isdir():
                 folders[path] = member

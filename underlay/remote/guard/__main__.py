@@ -31,7 +31,7 @@ def main(*arguments: str) -> int:
     os.environ["LC_ALL"] = "C.UTF-8"
     os.umask(0o022)
     if arguments[:1] == ("login",):
-        return refused.main(*arguments[1:3])  # for people
+        return refused.main(*arguments[1:5])  # for people
     try:
         answer = known[arguments[0]](*arguments[1:])
     except Refused as error:

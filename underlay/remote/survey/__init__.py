@@ -20,7 +20,7 @@ Keys of the request, and of the answer:
 - `paths`: [[SOURCE, DESTINATION], …] → `SOURCE DESTINATION` → [pings sent, answered, seconds of the fastest first
   answer, seconds from the first to the last answer of the fastest burst of 20 with 1400 bytes each]
 - `policy`: [PACKET, …] → for each by which route and policy rule it goes, see `remote.trace.policy.taken`
-- `login`: [ACCOUNT, ADDRESS, KEY, FORWARDS] → why it does not get in from there, see `logins.refused`
+- `login`: [ACCOUNT, ADDRESS, KEY, FORWARDS, PORT, PASSWORD] → why it does not get in from there, see `logins.refused`
 - `accounts`: true → who may get in: `accounts` [[NAME, UID, empty password, expired], …] that have a shell; `keys`
   [[ACCOUNT, FILE, LINE, KEY, COMMENT, runs one command only], …]; `rights` [[FILE, LINE, TEXT], …] of sudo; `admins`,
   members of its groups; `writable` [[FILE, MODE], …] by everybody; `asks_nothing` [[FILE, LINE, TEXT], …] of PAM, by

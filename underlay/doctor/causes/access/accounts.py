@@ -129,7 +129,7 @@ def _keys(case: Investigation, seen: dict[Host, Accounts]) -> Iterator[Cause]:
     for host, found in seen.items():
         for account, path, number, key, comment, forced in found["keys"]:
             ours = key.split()[1] in known or comment == hostkeys.MARK or forced
-            if account in ("root", case.plan.operator.user) and not ours:
+            if account in ("root", host.login.user) and not ours:
                 there.setdefault((account, key), {})[host] = (path, number, comment)
     for (account, key), places in there.items():
         name = fingerprint(key)
@@ -207,7 +207,7 @@ def _note_others(case: Investigation, seen: dict[Host, Accounts]) -> None:
     others: dict[str, list[str]] = {}
     people = set(roles.jumphost(case.plan).people_on_call)
     for host, found in seen.items():
-        mine = {"root", case.plan.operator.user, *(people if host.role == "jumphost" else ())}
+        mine = {"root", host.login.user, *(people if host.role == "jumphost" else ())}
         keyed = {account for account, *_ in found["keys"]} - mine
         rights = {text.split()[0] for _, _, text in found["rights"]} | set(found["admins"])
         for name in sorted(keyed):

@@ -6,7 +6,7 @@ from underlay.doctor.cause import Cause
 from underlay.doctor.investigation import Fix, Investigation
 from underlay.doctor.survey import Failure, Login, Reason, Why
 from underlay.doctor.ways import AT_THE_DOOR
-from underlay.plan import Host
+from underlay.plan import SSH_PORT, Host
 from underlay.remote.guard.paths import COPY
 from underlay.text import command
 
@@ -96,7 +96,10 @@ def _narrowed(case: Investigation, where: Host, failure: Failure, login: Login, 
 
 
 def _look(case: Investigation, where: Host) -> str:
-    line = command("python3", COPY, "login", case.plan.operator.user)
+    login = where.login
+    usual = (login.port, login.sudo) == (SSH_PORT, "nopasswd")
+    more = () if usual else ("", login.port, login.sudo or "")
+    line = command("python3", COPY, "login", login.user, *more)
     look = case.console(where.name, line)
     return f"why, as it says itself: {look.command}{f' ({look.at})' if look.at else ''}; or journalctl -u ssh there"
 

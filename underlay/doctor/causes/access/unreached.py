@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+from underlay.access import hostkeys
 from underlay.doctor.cause import Cause
 from underlay.doctor.causes.access.accounts import fingerprint
 from underlay.doctor.causes.access.refused import refused
 from underlay.doctor.causes.between.neighbours import is_silent, silent
-from underlay.doctor.causes.ends import LISTEN, LISTEN_ADVICE
+from underlay.doctor.causes.ends import LISTEN_ADVICE, listen
 from underlay.doctor.investigation import Investigation, some
-from underlay.plan import SSH_PORT, Host
+from underlay.plan import Host
 from underlay.text import command
 
 FREEZABLE = ("init.scope", "system.slice", "system.slice/ssh.service")
@@ -35,11 +36,12 @@ def unreached(case: Investigation, host: Host) -> Iterator[Cause]:
         case "mute":
             yield _sshd_hangs(case, host, said)
         case "refused":
-            fix = case.console(host.name, f"if systemctl -q is-active ssh; then {LISTEN}; fi; {START}")
+            port = host.login.port
+            fix = case.console(host.name, f"if systemctl -q is-active ssh; then {listen(host)}; fi; {START}")
             yield Cause(
                 id="sshd-down",
                 host=host.name,
-                cause=f"{host.name}: its sshd does not run, or listens elsewhere: nothing listens on port {SSH_PORT}",
+                cause=f"{host.name}: its sshd does not run, or listens elsewhere: nothing listens on port {port}",
                 evidence=(said,),
                 fix=fix.command,
                 at=fix.at,
@@ -66,7 +68,7 @@ def _answers_for(case: Investigation, host: Host, shown: str) -> str:
 
 def _sshd_elsewhere(case: Investigation, host: Host, said: str) -> Cause:
     there = case.seen.elsewhere[host.name]
-    fix = case.console(host.name, f"{LISTEN} && sshd -t && systemctl restart ssh")
+    fix = case.console(host.name, f"{listen(host)} && sshd -t && systemctl restart ssh")
     return Cause(
         id="sshd-elsewhere",
         host=host.name,
@@ -101,12 +103,11 @@ def _sshd_hangs(case: Investigation, host: Host, said: str) -> Cause:
 
 def _host_key(case: Investigation, host: Host, said: str) -> Cause:
     address = case.seen.target.endpoint(host.name).address
-    known = case.seen.target.known_hosts
+    name, known = hostkeys.name(address, host.login.port), case.seen.target.known_hosts
     # Not the addresses that the gateway has for others: they lead to those.
-    own = [*(nic.address for nic in host.interfaces), *([host.published] if host.published else [])]
-    names = ",".join([host.name, *map(str, own)])
+    names = ",".join([host.name, *hostkeys.names(host)])
     read = command("cat", "/etc/ssh/ssh_host_ed25519_key.pub")
-    forget = command("ssh-keygen", "-q", "-f", known, "-R", address)
+    forget = command("ssh-keygen", "-q", "-f", known, "-R", name)
     there = case.console(host.name, read).command
     fix = f'key=$({there}) && {forget} && echo "{names} $key" >> {command(known)}' if case.is_lab else ""
     first = "another machine may answer in its place: compare the key with what its own console says"
@@ -115,7 +116,7 @@ def _host_key(case: Investigation, host: Host, said: str) -> Cause:
         id="host-key",
         host=host.name,
         cause=f"{host.name}: its host key is not the one that is known",
-        evidence=(said, f"known for {address} in {known}"),
+        evidence=(said, f"known for {name} in {known}"),
         fix=fix,
         advice=first + then,
         plan=case.line(host, address),

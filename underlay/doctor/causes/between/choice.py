@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from underlay.desired.traffic import Flow
 from underlay.doctor.survey import Survey
-from underlay.plan import SSH_PORT, Host, Plan
+from underlay.plan import Host, Plan
 
 FLOWS, LOST, PINGS, NAMES = 5, 2, 3, 2
 """How many are followed of connections that fail, of hosts that can't be reached, of pings, of name servers."""
@@ -72,7 +72,7 @@ def telling(seen: Survey, here: str, flows: list[Flow], lost: list[Host]) -> Ite
         if source:
             about = frozenset({host.name})
             said = f"{source} -> {host.name} (ssh)"
-            yield Ask(host.name, source, source, str(endpoint.address), SSH_PORT, about=about, said=said)
+            yield Ask(host.name, source, source, str(endpoint.address), endpoint.port, about=about, said=said)
     failing = {name for flow in flows for name in flow.hosts} | set(seen.failures)
     yield from _pings(seen, failing)
     yield from _names(seen, failing)

@@ -14,7 +14,7 @@ from underlay.doctor.causes.between.choice import trouble
 from underlay.doctor.investigation import Investigation, first, some
 from underlay.doctor.policy import may_be_blamed
 from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
-from underlay.plan import SSH_PORT, Host, Network
+from underlay.plan import Host, Network
 from underlay.text import command
 
 UNTRACKED = (
@@ -114,7 +114,7 @@ def connections(case: Investigation) -> Iterator[Cause]:
             host=host.name,
             cause=f"{host.name}: it can't be reached, and no packet to it could be followed to its end",
             evidence=(case.seen.failures[host.name].said, *first(why_not)),
-            fix=command("./inv", "trace", case.here, host.name, "--port", SSH_PORT),
+            fix=command("./inv", "trace", case.here, host.name, "--port", host.login.port),
             plan=case.line(host),
             hosts=case.behind(host),
             cuts=True,
@@ -197,7 +197,8 @@ def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]
             hop = case.seen.workstation.hops.get(str(address))
             if hop and hop.source:
                 source = IPAddress(hop.source)
-                ways[f"{case.here} {source} -> {address}:{SSH_PORT}"] = rules.met(source, address, SSH_PORT)
+                port = other.login.port
+                ways[f"{case.here} {source} -> {address}:{port}"] = rules.met(source, address, port)
         innocent = {each for flow in good for each in _met(host, rules, flow) if each.certain and each.drops}
         for way, suspects in ways.items():
             for suspect in suspects:

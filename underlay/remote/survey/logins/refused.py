@@ -27,9 +27,15 @@ REFUSALS = re.compile(
 EXPECTED = re.compile(r"Could not get shadow|Connection (?:closed|reset) by|maximum authentication|preauth\]$")
 
 
-def reasons(user: str, address: str = "", key: str = "", forwards: bool = False) -> list[Reason]:
-    """Why an account does not get in from an address with a key (TYPE BASE64), or gets no connection forwarded."""
+def reasons(
+    user: str, address: str = "", key: str = "", forwards: bool = False, port: int = 22, password: bool = False
+) -> list[Reason]:
+    """Why an account does not get in from an address with a key (TYPE BASE64), or gets no connection forwarded.
+
+    port: of its sshd; password: it has one for sudo
+    """
     address = address or ANYWHERE
+    sshd.port = port
     os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     os.environ["LC_ALL"] = "C.UTF-8"
     if blind := _seen(account.looked_for(user)):
@@ -43,7 +49,7 @@ def reasons(user: str, address: str = "", key: str = "", forwards: bool = False)
     )
     inside = _seen(account.account(user), account.nologin(user), session.pam(user, address), session.limits(user))
     # Whose account is refused is refused by sudo, too.
-    made += inside or _seen(session.runs(user), session.shell(user), session.sudo(user))
+    made += inside or _seen(session.runs(user), session.shell(user), session.sudo(user, password))
     if not made:
         made += _seen(_journal(user, address))
     unique = {each["what"]: each for each in made}
@@ -59,9 +65,9 @@ def _seen(*parts: Iterator[Reason]) -> list[Reason]:
     return found
 
 
-def main(user: str = "root", address: str = "") -> int:
+def main(user: str = "root", address: str = "", port: str = "22", sudo: str = "") -> int:
     """At the console: say it to a person; 0 if nothing here is in the way."""
-    there = reasons(user, address)
+    there = reasons(user, address, port=int(port), password=sudo == "password")
     for each in there:
         print(f"{user} does not get in: {each['what']}")
         print(f"  this mends it: {each['fix']}" if each["fix"] else "  no command is known that mends it")

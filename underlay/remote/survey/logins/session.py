@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from underlay.remote.survey.logins.account import client
-from underlay.remote.survey.logins.common import ANYWHERE, Line, Reason, as_account, groups_of, off, plain, reason
+from underlay.remote.survey.logins.account import client, shadow
+from underlay.remote.survey.logins.common import ANYWHERE, Line, Reason, as_account, groups_of, off, plain, reason, said
 
 MARK = "underlay-login"
 SMALL = {"maxlogins": 3, "maxsyslogins": 3, "nproc": 30, "nofile": 30, "as": 100_000, "cpu": 1, "fsize": 100}
@@ -155,8 +155,8 @@ def shell(user: str) -> Iterator[Reason]:
         yield reason(f"its shell {shell} {how} for commands{': ' + words[-1] if words else ''}")
 
 
-def sudo(user: str) -> Iterator[Reason]:
-    """sudo makes it root without a password."""
+def sudo(user: str, password: bool) -> Iterator[Reason]:
+    """sudo makes it root, without a password or with the account's."""
     if user == "root":
         return
     account, path = pwd.getpwnam(user), shutil.which("sudo") or "/usr/bin/sudo"
@@ -173,7 +173,27 @@ def sudo(user: str) -> Iterator[Reason]:
     if done is None or done[0] == 0:
         return
     words = done[2] + done[1]
+    if password and "password is required" in words:
+        yield from _with_password(user, path)
+        return
     yield reason(f"sudo refuses {user}: {_last(words) or f'exit code {done[0]}'}", _sudo_fix(user, words))
+
+
+def _with_password(user: str, path: str) -> Iterator[Reason]:
+    """Whether its password is a right one only sudo can tell; that there is one, and a right to all, can be seen."""
+    code, words = said(path, "-l", "-U", user)
+    if "not allowed to run" in words:
+        rule = shlex.quote(f"{user} ALL=(ALL:ALL) ALL")
+        place = shlex.quote(f"/etc/sudoers.d/{user.replace('.', '_')}")
+        fix = (
+            f"echo {rule} > {place} && chown root:root {place} && chmod 440 {place} && visudo -cq"
+            if plain(user)
+            else ""
+        )
+        yield reason(f"sudo gives {user} no right to anything", fix)
+    field = shadow(user)[1] if os.geteuid() == 0 and not code else "?"
+    if field.startswith(("!", "*")) or not field:
+        yield reason(f"{user} has no password here that sudo could ask for, or it is locked (passwd -S {user})")
 
 
 def _last(words: str) -> str:

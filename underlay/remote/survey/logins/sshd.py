@@ -56,9 +56,13 @@ def found(keyword: str, value: str = "") -> list[Line]:
     ]
 
 
+port = 22
+"""Where it must listen: the plan's."""
+
+
 def effective(user: str, address: str) -> dict[str, list[str]]:
     """What holds for an account from an address: keyword → values. Raises ValueError with its own words."""
-    who = f"user={user},host={address},addr={address},laddr={address},lport=22"
+    who = f"user={user},host={address},addr={address},laddr={address},lport={port}"
     code, text = said("sshd", "-T", "-C", who)
     if code:
         raise ValueError(text.strip())
@@ -103,7 +107,7 @@ def listed(patterns: str, address: str) -> bool:
 
 
 def listens() -> Iterator[Reason]:
-    """It takes its configuration, runs, and listens at port 22 of all addresses."""
+    """It takes its configuration, runs, and listens at the plan's port of all addresses."""
     code, words = said("sshd", "-t")
     if code == MISSING:
         yield reason("its sshd can't be run: the package openssh-server, or the file, is gone")
@@ -164,26 +168,29 @@ def _elsewhere() -> Iterator[Reason]:
     with suppress(OSError):
         if main != "0" and Path(f"/proc/{main}/stat").read_text().rpartition(")")[2].split()[0] in ("T", "t"):
             yield reason(f"its sshd is stopped (process {main}, state T)", f"kill -CONT {main}")
-    if code or any(port == "22" and host in EVERYWHERE for host, port in ends):
+    if code or any(at == str(port) and host in EVERYWHERE for host, at in ends):
         if not os.path.isdir("/run/sshd"):
             yield reason("the folder /run/sshd is gone, without which sshd lets nobody in", RESTART)
         return
     odd = [
         line
         for line in lines()
-        if (line.words[0] == "port" and line.words[1:] != ["22"])
+        if (line.words[0] == "port" and line.words[1:] != [str(port)])
         or (line.words[0] == "listenaddress" and f"{''.join(line.words[1:2])}" not in ("0.0.0.0", "::"))  # noqa: S104
         or line.words == ["addressfamily", "inet6"]
     ]
-    near = sorted(host for host, port in ends if port == "22" and not host.startswith(("127.", "[::1]")))
+    near = sorted(host for host, at in ends if at == str(port) and not host.startswith(("127.", "[::1]")))
+    named = port == 22 or any(line.words == ["port", str(port)] for line in lines())
+    fixes = [*([off(odd)] if odd else []), *([] if named else [f"sed -i '1i Port {port}' {CONFIG}"]), RESTART]
     if unit.get("LoadState") == "masked":
         yield reason("its sshd is masked, and does not run", "systemctl unmask ssh && systemctl start ssh")
-    elif odd:
-        yield reason(f"sshd does not listen at port 22 of every address: {odd[0]}", f"{off(odd)} && {RESTART}")
+    elif odd or not named:
+        where = str(odd[0]) if odd else f"no line of its files says Port {port}"
+        yield reason(f"sshd does not listen at port {port} of every address: {where}", " && ".join(fixes))
     elif near:
         yield reason(f"sshd listens at {', '.join(near)} only, and its files say everywhere", RESTART)
     else:
-        yield reason("its sshd does not run: nothing listens at port 22", "systemctl start ssh")
+        yield reason(f"its sshd does not run: nothing listens at port {port}", "systemctl start ssh")
 
 
 def _has_key(path: str, key: str) -> bool:
