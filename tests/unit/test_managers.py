@@ -25,7 +25,9 @@ def of_eth0(answers: Answers) -> list[str]:
         (Answers(networkd=False, links={"eth0": ("configured", "/etc/systemd/network/50.network")}), []),
         (Answers(networkd=True, links={"eth0": ("configured", DROPPED)}), ["networkd (netplan)"]),
         (
-            Answers(networkd=True, links={"eth0": ("configured", DROPPED)}, netplan=("/etc/netplan/50-cloud-init.yaml",)),
+            Answers(
+                networkd=True, links={"eth0": ("configured", DROPPED)}, netplan=("/etc/netplan/50-cloud-init.yaml",)
+            ),
             ["networkd (netplan of cloud-init)"],
         ),
         (

@@ -1,4 +1,4 @@
-"""Who manages each NIC of a host: who makes its addresses and routes, now and at a boot, and may take others away. Pure.
+"""Who manages each NIC of a host: makes its addresses and routes, now and at a boot, and may take others away. Pure.
 
 Each manager is asked for itself: what it says of a NIC, or what its own files say of the next boot. A NIC that two of
 them manage has both: what one makes the other may take away.
