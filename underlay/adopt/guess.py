@@ -73,8 +73,8 @@ def new_site(found: Sequence[Seen], here: Callable[[str], bool]) -> Site:
     facts = nat.facts(live_rules(gateway)) if gateway else Facts()
     networks, more = _networks(found, gateway, facts)
     notes: list[str] = []
-    hosts = [_host(seen, networks, facts, seen is gateway, notes) for seen in found]
-    hosts = _named([each for each in hosts if each], notes)
+    there = [_host(seen, networks, facts, seen is gateway, notes) for seen in found]
+    hosts = _named([each for each in there if each], notes)
     hosts = [*hosts, *_only_in_rules(hosts, networks, facts)]
     hosts = _roles(hosts, gateway, why, networks, here)
     hosts, lacking = _one_jump_host(hosts, networks)
@@ -89,8 +89,8 @@ def more_hosts(plan: Plan, found: Sequence[Seen], here: Callable[[str], bool]) -
     gateway = next((each for each in found if plan.gateway.name in map(known.get, own_addresses(each))), None)
     facts = nat.facts(live_rules(gateway)) if gateway else Facts()
     new = [each for each in found if not any(address in known for address in own_addresses(each))]
-    hosts = [_host(seen, plan.networks, facts, False, notes) for seen in new]
-    named = _named([each for each in hosts if each], notes, [host.name for host in plan.hosts])
+    there = [_host(seen, plan.networks, facts, False, notes) for seen in new]
+    named = _named([each for each in there if each], notes, [host.name for host in plan.hosts])
     guessed = _roles(named, None, "", plan.networks, here)
     # A site has one of these, and this one has it.
     guessed = [
@@ -107,7 +107,7 @@ def more_hosts(plan: Plan, found: Sequence[Seen], here: Callable[[str], bool]) -
 
 def site_nics(seen: Seen) -> Iterator[Nic]:
     """The NICs that a network of a site may be on."""
-    nics = seen.part(lambda each: each.nics, ())
+    nics = seen.part(lambda each: each.nics) or ()
     for nic in nics:
         # A bridge that nothing leads out of is a program's own: Docker's, libvirt's, a CNI's.
         inner = nic.kind == "bridge" and not any(_leads_out(each) for each in nics if each.master == nic.name)
@@ -130,17 +130,17 @@ def site_addresses(seen: Seen) -> Iterator[tuple[Nic, IPNetwork]]:
 
 def own_addresses(seen: Seen) -> list[str]:
     """All its addresses, without their lengths."""
-    return [text.partition("/")[0] for nic in seen.part(lambda each: each.nics, ()) for text in nic.addresses]
+    return [text.partition("/")[0] for nic in (seen.part(lambda each: each.nics) or ()) for text in nic.addresses]
 
 
 def live(seen: Seen) -> LiveNetwork:
     """Its network; an empty one where that can't be read."""
-    return seen.part(lambda each: each.network, LiveNetwork({}, (), (), ()))
+    return seen.part(lambda each: each.network) or LiveNetwork({}, (), (), ())
 
 
 def live_rules(seen: Seen) -> nat.Tables:
     """The rules of its iptables; none where they can't be read."""
-    return seen.part(lambda each: each.firewall, Firewall()).live
+    return (seen.part(lambda each: each.firewall) or Firewall()).live
 
 
 def default_of(seen: Seen) -> Route | None:
@@ -210,7 +210,7 @@ def _networks(found: Sequence[Seen], gateway: Seen | None, facts: Facts) -> tupl
 
 def _primary(seen: Seen, networks: Sequence[IPNetwork]) -> IPNetwork | None:
     """The network in which a host is reached."""
-    at = seen.login.address if seen.part(lambda each: each.login, None) else None
+    at = seen.login.address if seen.part(lambda each: each.login) else None
     return next((each for each in networks if at is not None and at in each), None)
 
 
@@ -219,7 +219,7 @@ def _primary(seen: Seen, networks: Sequence[IPNetwork]) -> IPNetwork | None:
 
 def name(seen: Seen) -> str:
     """What a host calls itself, fit for a plan; else its address."""
-    system = seen.part(lambda each: each.system, None)
+    system = seen.part(lambda each: each.system)
     found = re.sub(r"[^a-z0-9-]+", "-", (system.name if system else "").lower()).strip("-")[:40].strip("-")
     if found in ("", "localhost", OUTSIDE):
         found = "host-" + re.sub(r"[^a-z0-9]+", "-", seen.asked.lower()).strip("-")
@@ -266,7 +266,7 @@ def _host(seen: Seen, networks: Sequence[Network], facts: Facts, is_gateway: boo
 
 
 def _arrival(seen: Seen) -> IPAddress | None:
-    login = seen.part(lambda each: each.login, None)
+    login = seen.part(lambda each: each.login)
     return login.address if login else None
 
 
@@ -292,7 +292,7 @@ def _of_nic(who: str, nic: Nic, found: IPNetwork, network: Network) -> Iterator[
 
 
 def _of_host(who: str, seen: Seen) -> Iterator[str]:
-    login = seen.part(lambda each: each.login, None)
+    login = seen.part(lambda each: each.login)
     if login and login.port != SSH_PORT:
         yield f"{who}: its sshd took the connection at port {login.port}: a plan knows port {SSH_PORT}"
     six = sorted(address for nic in site_nics(seen) for address in nic.ipv6)
@@ -365,8 +365,8 @@ def _told(host: Guess, inner: Sequence[str], here: Callable[[str], bool]) -> Ite
     seen = host.seen
     if seen is None:
         return
-    programs = seen.part(lambda each: each.listening, {})
-    names = seen.part(lambda each: each.names, ())
+    programs = seen.part(lambda each: each.listening) or {}
+    names = seen.part(lambda each: each.names) or ()
     if any(here(address) for address in own_addresses(seen)):
         yield "workstation", "this command runs on it"
     if MANIFEST in names or any(program in API_SERVERS for program in programs.values()):
@@ -386,7 +386,7 @@ def _told(host: Guess, inner: Sequence[str], here: Callable[[str], bool]) -> Ite
 
 def runs(seen: Seen, *services: str) -> bool:
     """Whether one of these services runs, or will after a boot."""
-    return any(seen.part(lambda each: each.is_on(service), False) for service in services)  # noqa: B023 (asked at once)
+    return any(seen.part(lambda each: each.is_on(service)) for service in services)  # noqa: B023 (asked at once)
 
 
 def _one_jump_host(hosts: Sequence[Guess], networks: Sequence[Network]) -> tuple[list[Guess], list[str]]:

@@ -4,6 +4,7 @@ A host's key need not be known: then it is taken for the time of the look, and t
 Nothing secret goes to such a host: one logs in with a key or not at all, and no agent is forwarded.
 """
 
+import re
 import shlex
 import socket
 import struct
@@ -28,8 +29,12 @@ from underlay.access.target import Target
 from underlay.adopt.seen import SECTIONS, Seen
 from underlay.observe.state import MOST, SECONDS, HostState, script, sections
 from underlay.remote import at_once
-from underlay.text import command
+from underlay.text import argument, command
 
+MOST = 250
+"""Addresses at once."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+"""A host in an ssh configuration."""
 CHANGED = "Host key verification failed."
 """The last word of ssh about a host whose key is another one than the known one."""
 ROUTES = "/proc/thread-self/net/route"
@@ -136,6 +141,16 @@ def is_address(name: str) -> bool:
     return True
 
 
+def is_here(address: str) -> bool:
+    """Whether an address is this machine's own."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 def _jump(name: str, ways: Ways, near: Sequence[IPNetwork]) -> str:
     far = is_address(name) and not any(IPAddress(name) in network for network in near)
     return ways.via if far and name != ways.via else ""
@@ -193,19 +208,31 @@ def _new_keys(path: Path) -> tuple[str, ...]:
     return tuple(" ".join(row[:3]) for row in rows if len(row) > 2 and is_key(row[1].encode(), row[2].encode()))
 
 
-def way_in(target: Target, ways: Ways, name: str, words: str) -> str:
-    """The command line that runs another one on such a host, as the operator, for people to paste."""
-    known = next((host for host in target.plan.hosts if any(str(nic.address) == name for nic in host.interfaces)), None)
-    known = known or next((host for host in target.plan.published if str(host.published) == name), None)
+def on_host(target: Target, ways: Ways, name: str, line: str, *, root: bool = True) -> tuple[str, str]:
+    """The command that runs a command line as root on such a host, for people to paste; and where, if not here.
+
+    root: whether sudo asks for no password there; else it has to be typed at the host's console
+    """
     if target.workstation:
         # Its addresses lead nowhere from the person's shell, or to somebody else.
-        return f"./inv ssh {known.name if known else name} {words}"
-    argv = ["ssh", "-t", *(["-F", str(ways.config)] if ways.config else [])]
+        return f"./inv lab.run {_planned(target, name)} {argument(line)}", ""
+    if not root:
+        return line, f"at the console of {name}, as root"
+    argv = ["ssh", *(["-F", str(ways.config)] if ways.config else [])]
     argv += ["-p", str(ways.port)] if ways.port else []
     user = ways.user or ("" if ways.config else target.plan.operator.user)
     jump = _jump(name, ways, networks_here())
     argv += ["-J", f"{user}@{jump}" if user else jump] if jump else []
-    return f"{command(*argv, f'{user}@{name}' if user else name)} {words}"
+    argv += [f"{user}@{name}" if user else name]
+    return f"{command(*argv)} {argument(command('sudo', 'sh', '-c', line))}", ""
+
+
+def _planned(target: Target, name: str) -> str:
+    """What the plan in force calls the host at an address."""
+    for host in target.plan.hosts:
+        if name in (str(host.published), *(str(nic.address) for nic in host.interfaces)):
+            return host.name
+    return name
 
 
 def config_file(text: str) -> Path:

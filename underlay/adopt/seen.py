@@ -181,12 +181,12 @@ class Seen:
         with reading(f"{section} of {self.asked}"):
             return parse(lines)
 
-    def part(self, read: Callable[["Seen"], T], otherwise: T) -> T:
-        """A part, or something else where it can't be read."""
+    def part(self, read: Callable[["Seen"], T]) -> T | None:
+        """A part, or None where it can't be read."""
         try:
             return read(self)
         except UnreadableError:
-            return otherwise
+            return None
 
     @cached_property
     def unread(self) -> list[str]:
@@ -211,9 +211,9 @@ class Seen:
     def nics(self) -> tuple[Nic, ...]:
         """Every NIC but the loopback, with who manages it."""
         found = self._read("links", _links)
-        speeds = self.part(lambda each: each.speeds, {})
+        speeds = self.part(lambda each: each.speeds) or {}
         drivers = {
-            device.names[0]: device.driver for device in self.part(lambda each: each.network, _NO_NETWORK).devices
+            device.names[0]: device.driver for device in (self.part(lambda each: each.network) or _NO_NETWORK).devices
         }
         by = managers.managers([nic.name for nic in found], self.managers)
         return tuple(
