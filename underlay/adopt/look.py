@@ -4,7 +4,6 @@ A host's key need not be known: then it is taken for the time of the look, and t
 Nothing secret goes to such a host: one logs in with a key or not at all, and no agent is forwarded.
 """
 
-import re
 import shlex
 import socket
 import struct
@@ -31,10 +30,6 @@ from underlay.observe.state import MOST, SECONDS, HostState, script, sections
 from underlay.remote import at_once
 from underlay.text import argument, command
 
-MOST = 250
-"""Addresses at once."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-"""A host in an ssh configuration."""
 CHANGED = "Host key verification failed."
 """The last word of ssh about a host whose key is another one than the known one."""
 ROUTES = "/proc/thread-self/net/route"

@@ -72,7 +72,7 @@ def _key(target: Target, look: Look) -> Iterator[Check]:
             "host key",
             "not ready",
             f"it shows another key than {target.known_hosts} has: another machine, or one that was installed anew",
-            advice="compare it with what the host's own console says: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub. "
+            advice="compare it with what its own console says: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub. "
             f"If it is that: {command('ssh-keygen', '-R', look.asked, '-f', target.known_hosts)}",
         )
     elif look.keys:

@@ -1,16 +1,22 @@
 """`./inv adopt`."""
 
+import re
 from pathlib import Path
 
 from invoke import Context, Exit, task
 
 from underlay.access.target import announce, current
-from underlay.adopt.look import MOST, NAME, Ways, config_file, is_address
 from underlay.commands import parameters
 from underlay.errors import OperatorError, report_and_exit
 
+MOST = 250
+"""Addresses at once."""
+NAME = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+"""A host in an ssh configuration."""
+
 
 @task(
+    auto_shortflags=False,  # one of them would be -h
     iterable=["addresses"],
     positional=["addresses"],
     help={
@@ -46,10 +52,14 @@ def adopt(
     0 the proposal is a plan; 2 a question is open; 1 a host could not be looked at, or shows another key than the known
     one. With --check: 0 all are ready; 2 one is not; 1 all that were looked at are, and one could not be.
     """
-    from underlay.adopt import run
+    from underlay.adopt import look, run
 
-    ways = _ways(user, port, ssh_config, via)
-    wanted = _addresses(addresses, ways)
+    wanted = _addresses(addresses, names=bool(ssh_config))
+    for each in [via] if via else []:
+        _addresses([each], names=bool(ssh_config))
+    number = parameters.whole(port, 1, 65535) if port else 0
+    config = look.config_file(ssh_config) if ssh_config else None
+    ways = look.Ways(parameters.user(user), number, config, via)
     path = Path(output) if output else None
     if path and path.exists():
         raise OperatorError(f"{path} is there already: name another file with --output")
@@ -64,20 +74,14 @@ def adopt(
     raise Exit(code=run.adopt(target, looks, ways, title, path, ask, json=json))
 
 
-def _ways(user: str, port: str, config: str, via: str) -> Ways:
-    account = parameters.user(user)
-    number = parameters.whole(port, 1, 65535) if port else 0
-    return Ways(account, number, config_file(config) if config else None, via)
-
-
-def _addresses(asked: list[str], ways: Ways) -> list[str]:
+def _addresses(asked: list[str], *, names: bool) -> list[str]:
     """The words, each once: addresses, or names of the person's ssh configuration."""
     wanted = list(dict.fromkeys(asked))
     if not wanted:
         raise OperatorError("no address is given: say where the hosts are reached, like 192.0.2.7 192.0.2.8")
     if len(wanted) > MOST:
         raise OperatorError(f"{len(wanted)} addresses: look at up to {MOST} at once")
-    for each in wanted + ([ways.via] if ways.via else []):
-        if not (ways.config and NAME.fullmatch(each) and not is_address(each)):
+    for each in wanted:
+        if not (names and NAME.fullmatch(each)):
             parameters.address(each)
     return wanted
