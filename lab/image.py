@@ -34,6 +34,8 @@ FOR_ROLES = [
 """What roles install; kept out of the base, so that a role that forgets to install it fails in the lab too."""
 NEIGHBOURS = ["nftables", "iptables-persistent", "ipset", "ufw", "firewalld", "arptables", "ebtables"]
 """Other packet filters, for tests to install beside what roles install."""
+MANAGERS = ["ifupdown", "network-manager"]
+"""Other managers of NICs, for tests, too."""
 
 MASKED = [
     *("getty.target", "console-getty.service", "systemd-pstore.service", "sshd-keygen.service", "e2scrub_reap.service"),
@@ -120,7 +122,7 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
     download += f" -o Dir::Cache::archives={debs} install"
     hooks = [
         f"{download} {' '.join(FOR_ROLES)}",
-        *(f"{download} {neighbour}" for neighbour in NEIGHBOURS),  # each by itself: some of them conflict
+        *(f"{download} {neighbour}" for neighbour in (*NEIGHBOURS, *MANAGERS)),  # each by itself: some of them conflict
         'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/apt/sources.list "$1"/etc/resolv.conf',
         'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
         f'chroot "$1" systemctl mask {" ".join(MASKED)}',

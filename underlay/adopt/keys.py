@@ -1,7 +1,5 @@
 """The keys of hosts that were not known: how a person compares them, and the file that knows them afterwards."""
 
-import base64
-import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +7,7 @@ from pathlib import Path
 
 from underlay.adopt.look import Look
 from underlay.errors import OperatorError
+from underlay.oncall import redact
 from underlay.plan import Plan
 
 
@@ -24,8 +23,7 @@ class NewKey:
     @property
     def fingerprint(self) -> str:
         """As `ssh-keygen -l` prints it."""
-        digest = hashlib.sha256(base64.b64decode(self.key)).digest()
-        return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+        return redact.fingerprint(self.key)
 
     @property
     def line(self) -> str:

@@ -53,7 +53,7 @@ class Proposal:
 def whole(site: Site, title: str, target: str, operator: Operator, path: Path) -> Proposal:
     """A plan of a new site, that is to be at that path."""
     text = HEAD + f"site = {_value(title)}\ntarget = {_value(target)}\n"
-    text += f"operator = {_value(operator.model_dump())}\n\n"
+    text += f"operator = {_value(operator.model_dump(exclude_none=True))}\n\n"
     text += _block("networks", {each.name: _network(each) for each in site.networks}, {})
     text += "\n" + _block("hosts", {each.name: _host(each) for each in site.hosts}, _reasons(site.hosts))
     plan, errors = _loaded(text, path)

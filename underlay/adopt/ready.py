@@ -67,18 +67,23 @@ def _way(target: Target, ways: Ways, look: Look) -> Iterator[Check]:
 
 
 def _key(target: Target, look: Look) -> Iterator[Check]:
-    if look.changed:
-        yield Check(
-            "host key",
-            "not ready",
-            f"it shows another key than {target.known_hosts} has: another machine, or one that was installed anew",
-            advice="compare it with what its own console says: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub. "
-            f"If it is that: {command('ssh-keygen', '-R', look.asked, '-f', target.known_hosts)}",
-        )
-    elif look.keys:
+    for why in changed_key(target, look):
+        yield Check("host key", "not ready", why)
+    if look.keys:
         yield Check("host key", "not ready", "it is not known yet", f"./inv adopt {look.asked}")
     elif look.seen is not None:
         yield Check("host key", "ready")
+
+
+def changed_key(target: Target, look: Look) -> Iterator[str]:
+    """What to do about a host that showed another key than the known one."""
+    if look.changed:
+        forget = command("ssh-keygen", "-R", look.asked, "-f", target.known_hosts)
+        yield (
+            f"it shows another key than {target.known_hosts} has: another machine, or one that was installed anew. "
+            "Compare it with what its own console says (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub); "
+            f"if that is it, forget the old one: {forget}"
+        )
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,10 @@ def adopt(
     path: of the file to write
     ask: the question whether keys are to be taken; None: they are
     """
+    if changed := [f"{each.asked}: {why}" for each in looks for why in ready.changed_key(target, each)]:
+        raise OperatorError("\n".join([*changed, "nothing was written"]))
+    if not any(each.seen for each in looks):
+        raise OperatorError("\n".join(["no host could be looked at", *(each.error for each in looks)]))
     found = propose(target, looks, ways, title, path)
     if found.keys:
         show_keys(target, found)
@@ -218,9 +222,6 @@ def show(target: Target, looks: Sequence[Look], found: Found, path: Path | None)
     for look in looks:
         if look.error:
             page.print(f"not looked at: {look.error}", style="bold red")
-        if look.changed:
-            [check] = [each for each in ready.checks(target, Ways(), look) if each.what == "host key"]
-            page.print(f"{look.asked}: {check.why}. {check.advice}", style="bold red")
         for why in look.seen.unread if look.seen else ():
             page.print(f"not read: {why}", style="red")
     _list(page, "Open questions:", found.questions, style="bold red")
