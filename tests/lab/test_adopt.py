@@ -69,7 +69,7 @@ def test_hosts_as_an_installer_leaves_them(lab: LabState) -> None:
 
 
 def test_host_keys(lab: LabState) -> None:
-    """1. an unknown one is shown as its console does, and not taken without a yes; 2. with one; 3. another: an error."""
+    """1. an unknown one is shown as the console does, and not taken without a yes; 2. with one; 3. another: an error."""
     before = lab.known_hosts.read_text()
     address = "192.168.0.50"
     line = next(line for line in before.splitlines() if address in line)
@@ -149,8 +149,7 @@ def test_lines_for_the_plan_in_force(by_hand: LabState, plan: Plan, tmp_path: Pa
     text = plan.source.read_text()
     begin = text.index('    "master-1"')
     (tmp_path / "all.py").write_text(text[:begin] + "}\n")
-    environment = {"UNDERLAY_PLAN": str(tmp_path / "all.py")}
-    done = invoke("adopt", "100.64.0.2", "192.168.0.53", "--json", **environment)
+    done = invoke("adopt", "100.64.0.2", "192.168.0.53", "--json", UNDERLAY_PLAN=str(tmp_path / "all.py"))
     found = json.loads(done.stdout)
     added = [line[1:] for line in found["proposal"].splitlines() if line.startswith("+") and line[:3] != "+++"]
     assert found["loads"]
@@ -169,7 +168,8 @@ BREAK = {
     ),
     "sudo": ("mv /usr/bin/sudo /usr/bin/sudo.gone", "mv /usr/bin/sudo.gone /usr/bin/sudo", "not found"),
     "ifupdown": (
-        f"apt-get -qq update && apt-get -qq install ifupdown >/dev/null; printf '{INTERFACES}' > /etc/network/interfaces",
+        "apt-get -qq update && apt-get -qq install ifupdown >/dev/null; "
+        f"printf '{INTERFACES}' > /etc/network/interfaces",
         "apt-get -qq purge ifupdown >/dev/null; rm -rf /etc/network",
         "eth0 is managed by networkd and ifupdown",
     ),

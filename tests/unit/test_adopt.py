@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 
 from tests.unit.conftest import Planned
 from tests.unit.site import ruleset
@@ -63,7 +63,7 @@ def says(asked: str, name: str, nics: Mapping[str, str], router: str = "", **par
 
 
 def _in(router: str, cidr: str) -> bool:
-    return bool(router) and IPAddress(router) in guess.IPNetwork(cidr)
+    return bool(router) and IPAddress(router) in IPNetwork(cidr)
 
 
 def told(plan: Plan, host: Host) -> Seen:
