@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from json import dumps
@@ -120,7 +121,10 @@ def propose(target: Target, looks: Sequence[Look], ways: Ways, title: str, path:
         site = guess.new_site(seen, looking.is_here)
         name = title or NEW_SITE
         file = path or REPO / "group_data" / f"{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_') or 'site'}.py"
-        operator = target.plan.operator.model_copy(update={"user": ways.user} if ways.user else {})
+        # The account that one came in as, whoever's configuration named it.
+        accounts = Counter(login.account for each in seen if (login := each.part(lambda one: one.login)))
+        user = accounts.most_common(1)[0][0] if accounts else target.plan.operator.user
+        operator = target.plan.operator.model_copy(update={"user": user})
         proposed = proposal.whole(site, name, target.name, operator, Path(file).absolute())
     else:
         site = guess.more_hosts(target.plan, seen, looking.is_here)
