@@ -69,7 +69,7 @@ def test_hosts_as_an_installer_leaves_them(lab: LabState) -> None:
 
 
 def test_host_keys(lab: LabState) -> None:
-    """1. an unknown one is shown as the console does, and not taken without a yes; 2. with one; 3. another: an error."""
+    """1. an unknown one is shown as the console does, and taken after a yes only; 2. another is an error."""
     before = lab.known_hosts.read_text()
     address = "192.168.0.50"
     line = next(line for line in before.splitlines() if address in line)

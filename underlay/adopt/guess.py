@@ -78,7 +78,7 @@ def new_site(found: Sequence[Seen], here: Callable[[str], bool]) -> Site:
     hosts = [*hosts, *_only_in_rules(hosts, networks, facts)]
     hosts = _roles(hosts, gateway, why, networks, here)
     hosts, lacking = _one_jump_host(hosts, networks)
-    notes += _of_rules(facts, networks)
+    notes += _of_rules(facts, networks, hosts)
     return Site(tuple(networks), tuple(_in_order(hosts, facts)), (*questions, *more, *lacking), tuple(notes), facts)
 
 
@@ -414,8 +414,11 @@ def _one_jump_host(hosts: Sequence[Guess], networks: Sequence[Network]) -> tuple
     return [*hosts], [f"which host is the jump host{which} A plan has one: give it the role 'jumphost'"]
 
 
-def _of_rules(facts: Facts, networks: Sequence[Network]) -> Iterator[str]:
+def _of_rules(facts: Facts, networks: Sequence[Network], hosts: Sequence[Guess]) -> Iterator[str]:
+    published = {each.published for each in hosts}
     for outer, inner in facts.halves:
+        if outer in published:
+            continue  # at that address it was asked: what is lacking is told, as a rule
         yield f"the rules map {outer} and {inner} in one direction only: a plan maps both; they stay as they are"
     for network in facts.networks:
         if not any(each.cidr == network for each in networks):

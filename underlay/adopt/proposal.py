@@ -18,11 +18,11 @@ from underlay.adopt import guess, nat
 from underlay.adopt.guess import Guess, Site
 from underlay.adopt.seen import Seen
 from underlay.compare import filters, network, sshd
-from underlay.compare.difference import Difference
+from underlay.compare.difference import Difference, SshdSetting, Sysctl
 from underlay.desired import routing
 from underlay.desired.files import sshd_settings
 from underlay.desired.nat import gateway_rules
-from underlay.desired.routing import MAIN, PRIORITIES
+from underlay.desired.routing import MAIN, PRIORITIES, PolicyRule, Route
 from underlay.plan import REPO, ROLES, Host, Plan, PlanError, load
 from underlay.plan.edit import with_hosts
 from underlay.plan.model import Operator
@@ -30,6 +30,12 @@ from underlay.plan.model import Operator
 WIDTH = 120
 KERNEL = (0, 32766, 32767)
 """Priorities of policy rules that every host has."""
+COUNTED: dict[type, str] = {
+    Route: "routes, in tables of the plan's own",
+    PolicyRule: "policy rules, with priorities of the plan's own",
+    Sysctl: "sysctls",
+    SshdSetting: "settings of sshd",
+}
 HEAD = '''\
 """THE PLAN of the site, as `./inv adopt` found it. Names and roles are guesses; docs/plan.md has the keys."""
 
@@ -139,13 +145,14 @@ def _value(value: Any) -> str:
 class Beside:
     """A host beside the plan.
 
-    changes: what a deploy would change, as `drift` tells it
+    changes: what a deploy would change, as `drift` tells it; summary: the same in a few lines
     kept: what is in no plan, and stays
     lacking, unexplained: of the gateway, the rules that a deploy would add, and those that no plan makes
     unread: what could not be compared, and why
     """
 
     changes: tuple[str, ...] = ()
+    summary: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     unexplained: tuple[str, ...] = ()
@@ -156,11 +163,14 @@ def beside(plan: Plan, host: Host, seen: Seen) -> Beside:
     """A host as it is beside what a deploy makes of it; hosts without a deploy keep all that they have."""
     if host.role not in ROLES:
         return Beside()
-    changes, kept, unread = list[str](), list[str](), list[str]()
+    changes, kept, unread = list[Difference](), list[str](), list[str]()
     for part in (_network_of, _sshd_of, lambda *_: filters.unmanaged(seen.filters)):
         try:
             for difference in part(plan, host, seen):
-                (kept if difference.kind == "unmanaged" else changes).append(difference.what)
+                if difference.kind == "unmanaged":
+                    kept.append(difference.what)
+                else:
+                    changes.append(difference)
         except UnreadableError as error:
             unread.append(str(error))
     with suppress(UnreadableError):
@@ -173,7 +183,23 @@ def beside(plan: Plan, host: Host, seen: Seen) -> Beside:
             unexplained = [str(each) for each in nat.unexplained(live, wanted)]
         except UnreadableError as error:
             unread.append(str(error))
-    return Beside(tuple(changes), tuple(kept), tuple(lacking), tuple(unexplained), tuple(unread))
+    return Beside(
+        tuple(each.what for each in changes),
+        tuple(_summary(changes)),
+        tuple(kept),
+        tuple(lacking),
+        tuple(unexplained),
+        tuple(unread),
+    )
+
+
+def _summary(changes: Sequence[Difference]) -> Iterator[str]:
+    """Each change of a NIC or an address; of what every host gets at its first deploy, how many there are."""
+    yield from (each.what for each in changes if not isinstance(each.thing, tuple(COUNTED)))
+    for kind, words in COUNTED.items():
+        number = sum(isinstance(each.thing, kind) for each in changes)
+        if number:
+            yield f"{words}: {number}"
 
 
 def _network_of(plan: Plan, host: Host, seen: Seen) -> Iterable[Difference]:

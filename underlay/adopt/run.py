@@ -25,7 +25,7 @@ from underlay.adopt.seen import Seen
 from underlay.console import PAGE, screen
 from underlay.errors import OperatorError, exit_code
 from underlay.plan import REPO, ROLES, Plan
-from underlay.text import raw
+from underlay.text import command, raw
 
 NEW_SITE = "new-site"
 SHOWN = 12
@@ -68,7 +68,6 @@ def is_of(plan: Plan, target: Target) -> bool:
 def adopt(
     target: Target,
     looks: Sequence[Look],
-    ways: Ways,
     title: str,
     path: Path | None,
     ask: Callable[[str], None] | None,
@@ -85,7 +84,7 @@ def adopt(
         raise OperatorError("\n".join([*changed, "nothing was written"]))
     if not any(each.seen for each in looks):
         raise OperatorError("\n".join(["no host could be looked at", *(each.error for each in looks)]))
-    found = propose(target, looks, ways, title, path)
+    found = propose(target, looks, title, path)
     if found.keys:
         show_keys(target, found)
         if ask:
@@ -114,7 +113,7 @@ def check(target: Target, looks: Sequence[Look], ways: Ways, *, json: bool) -> i
     return exit_code(wrong=wrong, unread=len(reached) < len(looks))
 
 
-def propose(target: Target, looks: Sequence[Look], ways: Ways, title: str, path: Path | None) -> Found:
+def propose(target: Target, looks: Sequence[Look], title: str, path: Path | None) -> Found:
     """What plan the hosts would have: lines for the one in force, if that is of these hosts, or a whole one."""
     seen = _once(looks)
     if title or not is_of(target.plan, target):
@@ -241,7 +240,7 @@ def _end(target: Target, found: Found, path: Path | None) -> str:
         return f"lines for {target.plan.source}: read them, then `git apply` them" + (f": {path}" if path else "")
     if found.questions:
         return f"a beginning of a plan, with open questions{f': {path}' if path else ''}"
-    use = f"UNDERLAY_PLAN={path or 'FILE'}"
+    use = f"UNDERLAY_PLAN={command(path) if path else 'FILE'}"
     return f"a plan{f': {path}' if path else ''}. Read it; then {use} ./inv plan, and {use} ./inv deploy --dry"
 
 
@@ -275,11 +274,8 @@ def _show_beside(page: Console, name: str, beside: Beside, found: Found) -> None
     host = found.proposal.plan.host(name) if found.proposal.plan else None
     if host is None or host.role not in ROLES:
         return
-    _list(
-        page,
-        f"{name}: a deploy would change:",
-        [*beside.changes, *(f"rule {each} is missing" for each in beside.lacking)],
-    )
+    _list(page, f"{name}: rules that a deploy would add:", beside.lacking)
+    _list(page, f"{name}: what else a deploy would change:", beside.summary)
     _list(page, f"{name}: no plan makes these rules, they stay:", beside.unexplained)
     _list(page, f"{name}: stays:", beside.kept)
     _list(page, f"{name}: not compared:", beside.unread, style="red")

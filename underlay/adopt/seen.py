@@ -191,13 +191,13 @@ class Seen:
     @cached_property
     def unread(self) -> list[str]:
         """The parts that can't be read, and why."""
-        found = []
+        found = dict[str, None]()
         for name in PARTS:
             try:
                 getattr(self, name)
             except UnreadableError as error:
-                found.append(answers.short(error))
-        return found
+                found[answers.short(error)] = None
+        return [*found]
 
     @cached_property
     def login(self) -> Login:

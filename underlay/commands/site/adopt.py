@@ -71,7 +71,7 @@ def adopt(
     if check:
         raise Exit(code=run.check(target, looks, ways, json=json))
     ask = None if yes else parameters.confirmed
-    raise Exit(code=run.adopt(target, looks, ways, title, path, ask, json=json))
+    raise Exit(code=run.adopt(target, looks, title, path, ask, json=json))
 
 
 def _addresses(asked: list[str], *, names: bool) -> list[str]:
