@@ -5,8 +5,8 @@ Needs a site with many masters, deployed; changes nothing. In the lab, with a pl
     UNDERLAY_PLAN=FILE .venv/bin/python -m benchmarks.many_hosts [ROUNDS]
 
 `ssh` is one plain `ssh HOST true` for each master, 8 at a time, with a connection of its own through the jump host;
-the others are `invoke deploy master`, which changes nothing, what judges the site, and `invoke adopt` of all masters, with
-no connection left from before. Each is the best of some rounds, in turn.
+the others are `invoke deploy master`, which changes nothing, `invoke adopt` of all masters, and what judges the site,
+with no connection left from before. Each is the best of some rounds, in turn.
 """
 
 import subprocess

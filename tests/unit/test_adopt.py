@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,10 +104,26 @@ def test_a_gateway_alone(planned: Planned, tmp_path: Path) -> None:
 
 
 def test_hosts_as_an_installer_leaves_them() -> None:
-    """No host is a router yet: that is asked."""
+    """No host is a router yet: that is asked; the way out is a router that is none of them."""
     seen = [says("192.168.0.51", "a", {"eth0": "192.168.0.51/24"}, "192.168.0.1")]
-    assert "which host is the gateway?" in new_site(seen, nobody).questions[0]
+    site = new_site(seen, nobody)
+    assert "which host is the gateway?" in site.questions[0]
+    assert [(each.name, str(each.upstream)) for each in site.networks] == [("enterprise", "192.168.0.1")]
+    assert [each.name for each in site.hosts] == ["a"]
     assert new_site([], nobody).questions != ()
+
+
+def test_a_second_way_out_is_no_internal_network(planned: Planned) -> None:
+    plan = planned()
+    gateway = told(plan, plan.gateway)
+    more = Nic("wan", addresses=("203.0.113.2/29",))
+    gateway.__dict__["nics"] = (*gateway.nics, more)
+    gateway.__dict__["network"] = replace(
+        gateway.network, routes=(*gateway.network.routes, Route(MAIN, "default", "203.0.113.1", "wan", "", 500))
+    )
+    site = new_site([gateway], nobody)
+    assert [str(each.cidr) for each in site.networks] == [str(each.cidr) for each in plan.networks]
+    assert [each for each in site.notes if "leads out as well" in each]
 
 
 def test_two_that_may_be_the_gateway() -> None:

@@ -71,8 +71,8 @@ def new_site(found: Sequence[Seen], here: Callable[[str], bool]) -> Site:
     """A whole site; `here`: whether an address is this machine's own."""
     gateway, why, questions = _gateway(found)
     facts = nat.facts(live_rules(gateway)) if gateway else Facts()
-    networks, more = _networks(found, gateway, facts)
     notes: list[str] = []
+    networks, more = _networks(found, gateway, facts, notes)
     there = [_host(seen, networks, facts, seen is gateway, notes) for seen in found]
     hosts = _named([each for each in there if each], notes)
     hosts = [*hosts, *_only_in_rules(hosts, networks, facts)]
@@ -145,13 +145,14 @@ def live_rules(seen: Seen) -> nat.Tables:
 
 def default_of(seen: Seen) -> Route | None:
     """The default route that is taken: that of a deploy before, else of `main`, the one with the smallest metric."""
+    return next(iter(defaults(seen)), None)
+
+
+def defaults(seen: Seen) -> list[Route]:
+    """The default routes by a router, the one that is taken first."""
     routes = [each for each in live(seen).routes if each.destination == "default" and each.via]
-    of_table = [each for table in (DEFAULT, MAIN) for each in sorted(routes, key=_metric) if each.table == table]
-    return of_table[0] if of_table else None
-
-
-def _metric(route: Route) -> int:
-    return route.metric
+    by_metric = sorted(routes, key=lambda route: route.metric)
+    return [each for table in (DEFAULT, MAIN) for each in by_metric if each.table == table]
 
 
 # --- the gateway and its networks ------------------------------------------------------------------------------------
@@ -188,23 +189,34 @@ def _is_node(seen: Seen) -> bool:
     return runs(seen, "docker", "kubelet", "k3s", "k3s-agent", "containerd")
 
 
-def _networks(found: Sequence[Seen], gateway: Seen | None, facts: Facts) -> tuple[list[Network], list[str]]:
-    """The networks, the enterprise one first, then in the order of the rules, then of the gateway's NICs."""
-    if gateway is None:
-        return [], []
-    way_out = default_of(gateway)
-    here = list(dict.fromkeys(network.cidr for _, network in site_addresses(gateway)))
-    outer = next((each for each in here if way_out and IPAddress(way_out.via) in each), None)
-    if way_out is None or outer is None:
-        return [], [
-            f"which is the enterprise network, and its router? {name(gateway)} has no default route by a NIC of its"
-        ]
-    inner = [each for each in here if each != outer]
+def _networks(
+    found: Sequence[Seen], gateway: Seen | None, facts: Facts, notes: list[str]
+) -> tuple[list[Network], list[str]]:
+    """The networks, the enterprise one first, then in the order of the rules, then of the gateway's NICs.
+
+    Without a gateway those of all hosts; the way out is the router that is none of them.
+    """
+    routers = [gateway] if gateway else found
+    here = list(dict.fromkeys(network.cidr for each in routers for _, network in site_addresses(each)))
+    own = {address for each in found for address in own_addresses(each)}
+    ways_out = [route.via for each in routers if (route := default_of(each)) and route.via not in own]
+    upstream = ways_out[0] if ways_out else ""
+    outer = next((each for each in here if upstream and IPAddress(upstream) in each), None)
+    if outer is None:
+        which = f"{name(gateway)} has no default route by a NIC of its own" if gateway else "no host has a way out"
+        return [], [f"which is the enterprise network, and its router? {which}"]
+    inner = []
+    for each in here:
+        others = [route.via for route in defaults(gateway) if IPAddress(route.via) in each] if gateway else []
+        if each != outer and others:
+            notes.append(f"{each} leads out as well, by {others[0]}: a plan has one upstream router; it stays as it is")
+        elif each != outer:
+            inner.append(each)
     inner.sort(key=lambda each: facts.networks.index(each) if each in facts.networks else len(facts.networks))
     first = Counter(primary for seen in found if seen is not gateway and (primary := _primary(seen, inner)) is not None)
     reached = first.most_common(1)[0][0] if first else (inner[0] if inner else None)
     names = {each: MANAGEMENT if each == reached else f"net-{number}" for number, each in enumerate(inner, 1)}
-    networks = [Network(name=ENTERPRISE, cidr=str(outer), upstream=way_out.via)]
+    networks = [Network(name=ENTERPRISE, cidr=str(outer), upstream=upstream)]
     return networks + [Network(name=names[each], cidr=str(each)) for each in inner], []
 
 
