@@ -21,6 +21,7 @@ from underlay.compare.difference import UnitState
 from underlay.compare.sshd import Sshd
 from underlay.compare.systemd.managers import Manager
 from underlay.desired.nat import gateway_rules
+from underlay.desired.routing import MAIN, Route
 from underlay.facts.firewall import Firewall
 from underlay.observe.state import HostState
 from underlay.plan import REPO, Plan, load

@@ -86,7 +86,7 @@ def _look(links: Links, name: str) -> Look:
     if error := links.error(name):
         return Look(name, error=error, changed=CHANGED in error)
     try:
-        return Look(name, Seen(name, _asked(links, name)))
+        return Look(name, Seen(name, links.once_more(lambda: _asked(links, name), lambda state: state.late)))
     except (UnreachableError, OSError) as error:
         return Look(name, error=str(error))
 

@@ -206,7 +206,7 @@ class _Host:
             yield Check("disk", "ready", f"{self.seen.free} MB free")
 
     def rest(self) -> Iterator[Check]:
-        if default_of(self.seen) is None:
+        if self.seen.network.routes and default_of(self.seen) is None:
             yield Check("routes", "note", "it has no default route: packages may be out of its reach")
         if not self.seen.synchronized:
             yield Check("clock", "note", "it follows no other one")
