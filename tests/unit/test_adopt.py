@@ -435,6 +435,12 @@ def test_how_one_came_in() -> None:
     assert raw(login="ops fe80::2 5555 fe80::1 22\n0").login.address is None
 
 
+def test_sysctls() -> None:
+    """In the keys that the plan's are written in, also those of a NIC with a dot."""
+    found = raw(sysctls="/proc/sys/net/ipv4/ip_forward:1\n/proc/sys/net/ipv4/conf/bond0.10/rp_filter:2").sysctls
+    assert found == {"net.ipv4.ip_forward": "1", "net.ipv4.conf.bond0/10.rp_filter": "2"}
+
+
 def test_who_listens() -> None:
     text = (
         'LISTEN 0 511 0.0.0.0:80 0.0.0.0:* users:(("nginx",pid=7,fd=5),("nginx",pid=8,fd=5))\n'

@@ -184,7 +184,7 @@ class _Host:
             yield Check("sshd", "not ready", f"{why}: keys alone let nobody in", advice=f"sshd -T on {self.seen.asked}")
         if not locked and login.port == SSH_PORT:
             yield Check("sshd", "ready")
-        if ends := sshd.passwords_end(self.seen.sshd):
+        if self.seen.sshd.passwords and (ends := sshd.passwords_end(self.seen.sshd)):
             yield Check("sshd", "note", f"after a deploy {ends}")
 
     def filters(self) -> Iterator[Check]:

@@ -190,7 +190,7 @@ def show_checks(looks: Sequence[Look], found: Mapping[str, list[Check]]) -> None
             if one.advice:
                 page.print(f"    {one.advice}")
     number = sum(ready.is_ready(each) for each in found.values())
-    page.print(f"{number} of {len(found)} are ready; whether packages can be had, `./inv deploy --dry` looks at")
+    page.print(f"{number} of {len(found)} ready; whether packages can be had, `./inv deploy --dry` tells")
 
 
 # --- shown ------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ FILES = (
 IFUPDOWN = ("/run/network/ifstate", "/etc/network/interfaces", "/etc/network/interfaces.d/*")
 SCOPES = ("docker-*", "cri-*", "crio-*", "libpod-*", "nerdctl-*")
 """Control groups of containers."""
+NO_IPTABLES = """command -v iptables-save >/dev/null || { echo '{"missing": true}'; exit; }"""
+"""Of hosts without iptables, which are most, it takes no program of ours to say so."""
 SECTIONS = {
     "login": 'echo "$CAME"; id -u; [ "$(id -u)" = 0 ] || sudo -n true 2>&1; true',
     "system": (
@@ -47,7 +49,7 @@ SECTIONS = {
     "links": "ip -j -d address show",
     "speeds": "grep -sH . /sys/class/net/*/speed; true",
     "network": network.command(()),
-    "sysctls": "sysctl -e -a --pattern '^net\\.ipv4\\.(ip_forward|conf\\..*\\.rp_filter)$' 2>/dev/null",
+    "sysctls": "grep -sH . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/rp_filter; true",
     "networkd": "grep -sH -e '^ADMIN_STATE=' -e '^NETWORK_FILE=' /run/systemd/netif/links/*; true",
     "ifupdown": files.command(IFUPDOWN),
     "nm": "LC_ALL=C nmcli -t -f DEVICE,STATE,CONNECTION device 2>/dev/null; true",
@@ -55,7 +57,7 @@ SECTIONS = {
     "listening": "ss -Hltnp",
     "sshd": sshd.command(),
     "filters": filters.command(),
-    "firewall": firewall.command(()),
+    "firewall": f"{NO_IPTABLES}\n{firewall.command(())}",
     "names": f"ls -d {' '.join(FILES)} 2>/dev/null; true",
     "kubelet": (
         "grep -ohs -e '--node-ip[= ][0-9.]*' /var/lib/kubelet/kubeadm-flags.env /etc/default/kubelet "
@@ -252,7 +254,7 @@ class Seen:
 
     @cached_property
     def sysctls(self) -> dict[str, str]:
-        return self._read("sysctls", _key_values)
+        return self._read("sysctls", lambda lines: dict(_sysctl(line) for line in lines if line))
 
     @cached_property
     def units(self) -> dict[str, UnitState]:
@@ -398,6 +400,13 @@ def _devices(lines: list[str]) -> dict[str, tuple[str, str]]:
         nic, state, connection = (re.sub(r"\\(.)", r"\1", each) for each in re.split(r"(?<!\\):", line)[:3])
         found[nic] = state, connection
     return found
+
+
+def _sysctl(line: str) -> tuple[str, str]:
+    """A file of /proc/sys and its value; as in `desired.routing`, the dot of a NIC is a slash in the key."""
+    path, _, value = line.partition(":")
+    parts = (part.replace(".", "/") for part in PurePosixPath(path).relative_to("/proc/sys").parts)
+    return ".".join(parts), value.strip()
 
 
 def _key_values(lines: list[str]) -> dict[str, str]:
