@@ -12,8 +12,9 @@ from tests.unit.conftest import Planned
 from tests.unit.hosts import NETWORKD, says, told
 from tests.unit.site import ruleset
 from tests.unit.test_inventory import target
+from tests.unit.test_positionals import invoke
 from underlay.access.answers import UnreadableError
-from underlay.adopt import guess, keys, proposal, ready
+from underlay.adopt import guess, keys, proposal, ready, run
 from underlay.adopt.guess import Site, more_hosts, new_site
 from underlay.adopt.look import Look, Ways
 from underlay.adopt.seen import Login, Nic, Seen, System
@@ -21,7 +22,8 @@ from underlay.compare.difference import UnitState
 from underlay.compare.sshd import Sshd
 from underlay.compare.systemd.managers import Manager
 from underlay.desired.nat import gateway_rules
-from underlay.desired.routing import MAIN, Route
+from underlay.desired.routing import MAIN, PolicyRule, Route
+from underlay.errors import OperatorError
 from underlay.facts.firewall import Firewall
 from underlay.observe.state import HostState
 from underlay.plan import REPO, Plan, load
@@ -233,6 +235,27 @@ def test_names(planned: Planned) -> None:
     ]
     site = more_hosts(planned(), seen, nobody)
     assert [each.name for each in site.hosts] == ["host-100-64-0-7", "web-1", "web-1-100-64-0-9"]
+
+
+def test_a_node_that_sends_by_another_networks_router(planned: Planned) -> None:
+    """A deployed gateway would drop that: it is told, but for a node that sees to it with policy rules."""
+    plan = planned()
+    seen = [told(plan, host) for host in plan.hosts]
+    assert len([each for each in new_site(seen, nobody).notes if "leaves by the router of net-2" in each]) == 1
+    node = seen[-1]
+    node.__dict__["network"] = replace(node.network, rules=(PolicyRule(77, "100.64.0.2/32", "", 77),))
+    assert new_site(seen, nobody).notes == ()
+
+
+def test_a_file_is_never_overwritten(tmp_path: Path) -> None:
+    """It is told before anybody is asked, and whoever makes it meanwhile keeps it."""
+    path = tmp_path / "new.py"
+    path.write_text("mine")
+    done = invoke("adopt", "192.0.2.7", "--output", str(path))
+    assert (done.returncode, done.stderr) == (1, f"error: {path} is there already: name another file with --output\n")
+    with pytest.raises(OperatorError, match="is there already"):
+        run.save(path, "other")
+    assert path.read_text() == "mine"
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------

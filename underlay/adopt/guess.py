@@ -265,6 +265,13 @@ def _host(seen: Seen, networks: Sequence[Network], facts: Facts, is_gateway: boo
     first = [enterprise] if is_gateway else [net for net, each in addresses.items() if each in (inner or at, at)]
     order = [*dict.fromkeys(net for net in (*first, *addresses) if net in addresses)]
     notes += _of_host(who, seen)
+    default = "" if is_gateway else _default_network(seen, addresses, order, networks)
+    # Its own policy rules may see to it, or those of a deploy.
+    if default and not any(rule.source for rule in live(seen).rules):
+        notes.append(
+            f"{who}: what it sends from {addresses[order[0]]} leaves by the router of {default}: a deployed gateway drops "
+            "that (rp_filter), so a deploy of the gateway undoes itself while something needs it"
+        )
     return Guess(
         who,
         "server",
@@ -272,7 +279,7 @@ def _host(seen: Seen, networks: Sequence[Network], facts: Facts, is_gateway: boo
         {net: addresses[net] for net in order},
         {net: nics[net] for net in order},
         None if is_gateway or enterprise in addresses else outer,
-        "" if is_gateway else _default_network(seen, addresses, order, networks),
+        default,
         seen,
     )
 

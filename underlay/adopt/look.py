@@ -26,10 +26,12 @@ from underlay.access.sessions import LATE, NO_ANSWER, Links, UnreachableError, l
 from underlay.access.ssh_config import CONNECT_SECONDS, TargetError
 from underlay.access.target import Target
 from underlay.adopt.seen import SECTIONS, Seen
-from underlay.observe.state import MOST, SECONDS, HostState, script, sections
+from underlay.observe.state import MOST, HostState, script, sections
 from underlay.remote import at_once
 from underlay.text import argument, command
 
+PATIENCE = 10
+"""Seconds that each part has: nobody is in a hurry who looks at a host for the first time."""
 CHANGED = "Host key verification failed."
 """The last word of ssh about a host whose key is another one than the known one."""
 ROUTES = "/proc/thread-self/net/route"
@@ -92,13 +94,13 @@ def _look(links: Links, name: str) -> Look:
 
 
 def _asked(links: Links, name: str) -> HostState:
-    text, sent = script(SECTIONS, dict.fromkeys(SECTIONS, SECONDS)), time.time()
+    text, sent = script(SECTIONS, dict.fromkeys(SECTIONS, PATIENCE)), time.time()
     argv = links.shell(name, ENTER)
     with links.pace.turn():
         try:
-            done = answers.run(argv, stdin=text, seconds=SECONDS + 3 + LATE, most=8 * MOST)
+            done = answers.run(argv, stdin=text, seconds=PATIENCE + 3 + LATE, most=8 * MOST)
         except subprocess.TimeoutExpired as error:
-            done = subprocess.CompletedProcess(argv, 1, error.output or b"", NO_ANSWER.format(SECONDS).encode())
+            done = subprocess.CompletedProcess(argv, 1, error.output or b"", NO_ANSWER.format(PATIENCE).encode())
         except FloodError as error:
             raise UnreachableError(f"{name} was reached, but not read: {error}") from None
     found = sections(done.stdout, SECTIONS)
