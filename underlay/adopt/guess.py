@@ -269,8 +269,8 @@ def _host(seen: Seen, networks: Sequence[Network], facts: Facts, is_gateway: boo
     # Its own policy rules may see to it, or those of a deploy.
     if default and not any(rule.source for rule in live(seen).rules):
         notes.append(
-            f"{who}: what it sends from {addresses[order[0]]} leaves by the router of {default}: a deployed gateway drops "
-            "that (rp_filter), so a deploy of the gateway undoes itself while something needs it"
+            f"{who}: what it sends from {addresses[order[0]]} leaves by the router of {default}: a deployed gateway "
+            "drops that (rp_filter), so a deploy of the gateway undoes itself while something needs it"
         )
     return Guess(
         who,
