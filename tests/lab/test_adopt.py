@@ -33,8 +33,9 @@ NODE = """\
 for n in 1 2; do ip link set eth$n up; done
 ip address add 100.64.32.2/21 dev eth1; ip address add 100.64.64.2/21 dev eth2
 ip route replace default via 100.64.32.1
-ip rule add priority 77 from 100.64.0.2 lookup 77; ip route add default via 100.64.0.1 table 77
-ip rule add priority 78 from 100.64.64.2 lookup 78; ip route add default via 100.64.64.1 table 78
+ip rule add priority 77 from 100.64.0.2 lookup 77; ip rule add priority 78 from 100.64.64.2 lookup 78
+ip route add 100.64.0.0/21 dev eth0 table 77; ip route add default via 100.64.0.1 table 77
+ip route add 100.64.64.0/21 dev eth2 table 78; ip route add default via 100.64.64.1 table 78
 """
 MORE = (
     "-t nat -A POSTROUTING -s 10.8.0.0/24 -o eth0 -j MASQUERADE",
