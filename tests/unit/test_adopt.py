@@ -331,6 +331,22 @@ def test_what_keeps_a_host_from_being_deployed(planned: Planned) -> None:
     assert "AuthenticationMethods" in check.why
 
 
+def test_what_was_not_read_is_not_ready(planned: Planned) -> None:
+    """1. nothing was; 2. one part; 3. without root most is not, and the one reason for that is told."""
+    plan = planned()
+    silent = Look("192.0.2.7", Seen("192.0.2.7", HostState("192.0.2.7", {})))
+    found = ready.checks(target(plan), Ways(), silent)
+    assert not ready.is_ready(found)
+    assert [each.state for each in found[1:]] == ["not read"] * 8
+    seen = told(plan, plan.host("lb"))
+    del seen.__dict__["filters"]
+    [check] = [each for each in ready.checks(target(plan), Ways(), Look("x", seen)) if each.state != "ready"]
+    assert (check.what, check.state) == ("filters", "not read")
+    seen.__dict__["login"] = Login("ops", IPAddress("100.64.0.53"), 22, "sudo: a password is required")
+    [check] = [each for each in ready.checks(target(plan), Ways(), Look("x", seen)) if each.state != "ready"]
+    assert (check.what, check.state) == ("root", "not ready")
+
+
 @pytest.mark.parametrize(
     ("managers", "words"),
     [

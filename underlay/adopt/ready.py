@@ -95,13 +95,16 @@ class _Host:
     seen: Seen
 
     def checks(self) -> Iterator[Check]:
+        first, unread = False, list[Check]()
         for part in (self.root, self.system, self.python, self.managers, self.sshd, self.filters, self.room, self.rest):
             try:
-                yield from part()
+                for check in part():
+                    first |= check.state == "not ready" and check.what in ("root", "python3")
+                    yield check
             except UnreadableError as error:
-                # Without root, or without Python, much can't be read: those two are told, and mended first.
-                if self.is_root and (system := self.seen.part(lambda each: each.system)) and system.python:
-                    yield Check(part.__name__, "not read", str(error))
+                unread.append(Check(part.__name__, "not read", str(error)))
+        # Without root, or without Python, much can't be read: that is told, and mended first.
+        yield from () if first else unread
 
     @property
     def is_root(self) -> bool:
