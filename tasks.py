@@ -10,7 +10,7 @@ from underlay.commands.change import announce, change, publish, rotate_key
 from underlay.commands.keep import backup, bundle, report
 from underlay.commands.oncall import capture, doctor, flows, ssh, status, trace
 from underlay.commands.positionals import strict_arguments
-from underlay.commands.site import deploy, drift, history, plan, rollback, topology, verify
+from underlay.commands.site import adopt, deploy, drift, history, plan, rollback, topology, verify
 from underlay.errors import ready
 from underlay.plan import REPO
 
@@ -18,7 +18,7 @@ ready()
 strict_arguments()
 namespace = Collection()
 for module in (
-    *(plan, topology, deploy, verify, drift, history, rollback),
+    *(plan, topology, adopt, deploy, verify, drift, history, rollback),
     *(doctor, status, trace, flows, capture, ssh),
     *(backup, bundle, report),
     *(change, publish, announce, rotate_key),

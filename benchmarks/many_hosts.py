@@ -5,8 +5,8 @@ Needs a site with many masters, deployed; changes nothing. In the lab, with a pl
     UNDERLAY_PLAN=FILE .venv/bin/python -m benchmarks.many_hosts [ROUNDS]
 
 `ssh` is one plain `ssh HOST true` for each master, 8 at a time, with a connection of its own through the jump host;
-the others are `invoke deploy master`, which changes nothing, and what judges the site, with no connection left from
-before. Each is the best of some rounds, in turn.
+the others are `invoke deploy master`, which changes nothing, `invoke adopt` of all masters, and what judges the site,
+with no connection left from before. Each is the best of some rounds, in turn.
 """
 
 import subprocess
@@ -72,6 +72,8 @@ def main() -> None:
     target = current()
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     works = {"ssh": plain} | {words: invoke(words) for words in COMMANDS}
+    masters = (str(host.primary.address) for host in target.plan.hosts_of("master"))
+    works["adopt"] = invoke(f"adopt {' '.join(masters)}")
     found = [[seconds(work, target) for work in works.values()] for _ in range(rounds)]
     for name, times in zip(works, zip(*found, strict=True), strict=True):
         print(f"{name:14} {min(times):5.1f} s   all: {' '.join(f'{each:.1f}' for each in times)}")

@@ -35,8 +35,7 @@ FOR_ROLES = [
 """What roles install; kept out of the base, so that a role that forgets to install it fails in the lab too."""
 NEIGHBOURS = ["nftables", "iptables-persistent", "ipset", "ufw", "firewalld", "arptables", "ebtables"]
 """Other packet filters, for tests to install beside what roles install."""
-
-MANAGERS = ["ifupdown", "ifupdown2", "netplan.io", "network-manager", "cloud-init"]
+MANAGERS = ["ifupdown netplan.io network-manager cloud-init", "ifupdown2"]
 """What else brings NICs up, see `lab.flavour`."""
 
 MASKED = [

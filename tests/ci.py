@@ -46,7 +46,7 @@ def _in_lab(name: str, suite: str, modules: str, *options: str) -> Stage:
 
 
 IN_LABS = (
-    _in_lab("Debian 13, changes", "trixie", "lab lab_errors deploys guard_agent"),
+    _in_lab("Debian 13, changes", "trixie", "lab lab_errors adopt deploys guard_agent"),
     _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
     _in_lab(
         "Debian 13, on call", "trixie", "trace status flows capture bundle backup report publish rotate access runbooks"

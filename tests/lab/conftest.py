@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Run first what needs the lab as it was installed, and last what takes it down."""
     part, parts = map(int, config.getoption("part").split("/"))
     items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % parts == part - 1]
-    place = {"test_lab.py": -1, "test_lab_lifecycle.py": 1}
+    place = {"test_lab.py": -2, "test_adopt.py": -1, "test_lab_lifecycle.py": 1}
     items.sort(key=lambda item: place.get(item.path.name, 0))
 
 

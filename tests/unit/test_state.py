@@ -21,9 +21,9 @@ def nothing_left() -> Iterator[None]:
 
 
 def read(seconds: int = 1, **commands: str) -> HostState:
-    script = state._script(commands, dict.fromkeys(commands, seconds))
+    script = state.script(commands, dict.fromkeys(commands, seconds))
     done = subprocess.run(["bash", "-s"], input=script, capture_output=True, check=False, timeout=60)
-    return HostState("box", state._sections(done.stdout, commands))
+    return HostState("box", state.sections(done.stdout, commands))
 
 
 def test_each_has_its_own_exit_code_and_output() -> None:
@@ -63,11 +63,11 @@ def test_what_hangs_costs_itself_alone() -> None:
 @pytest.mark.parametrize("said", [b"", b"Welcome!\n", b"0 0\n1 0 aGk\n5 0 aGk=\n2 x aGk=\n\xff\xff\n"])
 def test_what_is_no_answer(said: bytes) -> None:
     """What a login says, half of an answer, and what was not asked for: nothing was read."""
-    assert state._sections(said, ["one", "two", "three"]) == {}
+    assert state.sections(said, ["one", "two", "three"]) == {}
 
 
 def test_half_an_answer() -> None:
     """What did not come took too long."""
-    found = state._sections(b"garbage\nbegin 0 MS41Cg==\n0 0 aGkK\n1 ", ["one", "two"])
+    found = state.sections(b"garbage\nbegin 0 MS41Cg==\n0 0 aGkK\n1 ", ["one", "two"])
     assert found["one"] == (0, ["hi"])
     assert found["two"][0] == found["end"][0] == 124

@@ -5,13 +5,15 @@ import re
 import sys
 from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
 from netaddr import IPAddress
+from pydantic import TypeAdapter, ValidationError
 
 from underlay.errors import OperatorError
 from underlay.plan import ROLES, Host, MistakeError, Plan, ipv4
 from underlay.plan.literals import shown
-from underlay.plan.values import is_unicast
+from underlay.plan.values import SiteName, UserName, is_unicast
 
 ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
 
@@ -98,3 +100,22 @@ def confirmed(question: str) -> None:
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise OperatorError("not confirmed: nothing was changed")
+
+
+def user(text: str) -> str:
+    """The name of an account; empty for none."""
+    return _checked(UserName, text) if text else ""
+
+
+def site(text: str) -> str:
+    """The name of a site; empty for none."""
+    return _checked(SiteName, text) if text else ""
+
+
+def _checked(shape: Any, text: str) -> str:
+    try:
+        found: str = TypeAdapter(shape).validate_python(text)
+    except ValidationError as error:
+        mistake = error.errors()[0]["ctx"]["error"]
+        raise OperatorError(f"{mistake}: {mistake.fix}") from None
+    return found

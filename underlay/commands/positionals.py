@@ -1,4 +1,4 @@
-"""What invoke lacks with arguments: a positional one that can be left out, `invoke TASK --help`, none that is empty.
+"""What invoke lacks with arguments: a positional one that can be left out, or is several; `TASK --help`; none is empty.
 
 And its own options (`-T abc`, `--config nosuch`) end in one line, too.
 """
@@ -44,7 +44,17 @@ def _handle_but_nothing(machine: Any, token: str) -> None:
         where = f"the argument after {machine.before!r}" if hasattr(machine, "before") else "the first argument"
         raise ParseError(f"error: {where} is empty: leave it out, or say what is meant (is a variable not set?)")
     machine.before = token
-    _handle(machine, token)
+    words = _several(machine)
+    # invoke takes as many positional arguments as a task has; one that is a list takes all words that follow.
+    if words is None or machine.waiting_for_flag_value or token.startswith("-"):
+        _handle(machine, token)
+    else:
+        words.set_value(token)
+
+
+def _several(machine: Any) -> Any:
+    arguments = machine.context.positional_args if machine.context else ()
+    return next((each for each in arguments if each.kind is list), None)
 
 
 def _parse_tasks_and_no_more(program: Any) -> None:

@@ -301,9 +301,9 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS)
 
     def ask() -> HostState:
         sent = time.time()
-        script, longest = _script(commands, seconds), max(seconds.values(), default=SECONDS)
-        done = links.run(host.name, "exec bash -s", seconds=longest + 3, stdin=script, most=8 * MOST)
-        found = _sections(done.stdout, commands)
+        text, longest = script(commands, seconds), max(seconds.values(), default=SECONDS)
+        done = links.run(host.name, "exec bash -s", seconds=longest + 3, stdin=text, most=8 * MOST)
+        found = sections(done.stdout, commands)
         if not found:
             raise UnreachableError(f"{host.name} was reached, but not read: {last_words(done.stderr, 'no answer')}")
         return HostState(host.name, found, got, (sent, time.time()))
@@ -371,7 +371,7 @@ now end
 """
 
 
-def _script(commands: Mapping[str, str], seconds: Mapping[str, int]) -> bytes:
+def script(commands: Mapping[str, str], seconds: Mapping[str, int]) -> bytes:
     """What bash runs on the host."""
     begin = [
         SECTION.format(number=number, seconds=seconds[name], command=shlex.quote(f"exec 2>&1\n{command}"), most=MOST)
@@ -381,7 +381,7 @@ def _script(commands: Mapping[str, str], seconds: Mapping[str, int]) -> bytes:
     return SCRIPT.format(sections="".join(begin), taking="".join(taking)).encode()
 
 
-def _sections(said: bytes, commands: Collection[str]) -> dict[str, tuple[int, list[str]]]:
+def sections(said: bytes, commands: Collection[str]) -> dict[str, tuple[int, list[str]]]:
     """The sections, and the times `begin` and `end`; those that did not end took too long. Empty if none is there."""
     numbers = {str(number).encode(): name for number, name in enumerate(commands)} | {b"begin": "begin", b"end": "end"}
     found: dict[str, tuple[int, list[str]]] = {}

@@ -1,4 +1,4 @@
-"""A host's `published` in the text of a plan, put in and taken out; all else stays as it is written.
+"""The text of a plan with a host's `published` put in or taken out, or with more hosts; all else stays as it is.
 
 The texts are of plans that were read without an error, and have the host.
 """
@@ -48,17 +48,38 @@ def unpublished_in(text: str, name: str) -> str:
     return (source[:begin] + source[end:]).decode()
 
 
-def _host(source: bytes, name: str) -> ast.Dict:
+def with_hosts(text: str, lines: Sequence[str]) -> str:
+    """The text with further lines behind its last host."""
+    source = text.encode()
+    hosts = _hosts(source)
+    last = _end(source, hosts.values[-1])
+    comma = _behind(rb"\s*,", source, last)
+    comma = comma if comma != last else -1
+    rest = _LINE_END.match(source, last)
+    # Behind the line, with its comment, of the last host; before the brace where that is on the same line.
+    at = rest.start(3) if rest else comma if comma > 0 else last
+    middle = source[last:at]
+    head = source[:last] + (b"" if comma > 0 else b",") + middle
+    new = ("\n" + "\n".join(lines)).encode()
+    tail = source[at:]
+    return (head + new + (b"" if rest else b"\n") + tail).decode()
+
+
+def _hosts(source: bytes) -> ast.Dict:
     for node in ast.parse(source).body:
         match node:
             case (
                 ast.Assign(targets=[ast.Name(id="hosts")], value=ast.Dict() as hosts)
                 | ast.AnnAssign(target=ast.Name(id="hosts"), value=ast.Dict() as hosts)
             ):
-                _, host = _item(hosts, name)
-                assert isinstance(host, ast.Dict)
-                return host
-    raise KeyError(name)
+                return hosts
+    raise KeyError("hosts")
+
+
+def _host(source: bytes, name: str) -> ast.Dict:
+    _, host = _item(_hosts(source), name)
+    assert isinstance(host, ast.Dict)
+    return host
 
 
 def _item(entry: ast.Dict, name: str) -> tuple[ast.expr, ast.expr]:
