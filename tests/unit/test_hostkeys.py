@@ -148,7 +148,7 @@ def test_as_ssh_finds_them(target: Target) -> None:
     target.known_hosts.write_bytes(odd())
     known = hostkeys._load(target.known_hosts)
     for host in target.plan.hosts:
-        for name in hostkeys._addresses(host):
+        for name in hostkeys.addresses(host):
             argv = ["ssh-keygen", "-F", name, "-f", str(target.known_hosts)]
             found = subprocess.run(argv, capture_output=True, check=False).stdout.decode("latin-1").splitlines()
             rows = [line.split() for line in found if not line.startswith(("#", "@"))]

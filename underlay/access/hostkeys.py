@@ -14,6 +14,7 @@ from pathlib import Path
 
 from underlay.access.ssh_config import TargetError
 from underlay.plan import Host, Plan
+from underlay.text import command
 
 MARK = "underlay-deploy-machine"
 """The comment of the deploy machine's key in `authorized_keys`."""
@@ -25,13 +26,13 @@ def known_hosts(plan: Plan, path: Path) -> str:
     For the deploy machine, which reaches the hosts by other addresses than a workstation does.
     """
     known = _load(path)
-    return "".join(_lines(known, host, _addresses(host)) for host in plan.hosts)
+    return "".join(_lines(known, host, addresses(host)) for host in plan.hosts)
 
 
 def of_host(host: Host, path: Path) -> list[str]:
     """The keys by which a host is known, as TYPE and KEY."""
     known = _load(path)
-    there = (known.keys(name).items() for name in _addresses(host))
+    there = (known.keys(name).items() for name in addresses(host))
     found = {f"{kind} {key}": None for kinds in there for kind, keys in kinds for key in keys}
     return [*found]
 
@@ -66,6 +67,19 @@ def with_key(content: str, key: str, mark: str) -> str:
         return f"{content}{end}{key}\n"
     lines[ours[0]] = f"{key}\n"
     return "".join(line for index, line in enumerate(lines) if index not in ours[1:])
+
+
+def public_line(key: Path) -> str:
+    """The line of a private key's public file; the comment says which one it is to people. Raises TargetError."""
+    path = key.with_name(f"{key.name}.pub")
+    how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
+    try:
+        words = path.read_bytes().split()
+    except OSError as error:
+        raise TargetError(f"{path} can't be read ({error.strerror}): `{how}` makes it") from error
+    if not is_key(*words[:2]):
+        raise TargetError(f"{path} is not one public key: `{how}` makes it")
+    return b" ".join(words).decode(errors="replace")
 
 
 def is_key(kind: bytes = b"", text: bytes = b"") -> bool:
@@ -162,11 +176,12 @@ def _lines(known: _Known, host: Host, names: list[str]) -> str:
 
 def _known_keys(known: _Known, host: Host) -> dict[str, list[str]]:
     # The first address is the host's own for longest: a published one may have been another host's before.
-    addresses = _addresses(host)
-    revoked = {line.key for line in known.revoked if any(line.has(name) for name in addresses)}
-    found = {kind: keys for name in reversed(addresses) for kind, keys in known.keys(name).items()}
+    names = addresses(host)
+    revoked = {line.key for line in known.revoked if any(line.has(name) for name in names)}
+    found = {kind: keys for name in reversed(names) for kind, keys in known.keys(name).items()}
     return {kind: left for kind, keys in found.items() if (left := [key for key in keys if key not in revoked])}
 
 
-def _addresses(host: Host) -> list[str]:
+def addresses(host: Host) -> list[str]:
+    """All that a host is known by in `known_hosts`."""
     return [str(nic.address) for nic in host.interfaces] + ([str(host.published)] if host.published else [])
