@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -45,6 +45,7 @@ class Machine(Frozen):
     names: tuple[str, ...]  # all that ssh may ever know it by
     serves_packages: bool = False  # and DNS
     loopback: str | None = None
+    vm: bool = False  # a machine of its own, with a kernel of its own
 
 
 class Blueprint(Frozen):
@@ -59,6 +60,11 @@ class Blueprint(Frozen):
         """The machine of that name. LabError if there is none."""
         check_name(name, (machine.name for machine in self.machines))
         return next(machine for machine in self.machines if machine.name == name)
+
+    @property
+    def vms(self) -> list[str]:
+        """The names of the hosts that are machines of their own."""
+        return [machine.name for machine in self.machines if machine.vm]
 
     @property
     def neighbours(self) -> int:
@@ -127,8 +133,13 @@ def load() -> Blueprint:
         raise LabError("the lab was built by another version of this repo: `./inv lab.reset` builds it anew") from None
 
 
-def draw(plan: Plan) -> Blueprint:
-    """The lab of a plan. LabError if a host has a name that the lab needs for itself."""
+def draw(plan: Plan, vms: Collection[str] = ()) -> Blueprint:
+    """The lab of a plan. LabError if a host has a name that the lab needs for itself.
+
+    vms: the hosts that are machines of their own
+    """
+    for name in vms:
+        check_name(name, (host.name for host in plan.hosts))
     for name in (INTERNET, SWITCH):
         if any(host.name == name for host in plan.hosts):
             raise LabError(f"{plan.line('hosts', name)}: the lab has a {name!r} of its own: give the host another name")
@@ -149,13 +160,16 @@ def draw(plan: Plan) -> Blueprint:
     )
     return Blueprint(
         networks=tuple(network.name for network in plan.networks),
-        machines=(*(_machine(plan, number, host == images) for number, host in enumerate(plan.hosts)), internet),
+        machines=(
+            *(_machine(plan, number, host == images, host.name in vms) for number, host in enumerate(plan.hosts)),
+            internet,
+        ),
         user=plan.operator.user,
         packages_at=str(images.primary.address) if images else None,
     )
 
 
-def _machine(plan: Plan, number: int, serves_packages: bool) -> Machine:
+def _machine(plan: Plan, number: int, serves_packages: bool, vm: bool) -> Machine:
     host = plan.hosts[number]
     addresses = [nic.address for nic in host.interfaces] + ([host.published] if host.published else [])
     return Machine(
@@ -166,6 +180,7 @@ def _machine(plan: Plan, number: int, serves_packages: bool) -> Machine:
         router=str(plan.gateway_address(host.primary.network)),
         names=(host.name, *map(str, addresses)),
         serves_packages=serves_packages,
+        vm=vm,
     )
 
 

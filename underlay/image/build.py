@@ -9,7 +9,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,19 +29,11 @@ PACKAGES = (
     *("linux-image-amd64", "initramfs-tools", "zstd", "grub-cloud-amd64"),
     *("cloud-init", "cloud-guest-utils", "fdisk", "e2fsprogs", "dosfstools"),
 )
-SEED_PROGRAMS = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "ssh-keygen": "openssh-client"}
-PROGRAMS = {
-    **SEED_PROGRAMS,
-    "mmdebstrap": "mmdebstrap",
-    "unshare": "util-linux",
-    "sfdisk": "fdisk",
-    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
-}
-UNPRIVILEGED = {"newuidmap": "uidmap"}
-"""What else it takes for anybody but root."""
-QCOW2 = {"qemu-img": "qemu-utils"}
 WORK = Path("/var/tmp")  # noqa: S108 (what is made there has a name that nobody can guess)
-_CUSTOMIZE = Path(__file__).parent / "customize.sh"
+"""Where `work` is by default: /tmp may be memory, and a home closed to the root of the user namespace."""
+REPRODUCIBLE = {"SOURCE_DATE_EPOCH": str(EPOCH), "TZ": "UTC", "LC_ALL": "C.UTF-8"}
+"""Variables for all that is run."""
+CUSTOMIZE = Path(__file__).parent / "customize.sh"
 _END_SECONDS = 60
 
 
@@ -56,9 +47,10 @@ def kernel_options(nics: Iterable[str]) -> str:
     return " ".join([*own, "console=tty0", "console=ttyS0,115200"])
 
 
-def parts(folder: Path, names: Names, options: str, suite: str, further: Iterable[str], run: Run) -> None:
+def parts(folder: Path, work: Path, names: Names, options: str, suite: str, further: Iterable[str], run: Run) -> None:
     """Make what a disk is made of, in a folder that is there: the root file system and GRUB's files.
 
+    work: another one, where mmdebstrap has the whole Debian meanwhile
     options: of the kernel
     further: packages that it has beside those that each image has
     """
@@ -73,16 +65,12 @@ def parts(folder: Path, names: Names, options: str, suite: str, further: Iterabl
     settings = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
     argv = ["mmdebstrap", "--variant=minbase", "--format=null", "--components=main,non-free-firmware"]
     argv += [f"--include={','.join([*PACKAGES, *further])}"]
-    argv += [f"--customize-hook={settings}{_CUSTOMIZE.read_text()}", f"--customize-hook=copy-out /media/parts {folder}"]
+    argv += [f"--customize-hook={settings}{CUSTOMIZE.read_text()}", f"--customize-hook=copy-out /media/parts {folder}"]
     if os.geteuid():
         argv += ["--mode=unshare"]
     else:
         argv = ["unshare", "--mount", "--propagation", "private", *argv, "--mode=root"]
-    # Not /tmp, which may be memory. It is where mmdebstrap has the whole Debian meanwhile.
-    with tempfile.TemporaryDirectory(prefix="underlay-image-", dir=WORK) as work:
-        os.chmod(work, 0o755)  # noqa: S103 (the root of the user namespace is another one)
-        env = {"SOURCE_DATE_EPOCH": str(EPOCH), "TMPDIR": work, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-        run([*argv, suite, "/dev/null"], env=env)
+    run([*argv, suite, "/dev/null"], env={**REPRODUCIBLE, "TMPDIR": str(work)})
     for made in (folder / "parts").iterdir():
         made.rename(folder / made.name)
     (folder / "parts").rmdir()
@@ -104,7 +92,7 @@ def runner(say: Say) -> Run:
     """What runs the programs of a build, and says what mmdebstrap is at."""
 
     def run(argv: list[str], stdin: str = "", env: dict[str, str] | None = None) -> None:
-        variables = os.environ | {"PATH": search_path(), "SOURCE_DATE_EPOCH": str(EPOCH), "TZ": "UTC"} | (env or {})
+        variables = os.environ | {"PATH": search_path()} | REPRODUCIBLE | (env or {})
         said: list[str] = []
         with _ended(argv, variables) as process:
             assert process.stdin is not None
@@ -112,11 +100,13 @@ def runner(say: Say) -> Run:
             process.stdin.write(stdin)
             process.stdin.close()
             for line in process.stdout:
-                said = [*said[-200:], line.rstrip()]
+                said = [*said[-400:], line.rstrip()[:300]]
                 if line.startswith("I: ") and "hook" not in line:
                     say(line[3:].strip().removesuffix("..."))
         if process.returncode:
-            words = [f"  {line}" for line in said if not line.startswith("I: ")][-12:]
+            # mmdebstrap ends with the whole script that failed: what that said is in front of it.
+            end = next((number for number, line in enumerate(said) if line.startswith("E: setup failed")), len(said))
+            words = [f"  {line}" for line in said[: end + 1] if not line.startswith("I: ")][-12:]
             raise BuildError("\n".join([f"{_shown(argv)} failed with {process.returncode}:", *words]))
 
     return run

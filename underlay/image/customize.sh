@@ -35,6 +35,7 @@ chroot "$root" systemctl --quiet mask systemd-networkd-wait-online.service
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/resolv.conf "$root"/etc/hostname "$root"/var/lib/dbus/machine-id
 rm -f "$root"/var/cache/ldconfig/aux-cache "$root"/etc/*- "$root"/var/lib/systemd/random-seed
 find "$root/var/log" "$root/var/cache/debconf" "$root/tmp" "$root/var/tmp" -mindepth 1 -type f -delete
+touch "$root/etc/.updated" "$root/var/.updated" # else the first boot rebuilds caches (systemd-update-done(8))
 : >"$root/etc/machine-id" # empty: made at the first boot, and services are as enabled here
 
 parts=$root/media/parts
@@ -50,11 +51,11 @@ cp "$root/usr/lib/grub/i386-pc/boot.img" "$parts/boot.img"
 chroot "$root" grub-mkimage --format=i386-pc --prefix=/boot/grub --config=/media/parts/grub.cfg \
     --output=/media/parts/core.img biosdisk part_gpt ext2 search_fs_uuid normal configfile linux
 
-find "$root" -xdev -newermt "@$EPOCH" -exec touch --no-dereference --date="@$EPOCH" {} +
 # Mounted once more, the tree is seen without what is mounted in it, and without what is made of it.
+trap 'umount "$root/mnt/media" "$root/mnt"' EXIT
 mount --bind "$root" "$root/mnt"
 mount -t tmpfs empty "$root/mnt/media"
+find "$root/mnt" -xdev -newermt "@$EPOCH" -exec touch --no-dereference --date="@$EPOCH" {} +
 truncate --size="${SIZE_MIB}M" "$parts/root.img"
 chroot "$root" mke2fs -q -F -t ext4 -L root -U "$ROOT_UUID" -E "hash_seed=$HASH_SEED,root_owner=0:0" -m 1 \
     -d /mnt /media/parts/root.img
-umount "$root/mnt/media" "$root/mnt"

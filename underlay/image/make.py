@@ -6,13 +6,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from underlay import programs
 from underlay.access import hostkeys
 from underlay.errors import OperatorError
 from underlay.image import build, disk, seed
 from underlay.image.build import Say
 from underlay.plan import REPO, Host, Plan
 from underlay.plan.literals import shown
-from underlay.programs import require
 from underlay.text import command
 
 ROOM = 7 << 30
@@ -38,10 +38,10 @@ class Wanted:
 
 def check(plan: Plan, wanted: Wanted) -> None:
     """OperatorError with the fix, if this machine can't make it, or its host could not be known by its key."""
-    programs = build.SEED_PROGRAMS if wanted.kind == "seed" else build.PROGRAMS
+    needed = programs.SEED if wanted.kind == "seed" else programs.IMAGE
     if wanted.kind != "seed" and os.geteuid():
-        programs = programs | build.UNPRIVILEGED
-    require(programs | (build.QCOW2 if wanted.kind == "qcow2" else {}))
+        needed = needed | programs.UNPRIVILEGED
+    programs.require(needed | (programs.QCOW2 if wanted.kind == "qcow2" else {}))
     hostkeys.public_line(_operators(plan.operator.key))
     folder = wanted.output.parent
     if not folder.is_dir():
@@ -90,7 +90,9 @@ def make(plan: Plan, wanted: Wanted, say: Say) -> bool:
 def _disk(plan: Plan, wanted: Wanted, seed_file: Path, folder: Path, run: disk.Run, say: Say) -> Path:
     names = build.names(plan.site, wanted.host.name)
     options = build.kernel_options(nic.nic for nic in wanted.host.interfaces)
-    build.parts(folder, names, options, wanted.suite, wanted.further, run)
+    with tempfile.TemporaryDirectory(prefix="underlay-image-", dir=build.WORK) as work:
+        os.chmod(work, 0o755)  # noqa: S103 (the root of the user namespace is another one)
+        build.parts(folder, Path(work), names, options, wanted.suite, wanted.further, run)
     say("writing the disk")
     raw = folder / "raw"
     raw.touch(mode=0o600)
