@@ -44,8 +44,8 @@ def check(plan: Plan, wanted: Wanted) -> None:
     programs.require(needed | (programs.QCOW2 if wanted.kind == "qcow2" else {}))
     hostkeys.public_line(_operators(plan.operator.key))
     folder = wanted.output.parent
-    if not folder.is_dir():
-        raise OperatorError(f"{folder} is not a folder: make it, or name another file with --output")
+    if not folder.is_dir() or wanted.output.is_dir():
+        raise OperatorError(f"{wanted.output} can't be a file: name another one with --output")
     if wanted.output.exists():
         raise OperatorError(f"{wanted.output} is there already: name another file with --output")
     if wanted.kind != "seed":
