@@ -196,7 +196,7 @@ def _text(done: Mapping[str, object], key: str) -> str:
     return base64.b64decode(str(done.get(key, ""))).decode(errors="replace")
 
 
-def _ask(name: str, what: str, arguments: Mapping[str, object], seconds: float = 20) -> dict[str, object]:
+def _ask(name: str, what: str, arguments: Mapping[str, object], seconds: float = 60) -> dict[str, object]:
     """Ask a host's agent something; its answer. The agent has one line, for one caller at a time."""
     with _socket(name, "lock").open("w") as lock, socket.socket(socket.AF_UNIX) as line:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -205,7 +205,8 @@ def _ask(name: str, what: str, arguments: Mapping[str, object], seconds: float =
             line.connect(str(_socket(name, "agent")))
             # An earlier caller that was cut off may have left half an answer: what stands before this id is not ours.
             mark = int.from_bytes(os.urandom(4))
-            line.sendall(_request("guest-sync-delimited", {"id": mark}))
+            # The byte makes the agent forget what it may have read half of; it complains of it, before the answer.
+            line.sendall(b"\xff" + _request("guest-sync-delimited", {"id": mark}))
             answers = line.makefile("rb")
             for answer in answers:
                 with suppress(ValueError):
@@ -221,8 +222,7 @@ def _ask(name: str, what: str, arguments: Mapping[str, object], seconds: float =
 
 
 def _request(what: str, arguments: Mapping[str, object]) -> bytes:
-    # The byte makes the agent forget what it may have read half of.
-    return b"\xff" + json.dumps({"execute": what, "arguments": arguments}).encode() + b"\n"
+    return json.dumps({"execute": what, "arguments": arguments}).encode() + b"\n"
 
 
 def _shell(name: str, term: str) -> int:

@@ -58,6 +58,11 @@ def test_a_first_boot() -> None:
     assert meta["local-hostname"] == "master-1"
 
 
+def test_root_as_the_account() -> None:
+    settings, _, _ = read(seed.files(first(user="root")))
+    assert (settings["users"], settings["disable_root"], settings["ssh_authorized_keys"]) == ([], False, [LOGIN])
+
+
 def test_the_gateway_leaves_by_the_upstream_router() -> None:
     _, network, _ = read(seed.files(first("gateway")))
     assert network["ethernets"]["eth0"]["routes"] == [{"to": "0.0.0.0/0", "via": "192.168.0.1"}]

@@ -99,6 +99,7 @@ def runner(say: Say) -> Run:
             assert process.stdout is not None
             process.stdin.write(stdin)
             process.stdin.close()
+            process.stdin = None  # so that `communicate` does not want it
             for line in process.stdout:
                 said = [*said[-400:], line.rstrip()[:300]]
                 if line.startswith("I: ") and "hook" not in line:

@@ -58,23 +58,26 @@ def identity(*words: str) -> uuid.UUID:
 
 def files(first: First) -> dict[str, str]:
     """The files of the seed, name → content. JSON, which is YAML."""
+    keys = [first.login.strip()]
     user = {
         "name": first.user,
         "shell": "/bin/bash",
         "lock_passwd": True,
         "sudo": "ALL=(ALL:ALL) NOPASSWD: ALL",
-        "ssh_authorized_keys": [first.login.strip()],
+        "ssh_authorized_keys": keys,
     }
-    settings = {
+    settings: dict[str, object] = {
         "hostname": first.name,
         "manage_etc_hosts": "localhost",  # else sudo looks for its name in the DNS
-        "users": [user],  # without those of the image
+        "users": [user] if first.user != "root" else [],  # without those of the image
         "ssh_pwauth": False,
         "ssh_deletekeys": True,
-        "ssh_genkeytypes": [],
         "ssh_keys": {"ed25519_private": first.host_key, "ed25519_public": first.host_key_public.strip()},
-        "write_files": [{"path": path, "content": content} for path, content in first.files.items()],
     }
+    if first.user == "root":
+        settings |= {"disable_root": False, "ssh_authorized_keys": keys}
+    if first.files:
+        settings["write_files"] = [{"path": path, "content": content} for path, content in first.files.items()]
     nic: dict[str, object] = {"addresses": [first.address]}
     if first.router:
         nic["routes"] = [{"to": "0.0.0.0/0", "via": first.router}]
