@@ -152,11 +152,10 @@ def execute(
         return subprocess.CompletedProcess(command, _shell(name, env.get("TERM", "dumb")), "", "")
     if stdin is None:
         stdin = "" if capture or sys.stdin.isatty() else sys.stdin.read()
-    limit = ["timeout", "--kill-after=1", str(timeout)] if timeout else []
-    argv = [*limit, *command]
+    words = [*(["/usr/bin/timeout", "--kill-after=1", str(timeout)] if timeout else []), *command]
     begin = time.monotonic()
     with suppress(_SilentError):
-        done = _wait(name, _begin(name, argv, env, stdin), None if timeout is None else begin + timeout + 10)
+        done = _wait(name, _begin(name, words, env, stdin), None if timeout is None else begin + timeout + 10)
         if timeout is None or time.monotonic() < begin + timeout:
             output, errors = (_text(done, key) for key in ("out-data", "err-data"))
             if not capture:

@@ -31,7 +31,7 @@ COMMANDS = {
 """What the commands need that contact the hosts."""
 OPTIONAL = {"git": "git", "ip": "iproute2"}
 """What they go on without: then the commit of a change, or who answers on this machine's own networks, is not known."""
-SEED = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "ssh-keygen": "openssh-client"}
+SEED = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "mmd": "mtools", "ssh-keygen": "openssh-client"}
 """What `image --seed-only` needs."""
 IMAGE = {
     **SEED,

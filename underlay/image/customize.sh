@@ -6,7 +6,7 @@ root=$1
 
 cat >"$root/etc/fstab" <<END
 UUID=$ROOT_UUID / ext4 errors=remount-ro 0 1
-UUID=$ESP_UUID /boot/efi vfat umask=0077 0 1
+UUID=$ESP_UUID /boot/efi vfat umask=0077,nofail 0 1
 END
 cat >"$root/etc/cloud/cloud.cfg.d/90-image.cfg" <<END
 datasource_list: [NoCloud, None]
