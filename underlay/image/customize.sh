@@ -34,7 +34,9 @@ chroot "$root" systemctl --quiet mask systemd-networkd-wait-online.service
 # What differs from one build to the next, or is each host's own.
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/resolv.conf "$root"/etc/hostname "$root"/var/lib/dbus/machine-id
 rm -f "$root"/var/cache/ldconfig/aux-cache "$root"/etc/*- "$root"/var/lib/systemd/random-seed
-find "$root/var/log" "$root/var/cache/debconf" "$root/tmp" "$root/var/tmp" -mindepth 1 -type f -delete
+for folder in log cache/apt cache/debconf lib/apt/lists tmp; do
+    find "$root/var/$folder" "$root/tmp" -type f -delete
+done
 touch "$root/etc/.updated" "$root/var/.updated" # else the first boot rebuilds caches (systemd-update-done(8))
 : >"$root/etc/machine-id" # empty: made at the first boot, and services are as enabled here
 
