@@ -29,7 +29,8 @@ from lab.state import IMAGES, RUNTIME, VARIABLE
 from underlay.image import build, disk, seed
 
 NAMES = build.names("lab")
-AGENT = "qemu-guest-agent"
+FURTHER = ("qemu-guest-agent", *image.BASE)
+"""Packages: the repository of the lab has only what the base of its hosts lacks."""
 MEMORY_MIB = 1024
 BOOT_SECONDS = 600.0
 """Software emulation, and a machine that is busy."""
@@ -43,8 +44,8 @@ def is_vm(name: str) -> bool:
 
 def ensure_parts(suite: str, say: Progress) -> Path:
     """What the disks of such hosts are made of, built if it is not there; then the suite's older ones are removed."""
-    inputs = hashlib.sha256(b"".join(path.read_bytes() for path in (Path(build.__file__), build.CUSTOMIZE)))
-    path = IMAGES / f"vm-{suite}-{inputs.hexdigest()[:16]}"
+    inputs = [Path(build.__file__).read_text(), build.CUSTOMIZE.read_text(), *FURTHER]
+    path = IMAGES / f"vm-{suite}-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}"
     IMAGES.mkdir(parents=True, exist_ok=True)
     with (IMAGES / f".vm-{suite}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -73,7 +74,7 @@ def _make_parts(folder: Path, suite: str) -> None:
         NAMES,
         build.kernel_options(["eth0"]),
         suite,
-        [AGENT],
+        FURTHER,
         lambda argv, env: run(machine.in_cgroup(".build", argv), env=env, timeout=3000, inherit=False),
     )
     shutil.rmtree(work)
