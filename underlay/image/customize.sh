@@ -35,7 +35,7 @@ chroot "$root" systemctl --quiet mask systemd-networkd-wait-online.service
 rm -f "$root"/etc/ssh/ssh_host_* "$root"/etc/resolv.conf "$root"/etc/hostname "$root"/var/lib/dbus/machine-id
 rm -f "$root"/var/cache/ldconfig/aux-cache "$root"/etc/*- "$root"/var/lib/systemd/random-seed
 for folder in log cache/apt cache/debconf lib/apt/lists tmp; do
-    find "$root/var/$folder" "$root/tmp" -type f -delete
+    find "$root/var/$folder" -type f ! -name lock -delete
 done
 touch "$root/etc/.updated" "$root/var/.updated" # else the first boot rebuilds caches (systemd-update-done(8))
 : >"$root/etc/machine-id" # empty: made at the first boot, and services are as enabled here
@@ -53,10 +53,12 @@ cp "$root/usr/lib/grub/i386-pc/boot.img" "$parts/boot.img"
 chroot "$root" grub-mkimage --format=i386-pc --prefix=/boot/grub --config=/media/parts/grub.cfg \
     --output=/media/parts/core.img biosdisk part_gpt ext2 search_fs_uuid normal configfile linux
 
-# Mounted once more, the tree is seen without what is mounted in it, and without what is made of it.
-trap 'umount "$root/mnt/media" "$root/mnt"' EXIT
+# Mounted once more, the tree is seen without what is mounted in it, what is made of it, and what mmdebstrap has in /tmp:
+# with that gone, it would take the apt of this machine for that of the tree.
+trap 'umount "$root/mnt/media" "$root/mnt/tmp" "$root/mnt"' EXIT
 mount --bind "$root" "$root/mnt"
-mount -t tmpfs empty "$root/mnt/media"
+mount -t tmpfs -o mode=0755 empty "$root/mnt/media"
+mount -t tmpfs -o mode=1777 empty "$root/mnt/tmp"
 find "$root/mnt" -xdev -newermt "@$EPOCH" -exec touch --no-dereference --date="@$EPOCH" {} +
 truncate --size="${SIZE_MIB}M" "$parts/root.img"
 chroot "$root" mke2fs -q -F -t ext4 -L root -U "$ROOT_UUID" -E "hash_seed=$HASH_SEED,root_owner=0:0" -m 1 \
