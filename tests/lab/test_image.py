@@ -11,13 +11,13 @@ import pytest
 from lab import blueprint, control, host, network
 from lab.process import CommandError, run, wait_until
 from lab.state import LabState
-from tests.lab.commands import inside, invoke
+from tests.lab.commands import inside, invoke, pyinfra
 from tests.lab.conftest import SUITE, Snapshot
 from tests.lab.test_lab_lifecycle import leftovers
-from underlay.plan import Plan, plan_file
+from underlay.plan import ROLES, Plan, plan_file
 
 HOST = "master-1"
-PATIENCE = 120
+PATIENCE = "120"
 """Seconds until a change is undone: in software emulation a second is ten."""
 
 
@@ -32,7 +32,8 @@ def lab(plan: Plan, machine_before: Snapshot) -> Iterator[LabState]:
 
 @pytest.fixture(scope="session")
 def deployed(lab: LabState) -> LabState:
-    invoke("deploy", "--rollback-after", str(PATIENCE))
+    for role in ROLES:
+        pyinfra(f"deploys/{role}.py", "-y", UNDERLAY_ROLLBACK_SECONDS=PATIENCE)
     return lab
 
 
