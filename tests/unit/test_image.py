@@ -110,6 +110,19 @@ def test_nics_have_the_names_of_the_plan(nics: list[str], own: bool) -> None:
     assert ("net.ifnames=0" in build.kernel_options(nics)) is own
 
 
+@pytest.mark.parametrize(
+    ("nics", "good"), [({}, True), ({"mgmt": "eno1"}, True), ({"mgmt": "bond0.10"}, False), ({"mgmt": "lan0"}, False)]
+)
+def test_names_that_an_image_gives(planned: Planned, nics: dict[str, str], good: bool) -> None:
+    """A NIC that is not there at the first boot would leave the host without a way in."""
+    plan = planned(('"jumphost", "addresses"', f'"jumphost", "nics": {nics}, "addresses"'))
+    if good:
+        make._check_nics(plan, plan.host("jumphost"))
+    else:
+        with pytest.raises(OperatorError, match=r"plan\.py:\d+ hosts\.jumphost: an image can't have NICs called"):
+            make._check_nics(plan, plan.host("jumphost"))
+
+
 # --- what is made ---------------------------------------------------------------------------------------------------
 
 

@@ -49,6 +49,7 @@ def check(plan: Plan, wanted: Wanted) -> None:
     if wanted.output.exists():
         raise OperatorError(f"{wanted.output} is there already: name another file with --output")
     if wanted.kind != "seed":
+        _check_nics(plan, wanted.host)
         build.room(folder, disk.TOTAL_MIB * disk.MIB)
         build.room(build.WORK, ROOM)
     known = hostkeys.of_host(wanted.host, known_hosts(plan))
@@ -60,6 +61,16 @@ def check(plan: Plan, wanted: Wanted) -> None:
         raise OperatorError(
             f"{wanted.host.name} is known by a host key that is not in {key}: put its private key there "
             f"(`./inv backup` has it), or forget the old host: {' && '.join(forget)}"
+        )
+
+
+def _check_nics(plan: Plan, host: Host) -> None:
+    """That its NICs have names that an image gives: all the kernel's own, or all those of their places."""
+    names = [nic.nic for nic in host.interfaces]
+    if not any(all(re.fullmatch(kind, name) for name in names) for kind in ("eth[0-9]+", "en[opsx][a-z0-9]+")):
+        raise OperatorError(
+            f"{plan.line('hosts', host.name)}: an image can't have NICs called {', '.join(names)}: name all of them by "
+            "their places (eno1, enp1s0f0), or all eth0, eth1, …; what is a VLAN or a bond is set up by hand"
         )
 
 
