@@ -94,7 +94,7 @@ def make(plan: Plan, wanted: Wanted, say: Say) -> bool:
         build.write_seed(made, first, run)
         if wanted.kind != "seed":
             made = _disk(plan, wanted, made, folder, run, say)
-        os.link(made, wanted.output)  # whole or not at all, and never in the place of another file
+        made.rename(wanted.output)  # whole or not at all
     return _let_known(plan, wanted.host, key)
 
 
