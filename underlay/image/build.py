@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 SUITES = ("trixie", "bookworm")
 """Debian releases, the default first."""
 PACKAGES = (
-    *("systemd", "systemd-sysv", "systemd-timesyncd", "dbus", "libpam-systemd", "udev", "kmod", "netbase"),
+    *("systemd", "systemd-sysv", "systemd-timesyncd", "dbus", "udev", "kmod", "netbase"),
     *("openssh-server", "sudo", "python3", "iproute2", "iputils-ping", "procps", "ca-certificates"),
     *("linux-image-amd64", "initramfs-tools", "zstd", "grub-cloud-amd64"),
     *("cloud-init", "cloud-guest-utils", "fdisk", "e2fsprogs", "dosfstools"),
