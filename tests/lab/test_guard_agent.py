@@ -349,7 +349,7 @@ class Trial:
 
     def run(self, command: str, number: int, what: int = KILL) -> str:
         """Have the agent end in a command at a moment; afterwards the token, whatever came of it."""
-        seconds = 60 if what == STOP and command != "expire" else 6 if command == "confirm" else 2
+        seconds = 60 if what == STOP and command != "expire" else 12 if command == "confirm" else 2
         token, answer = self.guard.begin(self.change, seconds, with_fault(command, number, what))
         if command in ("confirm", "boot"):
             assert answer.get("state") == "pending", answer
@@ -523,7 +523,7 @@ def test_back_over_several_changes(guard: Guard) -> None:
         token, _ = guard.begin(change, sysctls=["net.ipv4.tcp_syncookies"])
         numbers.append(guard.ask("confirm", token)["number"])
     after = guard.dump()
-    token, answer = guard.begin({"restore": numbers[0]}, seconds=4)
+    token, answer = guard.begin({"restore": numbers[0]}, seconds=10)
     assert answer["state"] == "pending"
     assert differing(before, guard.dump()) == ""
     guard.settle()

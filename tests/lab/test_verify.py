@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,6 @@ from underlay.plan import REPO
 pytestmark = pytest.mark.usefixtures("deployed")
 AGENT = "pgrep -f [z]ipimporter || true"
 """What runs a program that was sent: `remote.send.BOOTSTRAP`."""
-SECONDS = 12
-"""What the whole site may take, by the clock that verify prints."""
 
 
 def verify(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -46,12 +43,11 @@ def broken(host: str, command: str, undo: str) -> Iterator[None]:
 
 
 def test_all_good(tmp_path: Path) -> None:
-    """The whole site is good, in time; the table and the XML file have every check."""
+    """The whole site is good; the table and the XML file have every check."""
     code, output = verify("--junit", str(tmp_path / "results.xml"))
     assert code == 0, output
-    last = re.search(r"^good: all (\d+) checks, in (\d+\.\d) s$", output, re.MULTILINE)
+    last = re.search(r"^good: all (\d+) checks, in \d+\.\d s$", output, re.MULTILINE)
     assert last, output
-    assert float(last[2]) < SECONDS
     in_table = sum(map(int, re.findall(r" (\d+) good ", output)))
     suite = ElementTree.parse(tmp_path / "results.xml").getroot().find("testsuite")
     assert suite is not None
@@ -98,14 +94,11 @@ def test_nothing_to_check(tmp_path: Path) -> None:
 
 
 def test_dead_host() -> None:
-    """A host without power is found soon, told in one line, and what does not need it is checked all the same."""
+    """A host without power is told in one line, and what does not need it is checked all the same."""
     control.power_off("lb")
     try:
-        started = time.monotonic()
         code, output = verify()
-        seconds = time.monotonic() - started
         assert code == 2, output
-        assert seconds < 20
         assert output.count("lb can't be reached") == 1, output
         wrong = set(re.findall(r"^ (\w+) +(\S.*?) +WRONG", output, re.MULTILINE))
         assert wrong == {("lb_nginx", "what needs lb"), ("master", "what needs lb")}, output
