@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -51,6 +51,7 @@ class Machine(Frozen):
     user: str
     port: int = SSH_PORT
     sudo: str | None = "nopasswd"
+    vm: bool = False  # a machine of its own, with a kernel of its own
 
 
 class Blueprint(Frozen):
@@ -64,6 +65,11 @@ class Blueprint(Frozen):
         """The machine of that name. LabError if there is none."""
         check_name(name, (machine.name for machine in self.machines))
         return next(machine for machine in self.machines if machine.name == name)
+
+    @property
+    def vms(self) -> list[str]:
+        """The names of the hosts that are machines of their own."""
+        return [machine.name for machine in self.machines if machine.vm]
 
     @property
     def neighbours(self) -> int:
@@ -132,11 +138,14 @@ def load() -> Blueprint:
         raise LabError("the lab was built by another version of this repo: `./inv lab.reset` builds it anew") from None
 
 
-def draw(plan: Plan, flavours: Mapping[str, str] | None = None) -> Blueprint:
+def draw(plan: Plan, flavours: Mapping[str, str] | None = None, vms: Collection[str] = ()) -> Blueprint:
     """The lab of a plan. LabError if a host has a name that the lab needs for itself.
 
     flavours: host → how its network was set up, where that is not the default
+    vms: the hosts that are machines of their own
     """
+    for name in vms:
+        check_name(name, (host.name for host in plan.hosts))
     for name in (INTERNET, SWITCH):
         if any(host.name == name for host in plan.hosts):
             raise LabError(f"{plan.line('hosts', name)}: the lab has a {name!r} of its own: give the host another name")
@@ -159,14 +168,17 @@ def draw(plan: Plan, flavours: Mapping[str, str] | None = None) -> Blueprint:
     return Blueprint(
         networks=tuple(network.name for network in plan.networks),
         machines=(
-            *(_machine(plan, number, host == images, flavours or {}) for number, host in enumerate(plan.hosts)),
+            *(
+                _machine(plan, number, host == images, (flavours or {}).get(host.name, "networkd"), host.name in vms)
+                for number, host in enumerate(plan.hosts)
+            ),
             internet,
         ),
         packages_at=str(images.primary.address) if images else None,
     )
 
 
-def _machine(plan: Plan, number: int, serves_packages: bool, flavours: Mapping[str, str]) -> Machine:
+def _machine(plan: Plan, number: int, serves_packages: bool, flavour: str, vm: bool) -> Machine:
     host = plan.hosts[number]
     addresses = [nic.address for nic in host.interfaces] + ([host.published] if host.published else [])
     return Machine(
@@ -177,7 +189,8 @@ def _machine(plan: Plan, number: int, serves_packages: bool, flavours: Mapping[s
         router=str(plan.gateway_address(host.primary.network)),
         names=(host.name, *(hostkeys.name(each, host.login.port) for each in addresses)),
         serves_packages=serves_packages,
-        **({"flavour": flavours[host.name]} if host.name in flavours else {}),
+        flavour=flavour,
+        vm=vm,
         **host.login.model_dump(),
     )
 

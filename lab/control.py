@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,11 +17,12 @@ from typing import Literal, TextIO, TypeVar
 
 from pydantic import BaseModel
 
-from lab import blueprint, flavour, host, image, machine, network
+from lab import blueprint, flavour, host, image, machine, network, vm
 from lab.blueprint import Blueprint, Machine
 from lab.process import LOCKS, LabError, Progress, wait_until
 from lab.state import IMAGES, NETNS_DIR, RUNTIME, STATE, SUITES, VARIABLE, LabHost, LabState, load
 from underlay.plan import ROLES, Plan
+from underlay.programs import VM
 
 CHECKOUT = image.REPO
 LOCK = RUNTIME / "lock"
@@ -59,23 +60,28 @@ class LabStatus(BaseModel):
 # --- the whole lab --------------------------------------------------------------------------------------------------
 
 
-def up(plan: Plan, suite: str | None = None, say: Progress | None = None, hosts: str | None = None) -> LabState:
+def up(
+    plan: Plan,
+    suite: str | None = None,
+    say: Progress | None = None,
+    hosts: str | None = None,
+    vms: Collection[str] | None = None,
+) -> LabState:
     """Bring the lab up, or leave it as it is if it is up; hosts that are off are switched on.
 
     suite: that of the lab that is up, else the default
     hosts: how the network of those that are deployed was set up, see `lab.flavour`; the same
 
-    LabError if it is up with another suite or plan:
-    `reset` is what changes that. Interrupted, it takes all down again.
+    vms: the hosts that are machines of their own; None: those of the lab that is up, else none
+
+    LabError if it is up with another suite or plan: `reset` is what changes that. Interrupted, it takes all down again.
     """
     say = say or Progress()
-    machine.check()
     image.image(suite or SUITES[0])
-    flavours(plan, hosts or flavour.DEFAULT)  # before anything goes
     with _locked():
         state = _own()
         hosts = hosts or (state.flavour if state else flavour.DEFAULT)
-        drawn = blueprint.draw(plan, flavours(plan, hosts))
+        drawn = _draw(plan, state, hosts, vms)
         if state and state.complete and network.namespaces():
             _check_same(state, drawn, plan, suite or state.suite)
             return _switch_on(state, drawn, say)
@@ -107,18 +113,34 @@ def down(purge: bool = False, say: Progress | None = None) -> None:
     say("the lab is down" if found else "the lab was down already")
 
 
-def reset(plan: Plan, suite: str | None = None, say: Progress | None = None, hosts: str | None = None) -> LabState:
-    """The lab with fresh disks, of this plan; suite and hosts as for `up`."""
+def reset(
+    plan: Plan,
+    suite: str | None = None,
+    say: Progress | None = None,
+    hosts: str | None = None,
+    vms: Collection[str] | None = None,
+) -> LabState:
+    """The lab with fresh disks, of this plan; suite, hosts and vms as for `up`."""
     say = say or Progress()
-    machine.check()
     with _locked():
         state = _own()
         hosts = hosts or (state.flavour if state else flavour.DEFAULT)
-        drawn = blueprint.draw(plan, flavours(plan, hosts))
+        drawn = _draw(plan, state, hosts, vms)
         suite = suite or (state.suite if state else SUITES[0])
         image.image(suite)  # before anything goes
         _clear()
         return _build(plan, drawn, suite, hosts, say)
+
+
+def _draw(plan: Plan, state: LabState | None, hosts: str, vms: Collection[str] | None) -> Blueprint:
+    if vms is None:
+        vms = blueprint.load().vms if state and state.complete else ()
+    machine.check(VM if vms else {})
+    drawn = blueprint.draw(plan, flavours(plan, hosts), vms)
+    for each in drawn.machines:
+        if each.vm:
+            vm.check_nics([nic.name for nic in each.nics], each.name)
+    return drawn
 
 
 def status() -> LabStatus:
@@ -150,6 +172,8 @@ def _build(plan: Plan, drawn: Blueprint, suite: str, hosts: str, say: Progress) 
         state.save()
         drawn.save()
         image.ensure(suite, say)
+        if drawn.vms:
+            vm.ensure_parts(suite, say)
         machine.raise_limits(drawn.neighbours)
         host.make_key(state.key, drawn.machine(blueprint.INTERNET).user)
         network.create_switch(drawn.networks)
@@ -187,7 +211,8 @@ def _install(state: LabState, drawn: Blueprint, machines: Iterable[Machine]) -> 
     _each(machines, lambda each: host.make_key(host.keys(each.name), each.name))
     _write_known_hosts(state, drawn)
     public_key = state.key.with_suffix(".pub")
-    _each(machines, lambda each: host.make_disk(each, drawn, state.image, public_key))
+    parts = vm.ensure_parts(state.suite, Progress()) if any(each.vm for each in machines) else None
+    _each(machines, lambda each: host.make_disk(each, drawn, state.image, public_key, parts))
     return _boot(state, drawn, machines)
 
 
@@ -272,7 +297,7 @@ def add(plan: Plan, say: Progress | None = None) -> None:
     _up()
     with _locked():
         old = blueprint.load()
-        drawn = old.with_new(blueprint.draw(plan, flavours(plan, _up().flavour)))
+        drawn = old.with_new(blueprint.draw(plan, flavours(plan, _up().flavour), old.vms))
         new = drawn.machines[len(old.machines) :]
         if new:
             _rebuild(drawn, new=new)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from lab import flavour, machine, network
+from lab import flavour, machine, network, vm
 from lab.blueprint import Blueprint, Machine
 from lab.image import REPO, layer
 from lab.process import CommandError, LabError, run, tail, wait_until
@@ -67,8 +67,16 @@ def console(name: str) -> Path:
 # --- disk -----------------------------------------------------------------------------------------------------------
 
 
-def make_disk(host: Machine, blueprint: Blueprint, image: Path, key: Path) -> None:
-    """Give a host a fresh disk, as an installer leaves it. `key`: the operator's public key."""
+def make_disk(host: Machine, blueprint: Blueprint, image: Path, key: Path, parts: Path | None = None) -> None:
+    """Give a host a fresh disk, as an installer leaves it. `key`: the operator's public key.
+
+    image, parts: what the disks are made of; the latter those of machines of their own
+    """
+    if host.vm:
+        assert parts is not None
+        files = {f"/{path}": content for path, _, content in _services(blueprint)}
+        vm.make_disk(host, host.user, key.read_text(), keys(host.name), parts, files)
+        return
     top, merged = HOSTS / host.name, root(host.name)
     for folder in (top / "upper", top / "work", merged):
         folder.mkdir(parents=True)
@@ -102,7 +110,6 @@ def remove_disk(name: str) -> None:
 def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]]:
     yield "etc/hostname", 0o644, f"{host.name}\n"
     yield "etc/hosts", 0o644, f"127.0.0.1 localhost {host.name}\n"
-    yield "etc/resolv.conf", 0o644, f"nameserver {blueprint.packages_at}\n" if blueprint.packages_at else ""
     # With none, systemd takes the boot for the first one and applies its presets.
     yield "etc/machine-id", 0o444, f"{uuid.uuid4().hex}\n"
     if host.sudo:
@@ -114,10 +121,7 @@ def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]
     host_key = keys(host.name)
     yield "etc/ssh/ssh_host_ed25519_key", 0o600, host_key.read_text()
     yield "etc/ssh/ssh_host_ed25519_key.pub", 0o644, host_key.with_suffix(".pub").read_text()
-    if at := blueprint.packages_at:
-        yield "etc/apt/sources.list", 0o644, f"deb [trusted=yes] http://{at}/debian ./\n"
-        pip = ["[global]", "no-index = true", f"find-links = http://{at}/python/", f"trusted-host = {at}"]
-        yield "etc/pip.conf", 0o644, _lines(pip)
+    yield from _services(blueprint)
     if host.loopback:
         loopback = ["[Match]", "Name=lo", "", "[Network]", f"Address={host.loopback}"]
         yield "etc/systemd/network/50-loopback.network", 0o644, _lines(loopback)
@@ -125,6 +129,16 @@ def _files(host: Machine, blueprint: Blueprint) -> Iterator[tuple[str, int, str]
         yield "etc/systemd/system/packages.service", 0o644, PACKAGES_SERVICE
         records = (f"--host-record={each.name},{each.address.partition('/')[0]}" for each in blueprint.machines)
         yield "etc/systemd/system/dns.service", 0o644, DNS_SERVICE.format(records=" ".join(records))
+
+
+def _services(blueprint: Blueprint) -> Iterator[tuple[str, int, str]]:
+    """Where a host finds names and packages."""
+    at = blueprint.packages_at
+    yield "etc/resolv.conf", 0o644, f"nameserver {at}\n" if at else ""
+    if at:
+        yield "etc/apt/sources.list", 0o644, f"deb [trusted=yes] http://{at}/debian ./\n"
+        pip = ["[global]", "no-index = true", f"find-links = http://{at}/python/", f"trusted-host = {at}"]
+        yield "etc/pip.conf", 0o644, _lines(pip)
 
 
 def _lines(lines: list[str]) -> str:
@@ -162,7 +176,9 @@ def make_key(path: Path, comment: str) -> None:
 
 
 def leader(name: str) -> int | None:
-    """The process that is PID 1 of a host; None if the host is off."""
+    """The process that is PID 1 of a host, or its machine; None if the host is off."""
+    if vm.is_vm(name):
+        return vm.leader(name)
     scope = machine.cgroup_root() / name / "payload/init.scope/cgroup.procs"
     with suppress(OSError):
         return next((int(pid) for pid in scope.read_text().split()), None)
@@ -171,6 +187,9 @@ def leader(name: str) -> int | None:
 
 def start(host: Machine, blueprint: Blueprint, image: Path) -> None:
     """Switch a host on, with a new namespace and new NICs: nothing of an earlier run is left but its disk."""
+    if host.vm:
+        vm.start(host, blueprint, console(host.name))
+        return
     network.create(host.name)
     network.plug(host, blueprint)
     argv = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--link-journal=no"]
@@ -243,12 +262,13 @@ def end_processes(namespaces: list[Path]) -> None:
 
 def wait_ready(host: Machine) -> None:
     """Wait until a host has its first address, listens for ssh and has booted. LabError with its last words."""
-    ready = wait_until(lambda: _reachable(host), seconds=BOOT_SECONDS) and wait_until(
-        lambda: system_state(host.name) in ("running", "degraded"), seconds=BOOT_SECONDS, every=0.1
+    seconds = vm.BOOT_SECONDS if host.vm else BOOT_SECONDS
+    ready = (host.vm or wait_until(lambda: _reachable(host), seconds=seconds)) and wait_until(
+        lambda: system_state(host.name) in ("running", "degraded"), seconds=seconds, every=0.1
     )
     if not ready:
         log = console(host.name)
-        what = f"host {host.name!r} is not ready after {BOOT_SECONDS:.0f} s, its systemd is {system_state(host.name)}"
+        what = f"host {host.name!r} is not ready after {seconds:.0f} s, its systemd is {system_state(host.name)}"
         words = tail(log.read_text()) or ["  (nothing yet)"]
         raise LabError("\n".join([f"{what}: see {log}, which ends with", *words]))
 
@@ -298,6 +318,8 @@ def execute(
         raise LabError(f"host {name!r} is off: switch it on with `./inv lab.up`")
     inside = ["/bin/bash", "-c", command] if isinstance(command, str) else command
     env = CLEAN_ENV | {"TERM": os.environ.get("TERM", "dumb")}
+    if vm.is_vm(name):
+        return vm.execute(name, inside, env, stdin, capture, timeout)
     # Not nsenter's own fork: nsenter stops when its child is stopped, as each process is when a host shuts down, and
     # nothing continues it. The host's PID namespace then waits for ever for the child to be reaped, and we for nsenter.
     argv = ["nsenter", f"--target={pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--root"]

@@ -20,12 +20,12 @@ GONE_SECONDS = 5.0
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 
-def check() -> None:
-    """LabError with the fix if this machine can't run the lab."""
+def check(further: Mapping[str, str] | None = None) -> None:
+    """LabError with the fix if this machine can't run the lab. `further`: programs that it needs, too."""
     if platform.system() != "Linux":
         raise LabError(f"the lab needs Linux, this is {platform.system()}: run it in a Debian or Ubuntu machine")
     check_root()
-    if lacking := packages(missing(LAB)):
+    if lacking := packages(missing(LAB | dict(further or {}))):
         if not shutil.which("apt-get", path=search_path()):
             raise LabError(f"the lab needs {', '.join(lacking)} and there is no apt here: run it on Debian or Ubuntu")
         raise LabError(f"the lab needs programs that are not here: apt-get install {' '.join(lacking)}")

@@ -91,6 +91,18 @@ def plug(machine: Machine, blueprint: Blueprint) -> None:
     _ip(SWITCH, lines)
 
 
+def plug_taps(machine: Machine, blueprint: Blueprint) -> None:
+    """Make the ports that a machine of its own is the other end of, each joined to its network's bridge."""
+    lines = []
+    for port, nic in zip(ports(machine, blueprint), machine.nics, strict=True):
+        lines += [
+            f"tuntap add dev {port} mode tap",
+            f"link set {port} alias {machine.name}:{nic.name} addrgenmode none"
+            f" master br{blueprint.networks.index(nic.network)} up",
+        ]
+    _ip(SWITCH, lines)
+
+
 def unplug(machine: Machine, blueprint: Blueprint) -> None:
     """Take a machine's NICs away, on both ends; those that are gone already are no error."""
     for port in ports(machine, blueprint):

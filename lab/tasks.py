@@ -20,6 +20,7 @@ SUITE_HELP = (
     f"Debian release of the hosts: {' or '.join(SUITES)} (default: that of the lab that is up, else {SUITES[0]})"
 )
 
+VM_HELP = "hosts that are machines of their own (qemu), separated by commas (default: those of the lab that is up)"
 
 HOSTS_HELP = (
     f"how the hosts' network was set up: {', '.join(FLAVOURS)} or {MIXED} (default: as in the lab that is up, else "
@@ -27,13 +28,13 @@ HOSTS_HELP = (
 )
 
 
-@task(help={"suite": SUITE_HELP, "hosts": HOSTS_HELP})
+@task(help={"suite": SUITE_HELP, "hosts": HOSTS_HELP, "vm": VM_HELP})
 @report_and_exit()
-def up(_: Context, suite: str | None = None, hosts: str | None = None) -> None:
+def up(_: Context, suite: str | None = None, hosts: str | None = None, vm: str | None = None) -> None:
     """Bring the lab up: every host of the plan, as it is after its installation. Leaves a lab that is up as it is."""
     from lab import control
 
-    control.up(plans.load(), suite, hosts=hosts)
+    control.up(plans.load(), suite, hosts=hosts, vms=vm.split(",") if vm else None)
 
 
 @task(help={"purge": "remove the cached images too: the next `lab.up` builds them again"})
@@ -45,13 +46,13 @@ def down(_: Context, purge: bool = False) -> None:
     control.down(purge)
 
 
-@task(help={"suite": SUITE_HELP, "hosts": HOSTS_HELP})
+@task(help={"suite": SUITE_HELP, "hosts": HOSTS_HELP, "vm": VM_HELP})
 @report_and_exit()
-def reset(_: Context, suite: str | None = None, hosts: str | None = None) -> None:
+def reset(_: Context, suite: str | None = None, hosts: str | None = None, vm: str | None = None) -> None:
     """Bring the lab up with fresh disks and the plan as it is now."""
     from lab import control
 
-    control.reset(plans.load(), suite, hosts=hosts)
+    control.reset(plans.load(), suite, hosts=hosts, vms=vm.split(",") if vm else None)
 
 
 @task(help={"json": "as JSON, for programs"})

@@ -61,6 +61,7 @@ LONG = (
     Stage("packets that end, in kernels", ("pytest", "-q", "tests/kernel")),
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends sick"),
     *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
+    _in_lab("a host from nothing", "trixie", "image"),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
 )
 """What CI has no time for."""

@@ -18,5 +18,5 @@ def test(_: Context, quick: bool = False, long: bool = False) -> None:  # noqa: 
     from tests import ci
 
     with report_and_exit():
-        machine.install(programs.COMMANDS | programs.LAB | programs.TESTS)
+        machine.install(programs.COMMANDS | programs.LAB | programs.VM | programs.TESTS)
     raise Exit(code=ci.run(quick, long))

@@ -31,6 +31,19 @@ COMMANDS = {
 """What the commands need that contact the hosts."""
 OPTIONAL = {"git": "git", "ip": "iproute2"}
 """What they go on without: then the commit of a change, or who answers on this machine's own networks, is not known."""
+SEED = {"mkfs.vfat": "dosfstools", "mcopy": "mtools", "mmd": "mtools", "ssh-keygen": "openssh-client"}
+"""What `image --seed-only` needs."""
+IMAGE = {
+    **SEED,
+    "mmdebstrap": "mmdebstrap",
+    "sfdisk": "fdisk",
+    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
+}
+UNPRIVILEGED = {"newuidmap": "uidmap"}
+"""What `image` needs beside it for anybody but root."""
+QCOW2 = {"qemu-img": "qemu-utils"}
+VM = {**IMAGE, "qemu-system-x86_64": "qemu-system-x86"}
+"""What a lab needs beside LAB for hosts that are machines of their own."""
 LAB = {
     "systemd-nspawn": "systemd-container",
     "systemctl": "systemd",

@@ -10,8 +10,8 @@ from tests import ci
 from underlay.plan import REPO
 
 LAYERS = (
-    *("text", "errors", "programs", "console", "plan", "desired", "compare", "remote", "access", "facts", "observe"),
-    *("guard", "operations", "verify", "trace", "doctor", "report", "oncall", "adopt", "commands"),
+    *("text", "errors", "programs", "console", "plan", "desired", "compare", "remote", "access", "image", "facts"),
+    *("observe", "guard", "operations", "verify", "trace", "doctor", "report", "oncall", "adopt", "commands"),
 )
 FILES = sorted((REPO / "underlay").rglob("*.py"))
 

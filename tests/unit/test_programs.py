@@ -17,12 +17,12 @@ import pytest
 from underlay import programs
 from underlay.access.target import enter
 from underlay.plan import REPO, load
-from underlay.programs import BASE, COMMANDS, LAB, OPTIONAL, MissingError
+from underlay.programs import BASE, COMMANDS, IMAGE, LAB, OPTIONAL, QCOW2, VM, MissingError
 
 CALLS = {"run", "Popen", "call", "check_call", "check_output", "execv", "execvp", "in_cgroup"}
 NAMED = {"which", "_json"}
 """Functions whose first argument is a program."""
-IN_TABLE = {"underlay": BASE | COMMANDS | OPTIONAL, "lab": BASE | LAB}
+IN_TABLE = {"underlay": BASE | COMMANDS | OPTIONAL | IMAGE | QCOW2, "lab": BASE | LAB | VM}
 
 
 def called(source: str) -> Iterator[tuple[int, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from underlay.access import hostkeys
 from underlay.access.ssh_config import TargetError
 from underlay.oncall import rotate
 from underlay.plan import REPO
@@ -266,6 +267,6 @@ def test_a_public_key_that_others_wrote(tmp_path: Path, content: bytes, line: st
     (tmp_path / "id.pub").write_bytes(content.replace(b"%s", key.encode()))
     if line is None:
         with pytest.raises(TargetError, match=r"id\.pub is not one public key: `ssh-keygen -y -f .* makes it"):
-            rotate._public(tmp_path / "id")
+            hostkeys.public_line(tmp_path / "id")
     else:
-        assert rotate._public(tmp_path / "id") == line.replace("%s", key)
+        assert hostkeys.public_line(tmp_path / "id") == line.replace("%s", key)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from underlay.access.ssh_config import TargetError
 from underlay.plan import SSH_PORT, Host, Plan
+from underlay.text import command
 
 MARK = "underlay-deploy-machine"
 """The comment of the deploy machine's key in `authorized_keys`."""
@@ -83,6 +84,19 @@ def with_key(content: str, key: str, mark: str) -> str:
         return f"{content}{end}{key}\n"
     lines[ours[0]] = f"{key}\n"
     return "".join(line for index, line in enumerate(lines) if index not in ours[1:])
+
+
+def public_line(key: Path) -> str:
+    """The line of a private key's public file; the comment says which one it is to people. Raises TargetError."""
+    path = key.with_name(f"{key.name}.pub")
+    how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
+    try:
+        words = path.read_bytes().split()
+    except OSError as error:
+        raise TargetError(f"{path} can't be read ({error.strerror}): `{how}` makes it") from error
+    if not is_key(*words[:2]):
+        raise TargetError(f"{path} is not one public key: `{how}` makes it")
+    return b" ".join(words).decode(errors="replace")
 
 
 def is_key(kind: bytes = b"", text: bytes = b"") -> bool:

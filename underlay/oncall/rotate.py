@@ -28,7 +28,6 @@ from underlay.access.target import MACHINE_KEY, Target
 from underlay.errors import COULD_NOT, GOOD, WRONG
 from underlay.remote import send
 from underlay.remote.files import login_keys
-from underlay.text import command
 
 SECONDS = 5 * CONNECT_SECONDS
 """For one command on a host, the login on the jump host in between included; many come at the same time."""
@@ -65,7 +64,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
         names = [name for name in names if name not in down]
         if made:
             _make(new)
-        lines = [_public(new), _public(old)]
+        lines = [hostkeys.public_line(new), hostkeys.public_line(old)]
         if lines[0].split()[1] == lines[1].split()[1]:
             raise TargetError(f"{new} is the key in use already")
         kept: Path | None = None
@@ -235,19 +234,6 @@ def _make(path: Path) -> None:
         for each in (path, path.with_name(f"{path.name}.pub")):
             each.unlink(missing_ok=True)
         raise TargetError(f"{path} can't be made, nothing was changed: {(done.stderr or done.stdout).strip()}")
-
-
-def _public(key: Path) -> str:
-    """The line of a key's public file; the comment says which one it is to people."""
-    path = key.with_name(f"{key.name}.pub")
-    how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
-    try:
-        words = path.read_bytes().split()
-    except OSError as error:
-        raise TargetError(f"{path} can't be read ({error.strerror}): `{how}` makes it") from error
-    if not hostkeys.is_key(*words[:2]):
-        raise TargetError(f"{path} is not one public key: `{how}` makes it")
-    return b" ".join(words).decode(errors="replace")
 
 
 def _swap(old: Path, new: Path) -> Path:

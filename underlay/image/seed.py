@@ -1,0 +1,94 @@
+"""The cloud-init seed of a host (NoCloud): who it is and who may log in, from its first boot on. Pure.
+
+It is a small file system with the label `cidata`: a partition of a disk that is made here, or a disk of its own beside
+an image that people have.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from underlay.plan import Host, Plan
+
+LABEL = "CIDATA"
+_NAMESPACE = uuid.UUID("4f0a7c1e-5a3b-5d0c-9a7e-0d3c6d1b8a52")
+
+
+@dataclass(frozen=True)
+class First:
+    """What a host has at its first boot.
+
+    address: with its length; on `nic`, the host's primary one
+    login: the line of the operator's public key
+    host_key, host_key_public: as ssh-keygen writes them
+    files: path → content of further ones that it has, all readable to everybody
+    """
+
+    name: str
+    nic: str
+    address: str
+    router: str | None
+    user: str
+    login: str
+    host_key: str
+    host_key_public: str
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+def of_host(plan: Plan, host: Host, login: str, host_key: tuple[str, str], name_servers: list[str]) -> First:
+    """What a host of the plan has at its first boot. `host_key`: the private one and the public one."""
+    return First(
+        name=host.name,
+        nic=host.primary.nic,
+        address=host.primary.with_prefix,
+        router=str(plan.gateway_address(host.primary.network)),
+        user=host.login.user,
+        login=login,
+        host_key=host_key[0],
+        host_key_public=host_key[1],
+        files={"/etc/resolv.conf": "".join(f"nameserver {each}\n" for each in name_servers)} if name_servers else {},
+    )
+
+
+def identity(*words: str) -> uuid.UUID:
+    """A UUID that is the same for the same words."""
+    return uuid.uuid5(_NAMESPACE, "\n".join(words))
+
+
+def files(first: First) -> dict[str, str]:
+    """The files of the seed, name → content. JSON, which is YAML."""
+    keys = [first.login.strip()]
+    user = {
+        "name": first.user,
+        "shell": "/bin/bash",
+        "lock_passwd": True,
+        "sudo": "ALL=(ALL:ALL) NOPASSWD: ALL",
+        "ssh_authorized_keys": keys,
+    }
+    settings: dict[str, object] = {
+        "hostname": first.name,
+        "manage_etc_hosts": "localhost",  # else sudo looks for its name in the DNS
+        "users": [user] if first.user != "root" else [],  # without those of the image
+        "ssh_pwauth": False,
+        "ssh_deletekeys": True,
+        "ssh_keys": {"ed25519_private": first.host_key, "ed25519_public": first.host_key_public.strip()},
+    }
+    if first.user == "root":
+        settings |= {"disable_root": False, "ssh_authorized_keys": keys}
+    if first.files:
+        settings["write_files"] = [{"path": path, "content": content} for path, content in first.files.items()]
+    nic: dict[str, object] = {"addresses": [first.address]}
+    if first.router:
+        nic["routes"] = [{"to": "0.0.0.0/0", "via": first.router}]
+    found = {
+        "user-data": f"#cloud-config\n{_json(settings)}",
+        "network-config": _json({"version": 2, "ethernets": {first.nic: nic}}),
+    }
+    # cloud-init takes a host with another one for a new machine, and sets it up anew.
+    instance = identity(*found, *found.values())
+    return {"meta-data": _json({"instance-id": str(instance), "local-hostname": first.name}), **found}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2) + "\n"
