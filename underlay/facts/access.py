@@ -41,8 +41,8 @@ class AuthorizedKeys(FactBase[LoginKeys]):
     def command(self, path: str) -> str:
         """+ path: where sshd looks for it, in a home: `~USER/FILE`"""
         home, _, rest = path.partition("/")
-        found = f"f=$(readlink -m {home}/{shlex.quote(rest)})"
-        return f'{found} && echo "$f" && if [ -e "$f" ]; then echo there && base64 -w0 "$f"; fi'
+        there = f"{home}/{shlex.quote(rest)}"
+        return f'f=$(readlink -m {there}) && echo "$f" && if [ -e "$f" ]; then echo there && base64 -w0 "$f"; fi'
 
     @fact("the operator's keys")
     def process(self, output: list[str]) -> LoginKeys:
