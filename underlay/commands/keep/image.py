@@ -38,7 +38,7 @@ def image(
 ) -> None:
     """Make a disk that boots as a host of the plan, with its first address, your key, and a host key known beforehand.
 
-    It boots with BIOS and with UEFI; contacts no host. The file has the private host key: only its owner may read it.
+    It is made for BIOS and UEFI; contacts no host. The file has the private host key: only its owner may read it.
     Exit code: 0 made; 1 not made. With --dry: 2 it would be made; 1 it could not be.
     """
     from underlay.image import build, make
