@@ -20,11 +20,12 @@ from underlay.plan import REPO
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the tests: its name, the module to run with its arguments, and the lab's Debian, if it needs one."""
+    """A part of the tests: its name, the module to run with its arguments; its lab's Debian and hosts."""
 
     name: str
     command: tuple[str, ...]
     suite: str = ""
+    hosts: str = ""
 
 
 QUICK = (
@@ -40,9 +41,9 @@ AT_ONCE = 3
 """Labs at the same time: much of a lab's time is waiting. With three, two cores are busy."""
 
 
-def _in_lab(name: str, suite: str, modules: str, *options: str) -> Stage:
+def _in_lab(name: str, suite: str, modules: str, *options: str, hosts: str = "") -> Stage:
     paths = (f"tests/lab/test_{module}.py" for module in modules.split())
-    return Stage(name, ("pytest", "-v", "--durations=5", "-p", "no:cacheprovider", *options, *paths), suite)
+    return Stage(name, ("pytest", "-v", "--durations=5", "-p", "no:cacheprovider", *options, *paths), suite, hosts)
 
 
 IN_LABS = (
@@ -54,6 +55,7 @@ IN_LABS = (
     _in_lab("Debian 13, among others", "trixie", "firewall forward additive neighbours oddities"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
     _in_lab("many hosts, the lab itself", "trixie", "many ways lab_lifecycle"),
+    _in_lab("hosts of all kinds", "trixie", "managers", hosts="mixed"),
     _in_lab("a minimal Debian", "trixie", "minimal_root"),
 )
 LONG = (
@@ -63,6 +65,9 @@ LONG = (
     *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
     _in_lab("a host from nothing", "trixie", "image"),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
+    _in_lab("Debian 12, hosts of all kinds", "bookworm", "managers", hosts="mixed"),
+    *(_in_lab(f"Debian 13, {kind}", "trixie", "managers", hosts=kind) for kind in ("ifupdown", "ifupdown2")),
+    *(_in_lab(f"Debian 13, {kind}", "trixie", "managers", hosts=kind) for kind in ("networkmanager", "netplan")),
 )
 """What CI has no time for."""
 
@@ -119,6 +124,7 @@ def _run(stage: Stage, selected: Sequence[str] = (), lab: str = "") -> bool:
     print(f"\n### {stage.name}: {' '.join(argv[2:])}", flush=True)
     start = time.monotonic()
     environment = os.environ | ({"UNDERLAY_SUITE": stage.suite, "UNDERLAY_LAB": lab} if lab else {})
+    environment |= {"UNDERLAY_HOSTS": stage.hosts} if stage.hosts else {}
     with subprocess.Popen(
         argv, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -322,7 +322,7 @@ def test_what_keeps_a_host_from_being_deployed(planned: Planned) -> None:
     [check] = of(plan, login=Login("x;rm", IPAddress("100.64.0.53"), 22, "sudo: a password is required"))
     assert check.fix == ""
     [check] = of(plan, login=Login("ops", IPAddress("100.64.0.53"), 2222, ""))
-    assert (check.what, check.state) == ("sshd", "not ready")
+    assert (check.what, check.state) == ("sshd", "note")
     [check] = of(plan, free=10)
     assert check.what == "disk"
     [check] = of(plan, system=System("Fedora", ("fedora",), "42", "lb", "6.12", "x86_64", (3, 13)))

@@ -81,7 +81,7 @@ BROKEN: dict[str, Broken] = {
     ),
     "test_next_boot": lambda _: {"next_boot": NextBoot(dpkg=["tzdata (unpacked)"])},
     "test_packages": lambda _: {"packages": set()},
-    "test_networkd": unit(units.NETWORKD.name),
+    "test_managers": unit(units.NETWORKD.name),
     "test_ssh_port": lambda _: {"listening": {80, nginx.API_PORT}},
     "test_sshd": lambda host: {
         "sshd": replace(state(host).sshd, settings={**state(host).sshd.settings, "passwordauthentication": "yes"})

@@ -35,6 +35,8 @@ def test_no_program_of_ours_names_such_a_place(file: Path) -> None:
         "connection.py": ["/tmp"],
         "tree.py": ["/tmp"],
         "host.py": ["it is looked at"],
+        "system.py": ["they are looked at"],
+        "build.py": ["has a name that nobody can guess", "/tmp may be memory"],
     }.get(file.name, [])
     assert [line for line in found if not any(each in line for each in allowed)] == []
 

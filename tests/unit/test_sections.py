@@ -46,6 +46,7 @@ def test_output_that_is_cut_off() -> None:
 def test_facts_fail_closed() -> None:
     """Where one command failed, what the others said is not taken for all."""
     said = {"address": "[]", "route": "[]", "rule": "[]", "sysctl": "", "files": "", "nics": ""}
+    said |= {"managers": "", "closed": ""}
     said["system"] = "- box\n- 1\n- none\n- x86_64\n- quiet"
     lines = [line for name, text in said.items() for line in (f"@@ {name}", *text.split("\n"), "@@ = 0") if line]
     assert network.parse(lines).routes == ()

@@ -31,15 +31,24 @@ find /sys/class/net/*/device/driver -maxdepth 0 -printf '%p:DRIVER=%l\\n' 2>/dev
 TYPES = {"[1]": "ether", "[772]": "loopback"}
 """As `ip -N` writes some of them."""
 MANAGERS = """\
-systemctl show --property=Id,ActiveState NAMES
-for unit in NAMES; do echo "Enabled=$unit $(SYSTEMD_OFFLINE=1 systemctl is-enabled $unit 2>/dev/null)"; done
+# Not asked of systemd: what it does not answer, while it hangs, would be missing here, too.
+for unit in NAMES; do
+  state=inactive
+  cat /sys/fs/cgroup/system.slice/$unit/cgroup.procs /sys/fs/cgroup/*/system.slice/$unit/cgroup.procs 2>/dev/null |
+    grep -q . && state=active
+  [ $unit != networking.service ] || [ ! -s /run/network/ifstate ] || state=active
+  echo "Unit=$unit $state $(SYSTEMD_OFFLINE=1 systemctl is-enabled $unit 2>/dev/null)"
+done
 for each in /run/network/ifstate /run/network/ifstate.*; do [ ! -f "$each" ] || sed 's/^/Raised=/' "$each"; done
-if systemctl -q is-active NetworkManager.service && command -v nmcli >/dev/null; then
-  nmcli -t -f DEVICE,STATE device | sed 's/^/Device=/'
-  nmcli -t -f DEVICE,UUID,FILENAME connection show --active | sed 's/^/Connection=/'
-  ids=$(nmcli -g UUID connection show --active)
-  [ -z "$ids" ] || nmcli -t -f connection.uuid,ipv4.addresses connection show $ids | sed 's/^/Profile=/'
-fi""".replace("NAMES", " ".join(unit.name for unit in units.MANAGERS))
+if command -v nmcli >/dev/null && [ -e /run/NetworkManager ]; then
+  ask="timeout 2 nmcli -t -f"
+  $ask DEVICE,STATE device 2>/dev/null | sed 's/^/Device=/'
+  active=$($ask DEVICE,UUID,FILENAME connection show --active 2>/dev/null)
+  echo "$active" | sed 's/^/Connection=/'
+  ids=$(echo "$active" | cut -d: -f2)
+  [ -z "$ids" ] || $ask connection.uuid,ipv4.addresses connection show $ids 2>/dev/null | sed 's/^/Profile=/'
+fi
+:""".replace("NAMES", " ".join(unit.name for unit in units.MANAGERS))
 """What `_evidence` reads."""
 HOOKS = " ".join(hooks.HOOKS.values())
 CLOSED = f"for hook in {HOOKS}; do [ ! -f $hook ] || [ -x $hook ] || echo $hook; done"
@@ -200,19 +209,15 @@ def _devices(links: list[_Link], lines: list[str]) -> Iterator[Device]:
 def _evidence(links: list[_Link], nics: list[str], lines: list[str]) -> Evidence:
     names = {str(link["ifindex"]): link["ifname"] for link in links}
     states = (re.fullmatch(r".*/netif/links/(\d+):ADMIN_STATE=(.*)", line) for line in nics)
-    active, enabled, unit = dict[str, str](), dict[str, str](), ""
+    there = dict[str, UnitState]()
     raised, connected, uuid = list[str](), set[str](), ""
     connections, of_uuid, addresses = dict[str, str](), dict[str, str](), list[Address]()
     for line in lines:
         key, _, value = line.partition("=")
         match key:
-            case "Id":
-                unit = value
-            case "ActiveState":
-                active[unit] = value
-            case "Enabled":
-                name, _, state = value.partition(" ")
-                enabled[name] = state
+            case "Unit":
+                name, state, enabled = (*value.split(), "", "")[:3]
+                there[name] = UnitState(state, enabled)
             case "Raised":
                 raised.append(value.partition("=")[0])
             case "Device" if value.partition(":")[2] in ("connected", "connecting", "activated") or "(" in value:
@@ -229,7 +234,7 @@ def _evidence(links: list[_Link], nics: list[str], lines: list[str]) -> Evidence
                 if name == "ipv4.addresses" and said and not hooks.is_ours(connections.get(of_uuid.get(uuid, ""), "")):
                     addresses += [Address(of_uuid[uuid], _prefix(each.strip())) for each in said.split(",")]
     return Evidence(
-        units={name: UnitState(state, enabled.get(name, "")) for name, state in active.items()},
+        units=there,
         links={names[found[1]]: found[2] for found in states if found and found[1] in names},
         raised=tuple(raised),
         connections=connections,

@@ -5,9 +5,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+from underlay.access.answers import UnreadableError
 from underlay.desired import units
 from underlay.doctor.cause import Cause
 from underlay.doctor.causes.ends import is_probe
@@ -80,8 +82,11 @@ def _is_of_others(case: Investigation, unit: _Unit) -> bool:
 def _dead_units(case: Investigation) -> list[_Unit]:
     """Those that are not ours: ours are compared with the plan."""
     found = []
-    ours = {unit.name for unit in units.ALL}
     for name, state in case.seen.states.items():
+        ours = {unit.name for unit in units.ALL if unit not in units.MANAGERS}
+        with suppress(UnreadableError):
+            nics = [nic.nic for nic in case.plan.host(name).interfaces]
+            ours |= {unit.name for unit in state.network.managing(nics)}
         failed = [unit for unit in state.failed_units if unit not in ours]
         idle = case.look(case.plan.host(name)).services
         found += [_Unit(name, unit, True) for unit in failed]
