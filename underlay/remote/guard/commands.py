@@ -164,7 +164,7 @@ def apply(token: str) -> dict[str, Any]:
         mark("applying")
         try:
             make(change, meta)
-            wait_quiet()
+            wait_quiet(meta["seconds"] / 4)
             save(paths.PENDING / "after.json.gz", {"tables": tables_after(change, meta), "ours": meta["ours"]})
         except (Refused, RulesetError, OSError) as error:
             undo(meta, str(error))

@@ -77,9 +77,9 @@ def busy() -> bool:
     return False
 
 
-def wait_quiet() -> None:
-    """Wait a moment for who brings the NICs up: what it still changes is to be seen before anybody confirms."""
-    end = time.monotonic() + SETTLES
+def wait_quiet(most: float) -> None:
+    """Wait for who brings the NICs up: what it still changes is to be seen before anybody confirms. At most so long."""
+    end = time.monotonic() + min(SETTLES, most)
     while time.monotonic() < end and busy():
         time.sleep(0.1)
 
