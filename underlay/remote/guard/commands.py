@@ -196,7 +196,7 @@ def extend(token: str) -> dict[str, Any]:
         meta = pending(token)
         if meta is None:
             return confirmed(token)
-        save(paths.PENDING / "meta.json", {**meta, **times(meta["seconds"]), "since": meta["since"]})
+        save(paths.PENDING / "meta.json", {**meta, **times(meta["seconds"]), "since": meta["since"], "extended": True})
     return {"state": "pending", **public(meta)}
 
 
@@ -260,7 +260,9 @@ def expire(token: str) -> dict[str, Any]:
                 run(["systemctl", "stop", f"{APPLY}.service"])
 
     # The timer ran at the first end. Killed here, systemd runs this again.
-    while (meta := pending(token)) and clock() < meta["expires"] and not (paths.PENDING / "why").exists():
+    while (meta := pending(token)) and meta.get("extended") and clock() < meta["expires"]:
+        if (paths.PENDING / "why").exists():
+            break
         time.sleep(0.2)
     with mutex(stop_apply):
         meta = pending(token)
