@@ -56,7 +56,7 @@ FLOOD = 141
 """That of a command whose reader has gone."""
 NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS, BOOT = "answers", "boot"
-BOOT_SECONDS = 9
+BOOT_SECONDS = 16
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
