@@ -93,7 +93,9 @@ CHANGES = {
 """What gets lost → host, how, and the role that brings it back."""
 
 
-@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize(
+    "what", ["a guarded change", *(pytest.param(what, marks=pytest.mark.long) for what in [*CHANGES][:-1])]
+)
 def test_a_dry_run_says_whether_something_would_change(what: str) -> None:
     """By its exit code, for every kind of operation: 0 as deployed, 2 with something lost; and in pyinfra's table."""
     host, command, role = CHANGES[what]
@@ -108,6 +110,7 @@ def test_a_dry_run_says_whether_something_would_change(what: str) -> None:
         invoke("deploy", role)
 
 
+@pytest.mark.long
 def test_a_dry_run_without_a_host(tmp_path: Path) -> None:
     """1. the only host is off: 1; 2. one of two is there, and nothing would change on it: 1; 3. something would: 2."""
     control.power_off("lb")
@@ -365,6 +368,7 @@ def test_lines_that_win_over_ours_in_sshd(ssh_of_master: None) -> None:
     assert changes("master") == []
 
 
+@pytest.mark.long
 def test_a_way_in_that_needs_no_key(ssh_of_master: None) -> None:
     """1. the operator gets in by an empty password only: that is closed, found out, and undone; 2. sshd of a socket."""
     keys, ours = "~ops/.ssh/authorized_keys", f"{FOLDER}/05-underlay.conf"

@@ -58,6 +58,7 @@ def test_the_line_that_it_takes(before: str, tmp_path: Path) -> None:
     assert dump("gateway") == before
 
 
+@pytest.mark.long
 def test_what_goes_wrong_changes_nothing(before: str, tmp_path: Path) -> None:
     """1. another machine has the address: refused; 2. nobody answers behind it: rolled back."""
     path = write_plan(tmp_path, WITH_SERVER.replace(SERVER_LINE, WEB_LINE))

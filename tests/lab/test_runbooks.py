@@ -97,7 +97,14 @@ def seconds(request: pytest.FixtureRequest) -> Iterator[dict[str, float]]:
         print("\n".join(["", "runbooks:", *lines, f"  {sum(found.values()):6.1f} s  all pages"]))
 
 
-@pytest.mark.parametrize("path", PAGES, ids=[path.stem for path in PAGES])
+LONG = ("slow-connections", "replace-gateway", "api-unreachable", "upgrade-debian")
+"""Pages that take long, of which other tests in CI have the parts."""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=pytest.mark.long if path.stem in LONG else ()) for path in PAGES],
+)
 def test_page(path: Path, deployed: LabState, plan: Plan, tmp_path: Path, seconds: dict[str, float]) -> None:
     """A page does what it says, and ends with the site as planned."""
     begun = time.monotonic()

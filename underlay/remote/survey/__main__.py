@@ -55,6 +55,7 @@ def main() -> None:
         "arp": neighbours,
         "connect": errors,
     }
-    found = at_once(lambda key: known[key](request[key]), [[key] for key in request], None, WHOLE if len(request) > 1 else ALONE)
+    seconds = WHOLE if len(request) > 1 else ALONE
+    found = at_once(lambda key: known[key](request[key]), [[key] for key in request], None, seconds)
     print(json.dumps(dict(zip(request, found, strict=True))), flush=True)
     os._exit(0)  # a name server that does not answer may still keep a thread
