@@ -55,7 +55,6 @@ IN_LABS = (
     _in_lab("Debian 13, among others", "trixie", "firewall forward additive neighbours oddities"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
     _in_lab("many hosts, the lab itself", "trixie", "many ways lab_lifecycle"),
-    _in_lab("hosts of all kinds", "trixie", "managers", hosts="mixed"),
     _in_lab("a minimal Debian", "trixie", "minimal_root"),
 )
 LONG = (
@@ -65,6 +64,7 @@ LONG = (
     *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
     _in_lab("a host from nothing", "trixie", "image"),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
+    _in_lab("hosts of all kinds", "trixie", "managers", hosts="mixed"),
     _in_lab("Debian 12, hosts of all kinds", "bookworm", "managers", hosts="mixed"),
     *(_in_lab(f"Debian 13, {kind}", "trixie", "managers", hosts=kind) for kind in ("ifupdown", "ifupdown2")),
     *(_in_lab(f"Debian 13, {kind}", "trixie", "managers", hosts=kind) for kind in ("networkmanager", "netplan")),
