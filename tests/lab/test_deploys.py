@@ -78,6 +78,7 @@ def test_a_second_run_changes_nothing(role: str) -> None:
     assert {name: row for name, row in rows.items() if row != ("1", "-", "-", "1")} == {}
 
 
+@pytest.mark.long
 def test_dry_json_of_all_roles_is_one_document() -> None:
     found = json.loads(invoke("deploy", "--dry", "--json").stdout)
     assert list(found) == list(ROLES)
@@ -348,6 +349,7 @@ def ssh_of_master() -> Iterator[None]:
     inside("master-1", SSH_OF_MASTER)
 
 
+@pytest.mark.long
 def test_lines_that_win_over_ours_in_sshd(ssh_of_master: None) -> None:
     """Drift names each; a deploy says what to do, fails, and leaves all as it was."""
     for command, told in WINS.values():

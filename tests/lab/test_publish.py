@@ -113,6 +113,7 @@ def last(host: str, name: str) -> str:
     return address if time.time() - float(when) < 0.8 else ""
 
 
+@pytest.mark.long
 def test_flows_from_before_take_the_new_translation(before: str, tmp_path: Path) -> None:
     """
     UDP flows that never pause, from inside and to the published address; one of another host beside them.

@@ -97,7 +97,7 @@ def seconds(request: pytest.FixtureRequest) -> Iterator[dict[str, float]]:
         print("\n".join(["", "runbooks:", *lines, f"  {sum(found.values()):6.1f} s  all pages"]))
 
 
-LONG = ("slow-connections", "replace-gateway", "api-unreachable", "upgrade-debian")
+LONG = ("add-published-host", "slow-connections", "replace-gateway", "api-unreachable", "upgrade-debian")
 """Pages that take long, of which other tests in CI have the parts."""
 
 
