@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -242,6 +243,7 @@ def test_an_interrupted_build_waits_for_what_cleans_up(tmp_path: Path) -> None:
     ]
     with subprocess.Popen([sys.executable, "-c", "\n".join(program)], cwd=REPO) as process:
         assert wait_until(begun.exists, seconds=20)
+        time.sleep(0.5)  # it knows by then what it has begun
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 7
     assert cleaned.exists()
