@@ -18,5 +18,7 @@ def test(_: Context, quick: bool = False, long: bool = False) -> None:  # noqa: 
     from tests import ci
 
     with report_and_exit():
-        machine.install(programs.COMMANDS | programs.LAB | programs.VM | programs.TESTS)
+        # qemu is large, and only the long tests start it.
+        images = programs.VM if long else programs.IMAGE
+        machine.install(programs.COMMANDS | programs.LAB | images | programs.TESTS)
     raise Exit(code=ci.run(quick, long))
