@@ -71,7 +71,6 @@ def up(
 
     suite: that of the lab that is up, else the default
     hosts: how the network of those that are deployed was set up, see `lab.flavour`; the same
-
     vms: the hosts that are machines of their own; None: those of the lab that is up, else none
 
     LabError if it is up with another suite or plan: `reset` is what changes that. Interrupted, it takes all down again.

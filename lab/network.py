@@ -4,11 +4,11 @@ Every link is made inside those namespaces: the machine's own links, routes, rul
 are, and no packet of the lab has a way out (its addresses often exist for real around the machine).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from lab.blueprint import SWITCH, Blueprint, Machine
+from lab.blueprint import SWITCH, Blueprint, Machine, Nic
 from lab.process import CommandError, run
 from lab.state import NETNS_DIR, SUFFIX
 
@@ -81,22 +81,24 @@ def create_switch(networks: Iterable[str]) -> None:
 
 def plug(machine: Machine, blueprint: Blueprint) -> None:
     """Put a machine's NICs into its namespace, each joined to its network's bridge."""
-    lines = []
-    for port, nic in zip(ports(machine, blueprint), machine.nics, strict=True):
-        lines += [
-            f"link add {port} type veth peer name {nic.name} address {nic.mac} netns {PREFIX}{machine.name}",
-            f"link set {port} alias {machine.name}:{nic.name} addrgenmode none"
-            f" master br{blueprint.networks.index(nic.network)} up",
-        ]
-    _ip(SWITCH, lines)
+    there = f"netns {PREFIX}{machine.name}"
+    _join(
+        machine,
+        blueprint,
+        lambda port, nic: f"link add {port} type veth peer name {nic.name} address {nic.mac} {there}",
+    )
 
 
 def plug_taps(machine: Machine, blueprint: Blueprint) -> None:
     """Make the ports that a machine of its own is the other end of, each joined to its network's bridge."""
+    _join(machine, blueprint, lambda port, _: f"tuntap add dev {port} mode tap")
+
+
+def _join(machine: Machine, blueprint: Blueprint, make: Callable[[str, Nic], str]) -> None:
     lines = []
     for port, nic in zip(ports(machine, blueprint), machine.nics, strict=True):
         lines += [
-            f"tuntap add dev {port} mode tap",
+            make(port, nic),
             f"link set {port} alias {machine.name}:{nic.name} addrgenmode none"
             f" master br{blueprint.networks.index(nic.network)} up",
         ]
