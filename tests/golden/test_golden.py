@@ -51,6 +51,8 @@ def _hosts(plan: Plan) -> Iterator[str]:
             continue
         wanted = routing.host_network(plan, host)
         yield f"{host.name}:"
+        yield from (f"  link {link}" for link in wanted.links)
+        yield from (f"  mtu {size} dev {nic}" for nic, size in wanted.mtus.items())
         yield from (f"  address {address.cidr} dev {address.nic}" for address in wanted.addresses)
         yield from (f"  route {route.arguments}" for route in wanted.routes)
         yield from (f"  rule {rule.arguments}" for rule in wanted.rules)

@@ -31,7 +31,7 @@ RULE = Rule(
     ("difference", "told"),
     [
         (Difference("down", Nic("eth2")), ("missing", "live", "NIC eth2 is down", STORAGE)),
-        (Difference("missing", Nic("eth2")), ("missing", "live", "NIC eth2 is down", STORAGE)),
+        (Difference("missing", Nic("eth2")), ("missing", "live", "NIC eth2 is missing", STORAGE)),
         (
             Difference("differs", Sysctl("net.ipv4.ip_forward", "1"), "0"),
             ("missing", "live", "net.ipv4.ip_forward is 0, not 1", "master-1"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from underlay.compare.network import LiveNetwork
+from underlay.compare.network import LiveNetwork, Shape
 from underlay.compare.systemd.networkd import Device, System
 from underlay.desired.routing import MAIN, Address, PolicyRule, Route
 from underlay.facts.network import command, parse
@@ -99,6 +99,7 @@ def test_what_a_host_prints(protocol: str) -> None:
             ),
         ),
         system=System(("box", "0123"), "none", "quiet a=b", "x86_64"),
+        shapes={"lo": Shape(65536), "eth0": Shape(0, parent="p0")},
     )
 
 

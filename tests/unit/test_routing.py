@@ -145,7 +145,7 @@ def test_a_nic_that_is_down(master: HostNetwork) -> None:
     there = live(master)
     assert commands(master, replace(there, links={**there.links, "eth2": False})) == ["ip link set eth2 up"]
     del there.links["eth2"]
-    assert [each.what for each in differences(master, there)] == ["NIC eth2 is down"]
+    assert [each.what for each in differences(master, there)] == ["NIC eth2 is missing"]
 
 
 def test_a_sysctl_that_was_set_back(master: HostNetwork) -> None:

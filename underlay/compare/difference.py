@@ -6,7 +6,7 @@ from typing import Literal
 from underlay.desired.routing import Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
 from underlay.desired.units import Unit
-from underlay.plan import Host, Plan
+from underlay.plan import Bond, Host, Plan, Vlan
 
 Kind = Literal["missing", "extra", "order", "differs", "down", "stopped", "disabled", "unmanaged"]
 Word = Literal["missing", "extra", "out of order", "differs", "stopped", "unmanaged"]
@@ -18,6 +18,22 @@ class Nic:
     """A NIC, by its name on the host."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A NIC that is to be a leg of a bond."""
+
+    nic: str
+    bond: str
+
+
+@dataclass(frozen=True)
+class Mtu:
+    """The MTU of a NIC."""
+
+    nic: str
+    value: int
 
 
 @dataclass(frozen=True)
@@ -109,9 +125,10 @@ class Place:
         return f"{self.path}:{self.number} ({self.text})"
 
 
-Thing = (
-    Nic | Address | Route | PolicyRule | Sysctl | Rule | File | Unit | SshdSetting | NotLoaded | Parallel | NativeChain
-)
+Link = Nic | Bond | Vlan | Leg | Mtu
+Setting = Sysctl | SshdSetting
+Filter = Rule | NotLoaded | Parallel | NativeChain
+Thing = Link | Address | Route | PolicyRule | Setting | Filter | File | Unit
 Found = str | UnitState | Place | tuple[Route, ...] | None
 
 
@@ -170,8 +187,8 @@ class Difference:
                 found = f"policy rule {rule.arguments}"
             case Rule() as rule:
                 found = f"rule {rule}"
-            case Nic(name):
-                found = f"NIC {name}"
+            case Nic() | Bond() | Vlan() | Leg() | Mtu() as link:
+                found = _link(link)
             case Sysctl(name) | Unit(name):
                 found = name
             case File():
@@ -194,8 +211,10 @@ class Difference:
                 found = ""
             case NativeChain(policy=policy, does=does), _:
                 found = ", ".join([f"policy {policy}", *does])
-            case Nic(), there:
-                found = _state_of_nic(there)
+            case ((Nic() | Bond() | Vlan() | Leg()), there):
+                found = _state_of_nic(there) if self.kind != "missing" or there else "is missing"
+            case Mtu(_, size), there:
+                found = f"is {there}, not {size}"
             case ((Sysctl(_, value) | SshdSetting(_, value)), Place() as place):
                 found = f"is set by {place}, not to {value}"
             case File(), Place() as place:
@@ -223,8 +242,10 @@ class Difference:
                 found = _line(plan, host, cidr, nic)
             case Route(source=source, nic=nic):
                 found = _line(plan, host, source, nic)
-            case Nic(nic):
+            case Nic(nic) | Leg(_, nic) | Mtu(nic):
                 found = _line(plan, host, "", nic)
+            case Bond() | Vlan() as link:
+                found = _line(plan, host, "", link.name)
             case PolicyRule(source=source, destination=destination):
                 found = _line(plan, host, source or destination)
             case Sysctl() | File(boot=True):
@@ -232,6 +253,21 @@ class Difference:
             case _:
                 found = ""
         return found
+
+
+def _link(link: Link) -> str:
+    match link:
+        case Nic(name):
+            found = f"NIC {name}"
+        case Bond():
+            found = f"bond {link.name} of {', '.join(link.legs)}"
+        case Vlan():
+            found = f"NIC {link.name} (VLAN {link.number} on {link.parent})"
+        case Leg(nic, bond):
+            found = f"leg {nic} of {bond}"
+        case Mtu(nic):
+            found = f"MTU of {nic}"
+    return found
 
 
 def _state_of_nic(found: Found) -> str:

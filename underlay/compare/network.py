@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from underlay.compare import managers
-from underlay.compare.difference import Difference, Nic, Sysctl
+from underlay.compare.difference import Difference, Leg, Link, Mtu, Nic, Sysctl
 from underlay.compare.managers import Evidence, Managers, ifupdown
 from underlay.compare.systemd import networkd
 from underlay.compare.systemd.networkd import Device, NetworkFile, System
 from underlay.desired import hooks
-from underlay.desired.files import Bases, nic_of, ours_in
+from underlay.desired.files import MTU, Bases, nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,
     NETWORKD_CONF,
@@ -24,18 +24,38 @@ from underlay.desired.routing import (
     Route,
 )
 from underlay.desired.units import Unit
+from underlay.plan import Bond, Vlan
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a NIC is made.
+
+    kind: `bond`, `vlan`, …; empty for a real one
+    master: the NIC that it is a leg or a port of
+    parent, number: of a VLAN; mode: of a bond
+    """
+
+    mtu: int
+    kind: str = ""
+    master: str = ""
+    parent: str = ""
+    number: int = 0
+    mode: str = ""
 
 
 @dataclass(frozen=True)
 class LiveNetwork:
     """What the network of a host is.
 
+    links: NIC → whether it is switched on
     addresses: every IPv4 address on every NIC, in the kernel's order
     routes: every route of every table but `local`
     sysctls: those that were asked for; absent keys are absent here
     files: those of networkd and sysctl, path → content; one that hides others is empty
     devices, system: what networkd's files can look at
     evidence: who brings its NICs up
+    shapes: of its NICs
     """
 
     links: dict[str, bool]
@@ -47,6 +67,7 @@ class LiveNetwork:
     devices: tuple[Device, ...] = ()
     system: System = field(default_factory=System)
     evidence: Evidence = field(default_factory=Evidence)
+    shapes: dict[str, Shape] = field(default_factory=dict)
 
     @cached_property
     def network_files(self) -> list[NetworkFile]:
@@ -55,7 +76,8 @@ class LiveNetwork:
 
     def bases(self, nics: Iterable[str]) -> Bases:
         """What the host's own files tell networkd of NICs."""
-        return networkd.bases(nics, self.network_files, self.devices, self.system)
+        made = networkd.made(self.files)
+        return networkd.bases(nics, self.network_files, self.devices, self.system, made)
 
     def managers(self, nics: Iterable[str]) -> Managers:
         """Who brings NICs up."""
@@ -79,11 +101,7 @@ def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
     Ours to remove: policy rules with our priorities, routes in our tables, and addresses that only our own files gave
     the host. Everything else is left alone, default routes in `main` too: the plan's wins over them.
     """
-    found = [
-        Difference("down" if nic in live.links else "missing", Nic(nic))
-        for nic in wanted.nics
-        if not live.links.get(nic, False)
-    ]
+    found = _link_differences(wanted, live)
     found += [
         Difference("differs", Sysctl(key, value), live.sysctls.get(key))
         for key, value in wanted.sysctls.items()
@@ -96,9 +114,64 @@ def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
     return found + _route_differences(wanted, live, shaken)
 
 
+def _link_differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
+    links = {link.name: link for link in wanted.links}
+    found: list[Difference] = []
+    # In the order in which one is made of others; an MTU is set before those of the VLANs on it.
+    for nic in dict.fromkeys([*wanted.legs, *links, *wanted.lower, *wanted.nics]):
+        link = links.get(nic)
+        if nic not in live.links:
+            found.append(Difference("missing", link or Nic(nic)))
+        if isinstance(link, Bond):
+            found += [
+                Difference("missing", Leg(leg, nic))
+                for leg in link.legs
+                if leg not in live.shapes or live.shapes[leg].master != nic
+            ]
+        size = wanted.mtus.get(nic)
+        if size and (nic not in live.shapes or live.shapes[nic].mtu != size):
+            there = live.shapes.get(nic)
+            found.append(Difference("differs", Mtu(nic, size), str(there.mtu) if there else None))
+        if not live.links.get(nic, False) and (link or nic in live.links):
+            found.append(Difference("down", Nic(nic)))
+    return found
+
+
+def unfit(wanted: HostNetwork, live: LiveNetwork) -> str:
+    """Why NICs can't be made of others as planned without a loss, for people, with what to do; empty if they can."""
+    managers = live.managers(wanted.every)
+    for nic, bond in wanted.legs.items():
+        own = [each.cidr for each in live.addresses if each.nic == nic]
+        if own:
+            return f"NIC {nic} has the address {own[0]}, which it would lose as a leg of {bond}: move it first"
+        master = live.shapes[nic].master if nic in live.shapes else ""
+        if master not in ("", bond):
+            return f"NIC {nic} is part of {master}, and can't be a leg of {bond}: take it out there first"
+    for link in wanted.links:
+        there = live.shapes.get(link.name)
+        if there is None:
+            if (manager := managers.of(link.name)) != hooks.NETWORKD and managers.nobody(link.name):
+                return f"NIC {link.name} is not there, and {manager} is in charge: make it with that, and deploy again"
+        elif is_ := _made_otherwise(link, there):
+            return f"NIC {link.name} is {is_}: make it as planned, or plan it as it is"
+    for vlan in wanted.vlans:
+        if vlan.parent not in live.links and vlan.parent not in (bond.name for bond in wanted.bonds):
+            return f"NIC {vlan.parent} is not there, and {vlan.name} is to be on it: see `ip link`"
+    return ""
+
+
+def _made_otherwise(link: Bond | Vlan, there: Shape) -> str:
+    if isinstance(link, Bond):
+        is_ = there.mode if there.kind == "bond" else there.kind or "a real one"
+        return "" if (there.kind, there.mode) == ("bond", link.mode) else f"{is_}, not a bond with {link.mode}"
+    wanted = f"not VLAN {link.number} on {link.parent}"
+    is_ = f"VLAN {there.number} on {there.parent}" if there.kind == "vlan" else there.kind or "a real one"
+    return "" if (there.kind, there.parent, there.number) == ("vlan", link.parent, link.number) else f"{is_}, {wanted}"
+
+
 def command(difference: Difference) -> str:
     """The command that fixes a difference of the live network, as root on its host; names from there are words."""
-    line = shlex.join(_words(difference).split())
+    line = " && ".join(shlex.join(each.split()) for each in _words(difference).split("\n"))
     # It may have gone with its address.
     tried = isinstance(difference.thing, Route) and difference.kind == "extra" and difference.shaken
     return f"{line} || true" if tried else line
@@ -107,8 +180,8 @@ def command(difference: Difference) -> str:
 def _words(difference: Difference) -> str:
     gone = difference.kind in ("order", "extra")
     match difference.thing:
-        case Nic(name):
-            return f"ip link set {name} up"
+        case Nic() | Bond() | Vlan() | Leg() | Mtu() as link:
+            return _link_words(link)
         case Sysctl(key, value):
             return f"sysctl -qw {key}={value}"
         case Address(nic, cidr):
@@ -118,6 +191,22 @@ def _words(difference: Difference) -> str:
         case PolicyRule() as rule:
             return f"ip rule del {rule.arguments}" if gone else f"ip rule add {rule.arguments} proto static"
     raise AssertionError(difference)
+
+
+def _link_words(link: Link) -> str:
+    match link:
+        case Nic(name):
+            found = f"ip link set {name} up"
+        case Bond():
+            more = " xmit_hash_policy layer3+4 lacp_rate fast" if link.mode == "802.3ad" else ""
+            found = f"ip link add {link.name} type bond mode {link.mode} miimon 100{more}"
+        case Vlan():
+            found = f"ip link add link {link.parent} name {link.name} mtu {MTU} type vlan id {link.number}"
+        case Leg(nic, bond):
+            found = f"ip link set {nic} down\nip link set {nic} master {bond}\nip link set {nic} up"
+        case Mtu(nic, size):
+            found = f"ip link set {nic} mtu {size}"
+    return found
 
 
 def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:

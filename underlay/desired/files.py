@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from underlay.desired import routing
-from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETWORKD, HostNetwork
+from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETDEV_FILE, NETWORKD, HostNetwork
 from underlay.desired.templates import render
-from underlay.plan import Host, Plan
+from underlay.plan import Bond, Host, Plan
 
 RULES = "/var/lib/underlay/rules.v4"
 """The rules of ours, as the last deploy made them: what is loaded at boot, and how a later one knows which are ours."""
@@ -25,6 +25,8 @@ BOOT = (
 SSHD = "/etc/ssh/sshd_config.d/05-underlay.conf"
 FORWARDING = ("gateway", "jumphost")
 """The roles through which others are reached: through the jump host as planned, through the gateway if that fails."""
+MTU = 1500
+"""Of a NIC that is made of others, where the plan has none; else it would be that of those at that time."""
 MARK = "[X-Underlay]"
 """The section that ours begins with: networkd skips it. What a file repeats of others stands before it."""
 
@@ -39,6 +41,8 @@ class Base:
     addresses: the addresses that it gives the NIC
     keeps: it says itself what networkd keeps over a restart
     last: ours is to hide no other file
+    bond: the one that it makes the NIC a leg of
+    made: a file of the host's own makes the NIC
     """
 
     path: str = ""
@@ -47,6 +51,8 @@ class Base:
     addresses: frozenset[str] = frozenset()
     keeps: bool = False
     last: bool = False
+    bond: str = ""
+    made: bool = False
 
 
 Bases = Mapping[str, Sequence[Base]]
@@ -61,15 +67,24 @@ def link_path(nic: str, base: Base) -> str:
 
 
 def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
-    """Path → content of ours for each NIC; nobody is in charge of one that is not in `bases`."""
+    """Path → content of ours for each NIC; nobody is in charge of one that is not in `bases`.
+
+    What is made of others is made by a file, too, unless the host has one that does.
+    """
     found = {}
-    for number, nic in enumerate(wanted.nics):
+    for nic, bond in wanted.legs.items():
+        # Of what else is said of it nothing counts for a leg.
+        if any(base.bond != bond for base in bases.get(nic, [Base()])):
+            found[link_path(nic, Base())] = render("network/leg.network.j2", nic=nic, bond=bond)
+    for number, nic in enumerate((*wanted.nics, *wanted.lower)):
         for base in bases.get(nic, [Base()]):
             found[link_path(nic, base)] = render(
                 "network/link.network.j2",
                 nic=nic,
                 base=base,
                 mark=MARK,
+                mtu=wanted.mtus.get(nic),
+                vlans=[vlan.name for vlan in wanted.vlans if vlan.parent == nic],
                 # networkd takes one of two equal ones, and with theirs all that is said of it.
                 addresses=[
                     each.cidr for each in wanted.addresses if each.nic == nic and each.cidr not in base.addresses
@@ -78,13 +93,18 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
                 # Policy rules belong to no NIC; the first one's file carries them.
                 rules=wanted.rules if number == 0 else (),
             )
+    for link in wanted.links:
+        if not any(base.made for base in bases.get(link.name, ())):
+            found[str(NETWORKD / NETDEV_FILE.format(nic=link.name))] = render(
+                "network/link.netdev.j2", link=link, bond=isinstance(link, Bond), mtu=wanted.mtus.get(link.name, MTU)
+            )
     return found
 
 
 def nic_of(path: str, content: str) -> str | None:
     """The NIC that one of our networkd files is for, or None for another file."""
     where = PurePosixPath(path)
-    for name in (LINK_FILE, LAST_FILE):
+    for name in (LINK_FILE, LAST_FILE, NETDEV_FILE):
         prefix, suffix = name.split("{nic}")
         if where.parent == NETWORKD and where.name.startswith(prefix) and where.name.endswith(suffix):
             return where.name[len(prefix) : -len(suffix)]

@@ -34,6 +34,7 @@ def of_nics(wanted: HostNetwork, nics: Collection[str]) -> HostNetwork:
         addresses=tuple(each for each in wanted.addresses if each.nic in nics),
         routes=tuple(each for each in wanted.routes if each.nic in nics),
         rules=wanted.rules if wanted.nics[0] in nics else (),
+        links=tuple(each for each in wanted.links if each.name in nics),
     )
 
 

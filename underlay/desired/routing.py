@@ -11,10 +11,11 @@ table, in this order; the second and the last group are on every host:
 4. the table of the default route
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from underlay.plan import MOST_NETWORKS, Host, Interface, Plan
+from underlay.plan import MOST_NETWORKS, Bond, Host, Interface, Plan, Vlan
 
 TO_NETWORK, MAIN_WITHOUT_DEFAULT, FROM_ADDRESS, TO_DEFAULT = 30100, 30200, 30300, 30400
 PRIORITIES = range(TO_NETWORK, TO_DEFAULT + 1)
@@ -31,6 +32,8 @@ LINK_FILE = "05-underlay-{nic}.network"
 """Sorts before what installers (and netplan, with 10-) write: the first file that matches a link wins."""
 LAST_FILE = "zz-underlay-{nic}.network"
 """Sorts after all others."""
+NETDEV_FILE = "05-underlay-{nic}.netdev"
+"""Of a NIC that is made of others."""
 DROP_IN = "50-underlay.conf"
 NETWORKD_CONF = "/etc/systemd/networkd.conf.d/underlay.conf"
 SYSCTL_CONF = "/etc/sysctl.d/zz-underlay.conf"
@@ -103,17 +106,48 @@ class PolicyRule:
 
 @dataclass(frozen=True)
 class HostNetwork:
-    """What the network of a host must be: everything in the order in which it is to be made."""
+    """What the network of a host must be: everything in the order in which it is to be made.
+
+    links, mtus: see `plan.Host`
+    """
 
     addresses: tuple[Address, ...]
     routes: tuple[Route, ...]
     rules: tuple[PolicyRule, ...]
     sysctls: dict[str, str]
+    links: tuple[Bond | Vlan, ...] = ()
+    mtus: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nics(self) -> tuple[str, ...]:
         """The NICs of the plan on this host, in the plan's order."""
         return tuple(dict.fromkeys(address.nic for address in self.addresses))
+
+    @property
+    def bonds(self) -> tuple[Bond, ...]:
+        """Those of `links`."""
+        return tuple(each for each in self.links if isinstance(each, Bond))
+
+    @property
+    def vlans(self) -> tuple[Vlan, ...]:
+        """Those of `links`."""
+        return tuple(each for each in self.links if isinstance(each, Vlan))
+
+    @property
+    def legs(self) -> dict[str, str]:
+        """NIC → the bond that it is a leg of."""
+        return {leg: bond.name for bond in self.bonds for leg in bond.legs}
+
+    @property
+    def lower(self) -> tuple[str, ...]:
+        """What `links` are made of, without the legs: NICs that others are on, and that have no address of the plan."""
+        names = dict.fromkeys([*(bond.name for bond in self.bonds), *(vlan.parent for vlan in self.vlans)])
+        return tuple(name for name in names if name not in self.nics)
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All NICs of the host that the plan has a part in: those with its addresses, and what these are made of."""
+        return (*self.nics, *self.lower, *self.legs)
 
     @property
     def forwards(self) -> bool:
@@ -148,7 +182,7 @@ def host_network(plan: Plan, host: Host) -> HostNetwork:
     rules.append(PolicyRule(TO_DEFAULT, "", "", DEFAULT))
     # In the order in which the kernel looks: people read them so.
     rules.sort(key=lambda rule: rule.priority)
-    return HostNetwork(tuple(addresses), tuple(routes), tuple(rules), sysctls)
+    return HostNetwork(tuple(addresses), tuple(routes), tuple(rules), sysctls, host.links, host.mtus)
 
 
 def _strict(host: Host) -> dict[str, str]:

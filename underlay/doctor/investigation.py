@@ -236,7 +236,7 @@ class Investigation:
 def _words_only(line: str) -> str:
     """A command of which a word (the name of a NIC) may be anything without a space, for a shell."""
     plain = line.removesuffix(" || true")
-    return command(*plain.split()) + line[len(plain) :]
+    return " && ".join(command(*each.split()) for each in plain.split(" && ")) + line[len(plain) :]
 
 
 def some(items: Iterable[object]) -> str:

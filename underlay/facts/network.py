@@ -14,7 +14,7 @@ from underlay.access import answers
 from underlay.access.answers import IPv4
 from underlay.compare.difference import UnitState
 from underlay.compare.managers import Evidence, ifupdown
-from underlay.compare.network import LiveNetwork
+from underlay.compare.network import LiveNetwork, Shape
 from underlay.compare.systemd import networkd, sysctl
 from underlay.compare.systemd.networkd import Device, System
 from underlay.desired import hooks, units
@@ -87,6 +87,9 @@ class _Link(TypedDict):
     address: NotRequired[str]
     permaddr: NotRequired[str]
     altnames: NotRequired[list[str]]
+    mtu: NotRequired[int]
+    master: NotRequired[str]
+    link: NotRequired[str | None]
 
 
 class _Route(TypedDict):
@@ -176,6 +179,22 @@ def parse(lines: Iterable[str]) -> LiveNetwork:
         devices=tuple(_devices(links, found["nics"])),
         system=_system(found["system"]),
         evidence=_evidence(links, found["nics"], found["managers"]),
+        shapes={link["ifname"]: _shape(link) for link in links},
+    )
+
+
+def _shape(link: _Link) -> Shape:
+    info = link.get("linkinfo", {})
+    data = info.get("info_data")
+    about: dict[str, Any] = data if isinstance(data, dict) else {}
+    number = about.get("id", 0)
+    return Shape(
+        mtu=link.get("mtu", 0),
+        kind=str(info.get("info_kind", "")),
+        master=link.get("master", ""),
+        parent=link.get("link") or "",
+        number=number if isinstance(number, int) else 0,
+        mode=str(about.get("mode", "")),
     )
 
 

@@ -56,6 +56,7 @@ class Change:
     activate: shell commands that make services take the files
     settle: shell commands after the change is confirmed, for what can't be undone; what they print is for people
     sysctls: keys that `live` may change
+    links: NICs that `live` may make, or make legs of others, those first that others are made of
     restore: instead of all these: the number of the confirmed change of which the state before is to come back
     """
 
@@ -67,6 +68,7 @@ class Change:
     activate: str = ""
     settle: str = ""
     sysctls: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     restore: int | None = None
 
     def request(self) -> dict[str, Any]:
@@ -89,4 +91,4 @@ class Change:
             "files": files,
             "activate": self.activate,
         }
-        return {"what": self.what, "change": change, "sysctls": self.sysctls}
+        return {"what": self.what, "change": change, "sysctls": self.sysctls, "links": self.links}

@@ -31,7 +31,7 @@ def problems(plan: Plan, host: Host, state: HostState, found: NextBoot, known: S
     wanted = routing.host_network(plan, host)
     managing: tuple[Unit, ...] = ()
     with suppress(UnreadableError):
-        managing = state.network.managing(wanted.nics)
+        managing = state.network.managing(wanted.every)
     every = next_boot.problems(host, wanted, found, devices, system, known, ssh_files, managing)
     contents = {"sshd": (SSHD, sshd_file(plan, host)), "nginx": (nginx.PATH, nginx.configuration(plan))}
     differ = {about for about, (path, text) in contents.items() if ours and ours.get(path) != text}

@@ -76,7 +76,7 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
             yield from _file(state, nginx.PATH, nginx.configuration(plan))
     yield from _file(state, SSHD, sshd_file(plan, host))
     yield from sshd.differences(sshd_settings(plan, host), host.login.user, state.sshd)
-    yield from compared_units.differences([*units.UNITS[host.role], *state.network.managing(wanted.nics)], state.units)
+    yield from compared_units.differences([*units.UNITS[host.role], *state.network.managing(wanted.every)], state.units)
     yield from filters.unmanaged(state.filters)
 
 

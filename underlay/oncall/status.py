@@ -194,7 +194,7 @@ def _fill(status: HostStatus, plan: Plan, host: Host, state: HostState) -> None:
         missing = [address for address in wanted.addresses if address not in network.addresses]
         status.addresses_missing = [f"{address.nic} {address.cidr}" for address in missing]
     if nics := _part(status, lambda: state.nics):
-        status.no_carrier = [nic for nic in wanted.nics if nic not in nics or not nics[nic].carrier]
+        status.no_carrier = [nic for nic in wanted.every if nic not in nics or not nics[nic].carrier]
     differences = _part(status, lambda: list(drift.of_host(plan, host, state)))
     failed = _part(status, lambda: state.failed_units)
     if differences is not None:

@@ -8,6 +8,7 @@ from pyinfra.facts.systemd import SystemdEnabled, SystemdStatus
 from pyinfra.operations import systemd
 
 from underlay.access.target import Target, current
+from underlay.compare.network import unfit
 from underlay.desired import routing, units
 from underlay.desired.files import authorized_keys, sshd_file, sshd_settings
 from underlay.desired.units import PACKAGES
@@ -47,7 +48,7 @@ def require_supported_system() -> None:
     target, planned_host = planned()
     wanted = routing.host_network(target.plan, planned_host)
     live = host.get_fact(Network, sysctls=list(wanted.sysctls))
-    if live is not None and (problem := live.managers(wanted.nics).problem):
+    if live is not None and (problem := live.managers(wanted.every).problem or unfit(wanted, live)):
         raise PyinfraError(f"{host.name}: {problem}, nothing was changed: see docs/hosts.md")
 
 
@@ -96,7 +97,7 @@ def planned_network() -> None:
     target, planned_host = planned()
     wanted = routing.host_network(target.plan, planned_host)
     live = host.get_fact(Network, sysctls=list(wanted.sysctls))
-    for unit in live.managing(wanted.nics) if live is not None else ():
+    for unit in live.managing(wanted.every) if live is not None else ():
         name = unit.name.removesuffix(".service")
         systemd.service(name=f"Network: {name} runs, now and at boot", service=unit.name, running=True, enabled=True)
     network.configured(

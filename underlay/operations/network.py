@@ -98,4 +98,5 @@ def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
         },
         activate=activate,
         sysctls=tuple(wanted.sysctls),
+        links=(*wanted.legs, *(link.name for link in wanted.links)),
     )

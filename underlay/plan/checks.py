@@ -1,6 +1,6 @@
 """The checks of a plan file: every problem is collected, then it is refused as a whole."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
@@ -26,6 +26,7 @@ from underlay.plan.model import (
     Zone,
     covers,
 )
+from underlay.plan.nics import mistakes, nics
 from underlay.plan.values import overlap
 
 
@@ -284,9 +285,8 @@ class Checker:
             if name in self.network_names and name not in networks:
                 fix = f"choose one of {', '.join(networks)}, or give it an address there"
                 self._add(place, f"the host has no address in network {name!r}", fix)
-        nics = list(_nics(networks, host.nics).values())
-        for nic in sorted({nic for nic in nics if nics.count(nic) > 1}):
-            self._add((*keys, "nics"), f"NIC {nic!r} is used for two networks", "give each network a NIC of its own")
+        for below, what, fix in mistakes(networks, host.nics):
+            self._add((*keys, "nics", *below), what, fix)
 
     def _check_ways(self) -> None:
         """That the jump host and the load balancers reach those that they are there for."""
@@ -435,6 +435,9 @@ def _salvage(model: type[Model], name: str, value: dict[str, Any]) -> Model | No
             if details["loc"][0] == "published":
                 left.pop("published", None)
                 continue
+            if details["loc"][0] == "nics" and len(details["loc"]) > 1:  # one that is no {…} has no parts
+                left["nics"].pop(details["loc"][1], None)
+                continue
             for key in details["loc"][:-1]:
                 parent = parent.get(key) if isinstance(parent, dict) else None
             if isinstance(parent, dict):
@@ -445,20 +448,18 @@ def _salvage(model: type[Model], name: str, value: dict[str, Any]) -> Model | No
         return None
 
 
-def _nics(networks: Iterable[str], named: dict[str, str]) -> dict[str, str]:
-    return {name: named.get(name, f"eth{index}") for index, name in enumerate(networks)}
-
-
 def _host(spec: HostSpec, networks: dict[str, Network], operator: Operator) -> Host:
-    nics = _nics(spec.addresses, spec.nics)
+    made = nics(spec.addresses, spec.nics)
     user = spec.user or operator.user
     return Host(
         name=spec.name,
         role=spec.role,
         interfaces=tuple(
-            Interface(network=name, nic=nics[name], address=address, cidr=networks[name].cidr)
+            Interface(network=name, nic=made.names[name], address=address, cidr=networks[name].cidr)
             for name, address in spec.addresses.items()
         ),
+        links=made.links,
+        mtus=made.mtus,
         published=spec.published and spec.published.address,
         ports=spec.published and spec.published.ports,
         default_network=spec.default_route or next(iter(spec.addresses)),

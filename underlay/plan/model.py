@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from netaddr import IPAddress
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from underlay.plan.literals import Literals, dotted
 from underlay.plan.values import (
@@ -14,6 +14,9 @@ from underlay.plan.values import (
     FilePath,
     HostsCidr,
     Label,
+    Legs,
+    MistakeError,
+    Mtu,
     NicName,
     Ports,
     SiteName,
@@ -21,6 +24,7 @@ from underlay.plan.values import (
     Text,
     UnicastCidr,
     UserName,
+    VlanId,
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -33,6 +37,8 @@ Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "imag
 Target = Literal["lab", "ssh"]
 Sudo = Literal["nopasswd", "password"]
 """How an account that is not root becomes root: at once, or with its password."""
+BondMode = Literal["active-backup", "802.3ad"]
+"""How a bond uses its legs: one at a time, as any switch can; all of them, which the switch must agree to (LACP)."""
 Forwarding = Literal["open", "planned"]
 """What the gateway forwards from the enterprise network to the internal ones: all, or what the plan names."""
 SSH_PORT = 22
@@ -101,11 +107,39 @@ def _with_keys(published: object) -> object:
     return published if published is None or isinstance(published, dict) else {"address": published}
 
 
+def _with_name(nic: object) -> object:
+    return nic if isinstance(nic, dict) else {"nic": nic}
+
+
 class Published(Frozen):
     """A host's enterprise address, and what of it may be asked from there (see `Ports`; None for all)."""
 
     address: Address
     ports: Ports | None = None
+
+
+class NicSpec(Frozen):
+    """How a host gets its NIC of a network: one that it has, or a bond of some; a VLAN on that.
+
+    nic: its name; of a bond the one that it gets
+    bond: the NICs that are its legs
+    vlan: the number of the VLAN; None where packets have no tag
+    mtu: None leaves it as it is
+    """
+
+    nic: NicName | None = None
+    bond: Legs | None = None
+    mode: BondMode = "active-backup"
+    vlan: VlanId | None = None
+    mtu: Mtu | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> "NicSpec":
+        if not (self.nic or self.bond):
+            raise MistakeError("has neither 'nic' nor 'bond'", 'write {"nic": "eno1", "vlan": 10}, say')
+        if "mode" in self.model_fields_set and not self.bond:
+            raise MistakeError("has a 'mode', and is no bond", "delete it, or name the legs of the bond")
+        return self
 
 
 class HostSpec(Frozen):
@@ -116,7 +150,7 @@ class HostSpec(Frozen):
     addresses: dict[str, Address] = Field(min_length=1)
     published: Annotated[Published | None, BeforeValidator(_with_keys)] = None
     default_route: Text | None = None
-    nics: dict[str, NicName] = {}
+    nics: dict[str, Annotated[NicSpec, BeforeValidator(_with_name)]] = {}
     user: UserName | None = None
     port: SshPort | None = None
     sudo: Sudo | None = None
@@ -149,15 +183,35 @@ class Interface(Frozen):
         return f"{self.address}/{self.cidr.prefixlen}"
 
 
+class Bond(Frozen):
+    """Several NICs used as one; see `BondMode`."""
+
+    name: str
+    legs: tuple[str, ...]
+    mode: BondMode
+
+
+class Vlan(Frozen):
+    """A NIC for the packets of another one that have a tag."""
+
+    name: str
+    parent: str
+    number: int
+
+
 class Host(Frozen):
     """A host with its NICs in the order of its line; the first is its primary one, the one an installed machine has.
 
+    links: the NICs that are made of others, each behind those that it is made of
+    mtus: NIC → its MTU, where the plan says so; those behind others of which they are made, too
     ports: what may be asked of its published address from the enterprise network; None for all
     """
 
     name: str
     role: Role
     interfaces: tuple[Interface, ...]
+    links: tuple[Bond | Vlan, ...] = ()
+    mtus: dict[str, int] = {}
     published: Address | None
     ports: Ports | None
     default_network: str

@@ -136,13 +136,27 @@ NicName = Annotated[
 ]
 
 
-def _ssh_port(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536:
-        return value
-    raise MistakeError(f"{shown(value)} is no port", "write the number at which sshd listens, from 1 to 65535")
+def number(least: int, most: int, what: str, fix: str) -> BeforeValidator:
+    """A validator of a whole number in a range; `what` says what it should have been."""
+
+    def check(value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        raise MistakeError(f"{shown(value)} is no {what}", f"write {fix}, from {least} to {most}")
+
+    return BeforeValidator(check)
 
 
-SshPort = Annotated[int, BeforeValidator(_ssh_port)]
+def _legs(legs: tuple[str, ...]) -> tuple[str, ...]:
+    if len(legs) < 2 or len(set(legs)) < len(legs):
+        raise MistakeError(f"{', '.join(legs) or 'nothing'} can't be a bond", "name two NICs or more, each once")
+    return legs
+
+
+SshPort = Annotated[int, number(1, 65535, "port", "the number at which sshd listens")]
+VlanId = Annotated[int, number(1, 4094, "number of a VLAN", "the number that the switch tags its packets with")]
+Mtu = Annotated[int, number(1280, 9216, "MTU", "the size of the largest packet in bytes")]
+Legs = Annotated[tuple[NicName, ...], AfterValidator(_legs)]
 FilePath = Annotated[str, text('[^"]+', "the path of a file", 'write a path in quotes, without " in it')]
 # An ssh configuration and messages carry these, so each is one printable line.
 SiteName = Annotated[str, text(".{1,60}", "a name", "give the site a name of up to 60 printable characters")]

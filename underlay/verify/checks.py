@@ -72,6 +72,10 @@ def nics(plan: Plan, host: Host) -> Iterable[str]:
     return routing.host_network(plan, host).nics
 
 
+def legs(plan: Plan, host: Host) -> Iterable[str]:
+    return routing.host_network(plan, host).legs
+
+
 def sshd_keywords(plan: Plan, host: Host) -> Iterable[str]:
     return sshd_settings(plan, host)
 
@@ -115,6 +119,14 @@ class EveryHost:
         value = routing.host_network(plan, planned).sysctls[item]
         seen = state.network.sysctls.get(item, "not set")
         expect(f"{item} = {seen}", f"{item} = {value}", f"sysctl {item}; {routing.SYSCTL_CONF}")
+
+    @each(legs)
+    def test_leg(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:
+        """Every leg of a bond has a signal."""
+        there = state.nics.get(item)
+        if not (there and there.carrier):
+            bond = routing.host_network(plan, planned).legs[item]
+            wrong(f"{item}, a leg of {bond}, with a signal", "none" if there else "not there", f"ip link show {item}")
 
     @each(nics)
     def test_boot_file(self, plan: Plan, planned: Host, state: HostState, item: str) -> None:

@@ -1,6 +1,6 @@
 """What the network of a host is made of at its next boot: our files, and what of the host's wins over them. Pure."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from underlay.compare.difference import Difference, File, Nic, Place, Sysctl
@@ -21,13 +21,13 @@ LOOSE = "2"
 
 def files(wanted: HostNetwork, live: LiveNetwork) -> dict[str, str]:
     """Path → content of our files, as they must be beside those of the host."""
-    managers = live.managers(wanted.nics)
+    managers = live.managers(wanted.every)
     found = sysctl_files(wanted)
-    for manager, nics in managers.by_manager(wanted.nics).items():
+    for manager, nics in managers.by_manager(wanted.every).items():
         part = hooks.of_nics(wanted, nics)
         if manager == hooks.NETWORKD:
             found |= network_files(part, live.bases(nics))
-        else:
+        elif part.addresses:
             found |= hooks.hook_files(part, manager, [nic for nic in nics if managers.nobody(nic)])
     return found
 
@@ -53,11 +53,11 @@ def obstacles(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
     """
     ours = files(wanted, live)
     after = {path: text for path, text in live.files.items() if path not in live.ours} | ours
-    by_networkd = live.managers(wanted.nics).by_manager(wanted.nics).get(hooks.NETWORKD, [])
+    by_networkd = live.managers(wanted.every).by_manager(wanted.every).get(hooks.NETWORKD, [])
     found = [
         *_managers(wanted, live, ours),
         *_unknown(by_networkd, live),
-        *_hidden(by_networkd, live, ours, after),
+        *_hidden(by_networkd, wanted.legs, live, ours, after),
         *_undone(ours, after),
         *_sysctls(wanted, by_networkd, live, after),
         *(_networkd(after) if by_networkd else ()),
@@ -87,17 +87,19 @@ def _unknown(nics: Iterable[str], live: LiveNetwork) -> Iterator[Difference]:
 
 
 def _hidden(
-    nics: Iterable[str], live: LiveNetwork, ours: dict[str, str], after: dict[str, str]
+    nics: Iterable[str], legs: Collection[str], live: LiveNetwork, ours: dict[str, str], after: dict[str, str]
 ) -> Iterator[Difference]:
     """NICs for which networkd takes another file than ours, or that another file of theirs keeps down."""
     files = networkd.in_force(after)
     for nic in nics:
         file = networkd.charge(files, networkd.device_of(nic, live.devices), live.system).file
         paths = [path for path in ours if file and (path == file.path or path.startswith(f"{_drop_ins(file)}/"))]
-        mine = next((path for path, text in ours.items() if nic_of(path, text) == nic), "")
+        mine = next((path for path in ours if nic_of(path, ours[path]) == nic and not path.endswith(".netdev")), "")
         if file is None or not mine:
             continue
         bad = networkd.keeps_down(file)
+        if bad and bad.key == "Bond" and nic in legs:
+            bad = None
         if bad is None and not paths:
             bad = next((each for each in file.settings if each.section == "Match"), None)
         if bad:

@@ -7,7 +7,7 @@ that of the first folder; an empty one, or a link to /dev/null, hides those of t
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
@@ -312,8 +312,16 @@ def charge(files: Sequence[NetworkFile], device: Device, system: System) -> Char
     return Charge(None, tuple(unknown))
 
 
-def bases(nics: Iterable[str], files: Sequence[NetworkFile], devices: Sequence[Device], system: System) -> Bases:
+def bases(
+    nics: Iterable[str],
+    files: Sequence[NetworkFile],
+    devices: Sequence[Device],
+    system: System,
+    made: Collection[str] = (),
+) -> Bases:
     """For each of these NICs what the host's own files tell networkd of it, whether those below /run come back or not.
+
+    made: the NICs that such files make of others (see `made`)
 
     Nobody is in charge of a NIC that networkd is told to leave alone.
     """
@@ -326,7 +334,19 @@ def bases(nics: Iterable[str], files: Sequence[NetworkFile], devices: Sequence[D
             then = _base(nic, stay, devices, system)
             # One for several NICs can't be repeated behind the file that may come back, and in front of it hides it.
             found[nic] += [then] if then.specific else [] if then.path else [replace(then, last=True)]
+        if nic in made:
+            found[nic] = [replace(base, made=True) for base in found[nic]]
     return found
+
+
+def made(files: Mapping[str, str]) -> frozenset[str]:
+    """The NICs that the host's own files make of others."""
+    return frozenset(
+        each.value
+        for path in merged({path: text for path, text in files.items() if not is_ours(path)}, "network", ".netdev")
+        for each in settings(path, files[path])
+        if (each.section, each.key) == ("NetDev", "Name")
+    )
 
 
 def _base(nic: str, files: Sequence[NetworkFile], devices: Sequence[Device], system: System) -> Base:
@@ -366,7 +386,8 @@ def _read_base(file: NetworkFile, *, specific: bool) -> Base:
         whole = list(block)
         lines += [f"[{whole[0].section}]", *(f"{each.key}={each.value}" for each in whole)]
     keeps = file.last("Network", "KeepConfiguration") is not None
-    return Base(file.path, specific, "\n".join(lines), frozenset(addresses), keeps)
+    bond = file.last("Network", "Bond")
+    return Base(file.path, specific, "\n".join(lines), frozenset(addresses), keeps, bond=bond.value if bond else "")
 
 
 def undone(path: str, files: Mapping[str, str]) -> Setting | None:
@@ -397,7 +418,13 @@ CLEARED = {("Network", "Address"), ("Network", "Gateway")}
 PATTERNS = tuple(
     f"{root}/{pattern}"
     for root in CONFIGURATION
-    for pattern in ("network/*.network", "network/*.network.d/*.conf", "networkd.conf", f"{CONF_D}/*.conf")
+    for pattern in (
+        "network/*.network",
+        "network/*.netdev",
+        "network/*.network.d/*.conf",
+        "networkd.conf",
+        f"{CONF_D}/*.conf",
+    )
 )
 """All that is read of a host."""
 

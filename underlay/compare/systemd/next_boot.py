@@ -159,7 +159,7 @@ def request(host: Host, wanted: HostNetwork, program: object) -> dict[str, objec
     """What to ask a host: see `remote.survey`; `program`: where the guard is there."""
     nginx = units.NGINX in units.UNITS[host.role]
     files = [str(program)]
-    return {"units": [*needed(host, wanted)], "files": files, "nics": list(wanted.nics), "nginx": nginx}
+    return {"units": [*needed(host, wanted)], "files": files, "nics": list(wanted.every), "nginx": nginx}
 
 
 def problems(
@@ -481,7 +481,7 @@ def _network(wanted: HostNetwork, found: NextBoot, devices: Sequence[Device], sy
             (f"ls -ld {paths}",),
             (f"chgrp systemd-network {paths}", f"chmod g+rX {paths}"),
         )
-    for nic in wanted.nics:
+    for nic in wanted.every:
         file = _link_of(found.links, networkd.device_of(nic, devices), system)
         for key in ("Name", "MACAddress"):
             said = file.last("Link", key) if file else None
@@ -499,7 +499,7 @@ def _network(wanted: HostNetwork, found: NextBoot, devices: Sequence[Device], sy
     for path, number, line in found.names:
         mac = re.search(r'ATTRS?\{address\}=="([^"]+)"', line)
         name = re.search(r'\bNAME:?="([^"]+)"', line)
-        nic = next((nic for nic in wanted.nics if mac and networkd.device_of(nic, devices).mac == mac[1].lower()), "")
+        nic = next((nic for nic in wanted.every if mac and networkd.device_of(nic, devices).mac == mac[1].lower()), "")
         if nic and name and name[1] != nic:
             what = f"the next boot gives NIC {nic} another name: {Place(path, number, line)}"
             yield Problem("boot-network", nic, what, (line,), (comment_out(path, number),))
@@ -634,7 +634,7 @@ def _harm_of(
             found = found or (_sysctl(wanted, key, value) if equals else "")
     elif program == "ip":
         found = _ip(wanted, [word for word in words if word not in ("-4", "-o")])
-    elif program == "ifconfig" and words[:1] and words[0] in wanted.nics and "down" in words:
+    elif program == "ifconfig" and words[:1] and words[0] in wanted.every and "down" in words:
         found = f"switches {words[0]} off"
     elif program == "systemctl" and words:
         verb = next((word for word in words if not word.startswith("-")), "")
@@ -674,8 +674,8 @@ def _ip(wanted: HostNetwork, words: list[str]) -> str:
     rest = words[2:]
     if kind.startswith("ru") and verb.startswith("flush"):
         return "takes all policy rules away"
-    if kind and "link".startswith(kind) and verb == "set" and "down" in rest and set(rest) & set(wanted.nics):
-        return f"switches {next(iter(set(rest) & set(wanted.nics)))} off"
+    if kind and "link".startswith(kind) and verb == "set" and "down" in rest and set(rest) & set(wanted.every):
+        return f"switches {next(iter(set(rest) & set(wanted.every)))} off"
     if kind and "address".startswith(kind) and verb.startswith(("flush", "del")):
         addresses = {each.cidr for each in wanted.addresses} | {each.ip for each in wanted.addresses}
         if (verb.startswith("flush") and set(rest) & set(wanted.nics)) or set(rest) & addresses:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from underlay.compare import network
-from underlay.compare.difference import File, Nic, Sysctl
+from underlay.compare.difference import File, Leg, Nic, Sysctl
 from underlay.desired import routing
 from underlay.desired.routing import IP_FORWARD, Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
@@ -66,6 +66,7 @@ def _network(case: Investigation, planned: Host, state: HostState) -> Iterator[C
             hosts=case.who_needs(planned, nic),
             cuts=True,
         )
+    yield from _legs(case, planned, state, [each.thing for each in found if isinstance(each.thing, Leg)])
     missing = [each for each in found if each.kind == "missing" and not each.shaken]
     addresses = [each.thing for each in missing if isinstance(each.thing, Address) and each.thing.nic not in gone]
     if addresses:
@@ -111,6 +112,28 @@ def _network(case: Investigation, planned: Host, state: HostState) -> Iterator[C
             plan=case.line(planned),
             hosts=case.behind(planned),
             cuts=True,
+        )
+
+
+def _legs(case: Investigation, planned: Host, state: HostState, lost: list[Leg]) -> Iterator[Cause]:
+    """`bond-leg`: the bond goes on by the others, until they are gone, too."""
+    for nic, bond in routing.host_network(case.plan, planned).legs.items():
+        link = state.nics.get(nic)
+        if link is None or Leg(nic, bond) in lost:
+            how, fix, advice = "is not in it", case.fix_network(planned, state), ""
+        elif not link.carrier:
+            how, (fix, _, advice) = "has no signal", case.replug(planned.name, nic)
+        else:
+            continue
+        yield Cause(
+            id="bond-leg",
+            host=planned.name,
+            cause=f"{planned.name}: {nic}, a leg of {bond}, {how}: the bond goes by the others alone",
+            evidence=(f"ip link show {nic}: {'not there' if link is None else 'no carrier or no master'}",),
+            fix=fix,
+            advice=advice,
+            plan=case.line(planned),
+            latent=True,
         )
 
 

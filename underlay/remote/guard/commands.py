@@ -118,7 +118,8 @@ def prepare(request: dict[str, Any], token: str, seconds: float) -> None:
     files = {**change.get("files", {}), **(past["files"] if past else {})}
     sysctls = [*request.get("sysctls", []), *(past["sysctls"] if past else [])]
     services = [*SERVICES, *request.get("services", [])]
-    before = snapshot([*files, *request.get("touches", [])], sysctls, services)
+    links = [*request.get("links", []), *(past.get("masters", ()) if past else ())]
+    before = snapshot([*files, *request.get("touches", [])], sysctls, services, links)
     # Only commands of others' making can take a rule of others away.
     before["native"] = native_rules() if change.get("live") else {}
     wanted = past["files"] if past else wanted_files(files, before["files"])
@@ -210,7 +211,8 @@ def confirm(token: str) -> dict[str, Any]:
             raise Refused("the change is not made yet, or could not be", pending=describe())
         (paths.PENDING / "reserve").unlink(missing_ok=True)
         before = load(paths.PENDING / "before.json.gz")
-        after = snapshot(before["files"], before["sysctls"], (*SERVICES, *before["services"]))
+        services = (*SERVICES, *before["services"])
+        after = snapshot(before["files"], before["sysctls"], services, before.get("masters", ()))
         for path in before["files"]:  # also what the commands wrote
             with suppress(FileNotFoundError):
                 sync(Path(path))

@@ -26,6 +26,12 @@ def read_links(_: State) -> dict[str, list[Any]]:
     return {link["ifname"]: ["UP" in link["flags"], link["mtu"]] for link in json.loads(run(["ip", "-j", "link"]))}
 
 
+def read_masters(wanted: State) -> dict[str, str | None]:
+    """NIC → the one that it is a leg of, empty if of none; None if it is not there. Of those that are asked for."""
+    there = {link["ifname"]: link.get("master", "") for link in json.loads(run(["ip", "-j", "link"]))}
+    return {nic: there.get(nic) for nic in wanted["masters"]}
+
+
 def read_addresses(_: State) -> dict[str, list[list[str]]]:
     """NIC → its IPv4 addresses in their order, each as `ip address add` takes it, and its life time."""
     return addresses(json.loads(run(["ip", "-j", "-N", "-4", "address"])))

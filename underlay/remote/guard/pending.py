@@ -161,7 +161,7 @@ def state_before(number: int) -> State:
         if after is None:
             raise Refused(f"change {later} was kept by an earlier version: there is no way back over it")
         tables.append((found["tables"], after["tables"], after["ours"], found.get("native", {})))
-        joined = {key: {**state.get(key, {}), **found[key]} for key in ("files", "sysctls")}
+        joined = {key: {**state.get(key, {}), **found.get(key, {})} for key in ("files", "sysctls", "masters")}
         folders = [*found["folders"], *(each for each in state.get("folders", []) if each not in found["folders"])]
         state = {**found, **joined, "folders": sorted(folders, key=len, reverse=True)}
     return {**state, "tables": tables}

@@ -23,6 +23,7 @@ SETTLES = 5
 QUIET = 2
 """Looks one after the other that found nothing to do: it stays."""
 ASPECTS: dict[str, tuple[Callable[[State], Any], Callable[[Any, Any, set[str]], list[Command]]]] = {
+    "masters": (live.read_masters, steps.plan_masters),
     "links": (live.read_links, steps.plan_links),
     "addresses": (live.read_addresses, steps.plan_addresses),
     "routes": (live.read_routes, steps.plan_routes),
@@ -34,10 +35,14 @@ ASPECTS: dict[str, tuple[Callable[[State], Any], Callable[[Any, Any, set[str]], 
 """In the order of a rollback: the kernel drops addresses' routes with them, and a NIC's with it."""
 
 
-def snapshot(files: Iterable[str], sysctls: Iterable[str], services: Iterable[str]) -> State:
-    """Everything as it is now. Refused if any of it can't be read: unknown is never empty."""
+def snapshot(files: Iterable[str], sysctls: Iterable[str], services: Iterable[str], links: Iterable[str] = ()) -> State:
+    """Everything as it is now. Refused if any of it can't be read: unknown is never empty.
+
+    links: the NICs that a change may make, or make legs of others
+    """
     state: State = {"files": {path: read_file(path) for path in files}, "folders": missing_folders(files)}
     state |= {"sysctls": dict.fromkeys(map(live.sysctl_path, sysctls)), "services": [*dict.fromkeys(services)]}
+    state["masters"] = dict.fromkeys(links)
     for aspect, (read, _) in ASPECTS.items():
         state[aspect] = read(state)
     return state
@@ -48,6 +53,8 @@ def restore_pass(wanted: State) -> tuple[int, list[str]]:
     count = 0
     problems = []
     for aspect, (read, plan) in ASPECTS.items():
+        if aspect not in wanted:
+            continue  # it was kept by an earlier version
         try:
             links = live.read_links(wanted)
             commands = plan(read(wanted), wanted[aspect], set(links) & set(wanted["links"]))
@@ -120,6 +127,11 @@ def as_text(state: State) -> dict[str, str]:
     texts = {f"iptables {name}": table_text(table) for name, table in state["tables"].items()}
     texts["addresses"] = lines(f"{nic} {text}" for nic, each in state["addresses"].items() for text, _ in each)
     texts["links"] = lines(f"{nic} {'up' if up else 'down'} mtu {mtu}" for nic, (up, mtu) in state["links"].items())
+    texts["links made of others"] = lines(
+        f"{nic} {f'in {master}' if master else 'by itself'}"
+        for nic, master in state.get("masters", {}).items()
+        if master is not None
+    )
     texts["routes"] = lines(state["routes"])
     texts["rules"] = lines(state["rules"])
     texts["sysctls"] = lines(f"{key} = {value}" for key, value in state["sysctls"].items())

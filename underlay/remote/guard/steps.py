@@ -17,6 +17,22 @@ def plan_links(live: dict[str, Any], wanted: dict[str, Any], nics: set[str]) -> 
     ]
 
 
+def plan_masters(live: dict[str, str | None], wanted: dict[str, str | None], _: set[str]) -> list[Command]:
+    """Take away the NICs that were made of others, the last one first, and give the others back to what had them."""
+    commands: list[Command] = []
+    for nic in reversed(wanted):
+        now, then = live.get(nic), wanted[nic]
+        if now is None or now == then:
+            continue  # one that is gone can't be had back
+        if then is None:
+            commands.append((["ip", "link", "del", nic], ""))
+        elif then:
+            commands += [(["ip", "link", "set", nic, *words], "") for words in (["down"], ["master", then], ["up"])]
+        else:
+            commands.append((["ip", "link", "set", nic, "nomaster"], ""))
+    return commands
+
+
 def in_order(live: list[str], wanted: list[str]) -> tuple[list[str], list[str]]:
     """What to remove, and what to append after that, so that a list becomes another one."""
     kept = [item for item in live if item in wanted]

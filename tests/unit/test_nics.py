@@ -1,0 +1,257 @@
+"""NICs that are made of others: what the plan makes of them, their files, what a deploy does, and how it is undone.
+
+This machine's kernel may have neither bonds nor VLANs: `tests/lab/test_image.py` has them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from underlay.compare import network
+from underlay.compare.difference import Leg, Mtu, Nic
+from underlay.compare.managers import Evidence, boot
+from underlay.compare.network import LiveNetwork, Shape, unfit
+from underlay.desired.files import network_files
+from underlay.desired.routing import Address, HostNetwork
+from underlay.facts.network import _shape
+from underlay.operations.network import network_change
+from underlay.plan import Bond, Vlan
+from underlay.plan.model import NicSpec
+from underlay.plan.nics import mistakes, nics
+from underlay.remote.guard.steps import plan_masters
+
+BOND = Bond(name="bond0", legs=("eno1", "eno2"), mode="active-backup")
+MGMT = Vlan(name="bond0.10", parent="bond0", number=10)
+TRAFFIC = Vlan(name="bond0.20", parent="bond0", number=20)
+WANTED = HostNetwork(
+    addresses=(Address("bond0.10", "100.64.0.2/21"), Address("bond0.20", "100.64.32.2/21")),
+    routes=(),
+    rules=(),
+    sysctls={},
+    links=(BOND, MGMT, TRAFFIC),
+    mtus={"bond0": 9000, "bond0.20": 9000},
+)
+ETC = "/etc/systemd/network"
+SHAPES = {
+    "eno1": Shape(9000, master="bond0"),
+    "eno2": Shape(9000, master="bond0"),
+    "bond0": Shape(9000, "bond", mode="active-backup"),
+    "bond0.10": Shape(1500, "vlan", parent="bond0", number=10),
+    "bond0.20": Shape(9000, "vlan", parent="bond0", number=20),
+}
+MADE = LiveNetwork(dict.fromkeys(SHAPES, True), WANTED.addresses, (), (), shapes=SHAPES)
+RACK = LiveNetwork({"eno1": True, "eno2": False}, (), (), (), shapes={"eno1": Shape(1500), "eno2": Shape(1500)})
+
+
+def specs(**of: Any) -> dict[str, NicSpec]:
+    return {
+        name: NicSpec.model_validate(each if isinstance(each, dict) else {"nic": each}) for name, each in of.items()
+    }
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("of", "names", "links", "mtus"),
+    [
+        ({}, ["eth0", "eth1"], [], {}),
+        ({"a": "eno1"}, ["eno1", "eth1"], [], {}),
+        ({"a": {"nic": "eno1", "vlan": 10}}, ["eno1.10", "eth1"], ["eno1.10"], {}),
+        (
+            {"a": {"bond": ["x", "y"]}, "b": {"bond": ["y", "x"], "vlan": 7}},
+            ["bond0", "bond0.7"],
+            ["bond0", "bond0.7"],
+            {},
+        ),
+        ({"a": {"bond": ["x", "y"]}, "b": {"bond": ["v", "w"]}}, ["bond0", "bond1"], ["bond0", "bond1"], {}),
+        ({"a": {"bond": ["x", "y"]}, "b": "bond0"}, ["bond1", "bond0"], ["bond1"], {}),
+        ({"a": {"nic": "uplink", "bond": ["x", "y"], "vlan": 7}}, ["uplink.7", "eth1"], ["uplink", "uplink.7"], {}),
+        ({"a": {"nic": "enp129s0f0np0", "vlan": 100}}, ["vlan100", "eth1"], ["vlan100"], {}),
+        ({"a": {"nic": "eno1", "mtu": 9000}}, ["eno1", "eth1"], [], {"eno1": 9000}),
+        (
+            {"a": {"nic": "x", "vlan": 1, "mtu": 2000}, "b": {"nic": "x", "vlan": 2, "mtu": 9000}},
+            ["x.1", "x.2"],
+            ["x.1", "x.2"],
+            {"x": 9000, "x.1": 2000, "x.2": 9000},
+        ),
+    ],
+)
+def test_names(of: dict[str, Any], names: list[str], links: list[str], mtus: dict[str, int]) -> None:
+    """A bond is the same one wherever its legs are the same; what carries a VLAN carries its largest packets."""
+    found = nics(["a", "b"], specs(**of))
+    assert [*found.names.values()] == names
+    assert [each.name for each in found.links] == links
+    assert found.mtus == mtus
+    assert [*found.mtus] == [*mtus]  # those that carry others first
+    assert [*mistakes(["a", "b"], specs(**of))] == []
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_host_makes_itself_is_left_to_it() -> None:
+    """Its bond, and the legs that it puts there; the VLAN that it has not is made, on its bond."""
+    theirs = {
+        f"{ETC}/10-bond.netdev": "[NetDev]\nName=bond0\nKind=bond\n",
+        f"{ETC}/11-legs.network": "[Match]\nName=eno*\n[Network]\nBond=bond0\n",
+        f"{ETC}/12-bond.network": "[Match]\nName=bond0\n[Network]\nVLAN=bond0.10\n",
+        f"{ETC}/12-vlan.netdev": "[NetDev]\nName=bond0.10\nKind=vlan\n[VLAN]\nId=10\n",
+    }
+    found = boot.files(WANTED, replace(MADE, files=theirs))
+    assert [path.removeprefix(f"{ETC}/") for path in found if path.startswith(f"{ETC}/")] == [
+        "05-underlay-bond0.10.network",
+        "05-underlay-bond0.20.network",
+        "12-bond.network.d/50-underlay.conf",
+        "05-underlay-bond0.20.netdev",
+    ]
+    assert "VLAN=bond0.20\n" in found[f"{ETC}/12-bond.network.d/50-underlay.conf"]
+    assert boot.obstacles(WANTED, replace(MADE, files=theirs)) == []
+
+
+def test_a_leg_that_others_give_an_address() -> None:
+    """Ours is in front of a file for all NICs, and repeats nothing of it."""
+    theirs = {f"{ETC}/20-all.network": "[Match]\nName=en*\n[Network]\nDHCP=yes\n"}
+    live = replace(MADE, files=theirs)
+    found = boot.files(WANTED, live)
+    assert "DHCP" not in found[f"{ETC}/05-underlay-eno1.network"]
+    assert boot.differences(WANTED, replace(live, files={**theirs, **found})) == []
+
+
+def test_a_leg_that_a_file_in_front_keeps() -> None:
+    theirs = {f"{ETC}/00-all.network": "[Match]\nName=eno1\n[Network]\nDHCP=yes\n"}
+    found = boot.obstacles(WANTED, replace(MADE, files=theirs))
+    assert [each.what for each in found] == [f"the file is undone by {ETC}/00-all.network:2 (Name=eno1)"]
+
+
+def test_nothing_to_do_where_all_is_made() -> None:
+    files = boot.files(WANTED, MADE)
+    done = replace(MADE, files=files)
+    assert (network.differences(WANTED, done), boot.differences(WANTED, done)) == ([], [])
+    assert network_change(WANTED, done) is None
+    assert files == network_files(WANTED, {})
+
+
+# --- live -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_deploy_makes() -> None:
+    """Each behind what it is made of, with its size before those that it carries."""
+    found = [network.command(each) for each in network.differences(WANTED, RACK)]
+    assert found == [
+        "ip link set eno2 up",
+        "ip link add bond0 type bond mode active-backup miimon 100",
+        "ip link set eno1 down && ip link set eno1 master bond0 && ip link set eno1 up",
+        "ip link set eno2 down && ip link set eno2 master bond0 && ip link set eno2 up",
+        "ip link set bond0 mtu 9000",
+        "ip link set bond0 up",
+        "ip link add link bond0 name bond0.10 mtu 1500 type vlan id 10",
+        "ip link set bond0.10 up",
+        "ip link add link bond0 name bond0.20 mtu 1500 type vlan id 20",
+        "ip link set bond0.20 mtu 9000",
+        "ip link set bond0.20 up",
+        "ip addr replace 100.64.0.2/21 brd + dev bond0.10",
+        "ip addr replace 100.64.32.2/21 brd + dev bond0.20",
+    ]
+    change = network_change(WANTED, RACK)
+    assert change
+    assert change.links == ("eno1", "eno2", "bond0", "bond0.10", "bond0.20")
+
+
+def test_lacp() -> None:
+    bond = BOND.model_copy(update={"mode": "802.3ad"})
+    words = network.command(network.Difference("missing", bond))
+    assert words == "ip link add bond0 type bond mode 802.3ad miimon 100 xmit_hash_policy layer3+4 lacp_rate fast"
+    text = network_files(replace(WANTED, links=(bond,)), {})[f"{ETC}/05-underlay-bond0.netdev"]
+    assert "LACPTransmitRate=fast" in text
+
+
+@pytest.mark.parametrize(
+    ("nic", "shape", "up", "things"),
+    [
+        ("eno2", Shape(9000), True, [Leg("eno2", "bond0")]),
+        ("eno2", Shape(9000, master="bond0"), False, [Nic("eno2")]),
+        ("bond0.20", replace(SHAPES["bond0.20"], mtu=1500), True, [Mtu("bond0.20", 9000)]),
+        ("bond0", SHAPES["bond0"], False, [Nic("bond0")]),
+    ],
+)
+def test_what_differs(nic: str, shape: Shape, up: bool, things: list[object]) -> None:
+    live = replace(MADE, links={**MADE.links, nic: up}, shapes={**SHAPES, nic: shape})
+    found = network.differences(WANTED, live)
+    assert [each.thing for each in found] == things
+    assert all(each.what for each in found)
+
+
+@pytest.mark.parametrize(
+    ("live", "why"),
+    [
+        (RACK, ""),
+        (MADE, ""),
+        (replace(RACK, addresses=(Address("eno1", "10.0.0.1/8"),)), "has the address 10.0.0.1/8, which it would lose"),
+        (replace(RACK, shapes={**RACK.shapes, "eno1": Shape(1500, master="br0")}), "NIC eno1 is part of br0"),
+        (
+            replace(MADE, shapes={**SHAPES, "bond0": Shape(1500, "bond", mode="802.3ad")}),
+            "bond0 is 802.3ad, not a bond",
+        ),
+        (replace(MADE, shapes={**SHAPES, "bond0": Shape(1500, "bridge")}), "bond0 is bridge, not a bond"),
+        (
+            replace(MADE, shapes={**SHAPES, "bond0.10": replace(SHAPES["bond0.10"], number=11)}),
+            "bond0.10 is VLAN 11 on bond0, not VLAN 10 on bond0",
+        ),
+        (replace(MADE, shapes={**SHAPES, "bond0.10": Shape(1500)}), "bond0.10 is a real one, not VLAN 10 on bond0"),
+    ],
+)
+def test_what_can_t_be_made_without_a_loss(live: LiveNetwork, why: str) -> None:
+    found = unfit(WANTED, live)
+    assert why in found if why else not found
+
+
+def test_other_managers_make_their_own() -> None:
+    """Where ifupdown is in charge it has to make what is not there."""
+    by_ifupdown = Evidence({"networking.service": network.managers.UnitState("active", "enabled")})
+    assert "make it with that" in unfit(WANTED, replace(RACK, evidence=by_ifupdown))
+    assert unfit(WANTED, replace(MADE, evidence=by_ifupdown)) == ""
+
+
+def test_on_a_nic_that_is_not_there() -> None:
+    wanted = replace(WANTED, links=(Vlan(name="eno9.10", parent="eno9", number=10),), mtus={})
+    assert "NIC eno9 is not there" in unfit(wanted, RACK)
+
+
+def test_what_ip_says() -> None:
+    vlan = {
+        "mtu": 1500,
+        "link": "bond0",
+        "linkinfo": {"info_kind": "vlan", "info_data": {"protocol": "802.1Q", "id": 10}},
+    }
+    bond = {"mtu": 9000, "linkinfo": {"info_kind": "bond", "info_data": {"mode": "active-backup", "miimon": 100}}}
+    leg = {"mtu": 9000, "master": "bond0", "linkinfo": {"info_slave_kind": "bond"}}
+    said: list[Any] = [vlan, bond, leg, {"mtu": 1500, "link": None}]
+    assert [*map(_shape, said)] == [SHAPES["bond0.10"], SHAPES["bond0"], SHAPES["eno1"], Shape(1500)]
+
+
+# --- undone ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "commands"),
+    [
+        ({"eno1": "bond0", "bond0": ""}, {"eno1": "bond0", "bond0": ""}, []),
+        (
+            {"eno1": "bond0", "bond0": "", "bond0.10": ""},
+            {"eno1": "", "bond0": None, "bond0.10": None},
+            ["ip link del bond0.10", "ip link del bond0", "ip link set eno1 nomaster"],
+        ),
+        (
+            {"eno1": ""},
+            {"eno1": "bond0"},
+            ["ip link set eno1 down", "ip link set eno1 master bond0", "ip link set eno1 up"],
+        ),
+        ({"eno1": None, "bond0": None}, {"eno1": "", "bond0": None}, []),
+    ],
+)
+def test_a_rollback(now: Mapping[str, str | None], then: Mapping[str, str | None], commands: list[str]) -> None:
+    found = plan_masters(dict(now), dict(then), set())
+    assert [" ".join(argv) for argv, _ in found] == commands
