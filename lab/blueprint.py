@@ -4,14 +4,16 @@ import difflib
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lab.process import LabError
 from lab.state import OUTSIDE_ADDRESS, RUNTIME
 from underlay.access import hostkeys
-from underlay.plan import SSH_PORT, Host, Interface, Plan
+from underlay.image.make import real_nics
+from underlay.image.seed import of_nic
+from underlay.plan import SSH_PORT, Bond, Host, Plan, Vlan
 
 FILE = RUNTIME / "blueprint.json"
 INTERNET = "internet"
@@ -32,16 +34,31 @@ class Nic(Frozen):
     mac: str
 
 
+class Trunk(Frozen):
+    """NICs of a host that a port of the switch is at the other end of which carries several networks.
+
+    vlans: number → network; 0 for packets without a tag
+    """
+
+    legs: tuple[str, ...]
+    vlans: dict[int, str]
+
+
 class Machine(Frozen):
     """One host as it is after its installation: its first address (with its length), its way out, its NICs.
 
     number: its place at the switch, its own as long as the lab is up
+    nic: the one that has the address; links: what that is made of, see `underlay.plan.Host`
+    nics: those that it really has; that of a trunk is in no network
     user, port, sudo: how its installer lets the operator in, see `underlay.plan.Login`
     """
 
     name: str
     number: int
     nics: tuple[Nic, ...]
+    nic: str
+    links: tuple[Bond | Vlan, ...] = ()
+    trunks: tuple[Trunk, ...] = ()
     address: str
     router: str | None
     names: tuple[str, ...]  # all that ssh may ever know it by
@@ -74,7 +91,8 @@ class Blueprint(Frozen):
     @property
     def neighbours(self) -> int:
         """How many the hosts have in all, when each knows all others of its networks."""
-        ends = Counter(nic.network for machine in self.machines for nic in machine.nics)
+        ends = Counter(nic.network for machine in self.machines for nic in machine.nics if nic.network)
+        ends += Counter(net for each in self.machines for trunk in each.trunks for net in trunk.vlans.values())
         return sum(count * count for count in ends.values())
 
     def number(self, machine: Machine) -> int:
@@ -159,6 +177,7 @@ def draw(plan: Plan, flavours: Mapping[str, str] | None = None, vms: Collection[
         name=INTERNET,
         number=len(plan.hosts),
         nics=(Nic(name="eth0", network=plan.enterprise.name, mac=_mac(INTERNET, "eth0")),),
+        nic="eth0",
         address=f"{upstream}/{plan.enterprise.cidr.prefixlen}",
         router=None,
         names=(INTERNET, str(upstream), OUTSIDE_ADDRESS),
@@ -180,11 +199,21 @@ def draw(plan: Plan, flavours: Mapping[str, str] | None = None, vms: Collection[
 
 def _machine(plan: Plan, number: int, serves_packages: bool, flavour: str, vm: bool) -> Machine:
     host = plan.hosts[number]
+    if host.links and not vm:
+        raise LabError(
+            f"{plan.line('hosts', host.name, 'nics')}: bonds and VLANs need a kernel of their own: add --vm {host.name}"
+        )
+    trunks = tuple(_trunks(host))
+    plain = {nic.nic: nic.network for nic in host.interfaces if nic.nic not in (each.name for each in host.links)}
+    plain = {name: network for name, network in plain.items() if not any(name in trunk.legs for trunk in trunks)}
     addresses = [nic.address for nic in host.interfaces] + ([host.published] if host.published else [])
     return Machine(
         name=host.name,
         number=number,
-        nics=tuple(_nic(host, nic) for nic in host.interfaces),
+        nics=tuple(Nic(name=name, network=plain.get(name, ""), mac=_mac(host.name, name)) for name in real_nics(host)),
+        nic=host.primary.nic,
+        links=tuple(of_nic(host.primary.nic, host.links)),
+        trunks=trunks,
         address=host.primary.with_prefix,
         router=str(plan.gateway_address(host.primary.network)),
         names=(host.name, *(hostkeys.name(each, host.login.port) for each in addresses)),
@@ -195,8 +224,15 @@ def _machine(plan: Plan, number: int, serves_packages: bool, flavour: str, vm: b
     )
 
 
-def _nic(host: Host, nic: Interface) -> Nic:
-    return Nic(name=nic.nic, network=nic.network, mac=_mac(host.name, nic.nic))
+def _trunks(host: Host) -> Iterator[Trunk]:
+    """One for each bond, and for each other NIC with VLANs on it."""
+    networks = {nic.nic: nic.network for nic in host.interfaces}
+    legs = {link.name: link.legs for link in host.links if isinstance(link, Bond)}
+    vlans = [link for link in host.links if isinstance(link, Vlan)]
+    for name in dict.fromkeys([*legs, *(vlan.parent for vlan in vlans)]):
+        untagged = {0: networks[name]} if name in networks else {}
+        carried = {vlan.number: networks[vlan.name] for vlan in vlans if vlan.parent == name}
+        yield Trunk(legs=legs.get(name, (name,)), vlans=untagged | carried)
 
 
 def _mac(host: str, nic: str) -> str:

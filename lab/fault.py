@@ -227,8 +227,9 @@ def variables(plan: Plan, drawn: Blueprint) -> dict[str, str]:
 def _variables(plan: Plan, drawn: Blueprint) -> Iterator[tuple[str, str]]:
     for machine in drawn.machines:
         for port, nic in zip(network.ports(machine, drawn), machine.nics, strict=True):
-            yield _name(machine.name, nic.network, "nic"), nic.name
-            yield _name(machine.name, nic.network, "port"), port
+            if nic.network:  # else its network is one of several
+                yield _name(machine.name, nic.network, "nic"), nic.name
+                yield _name(machine.name, nic.network, "port"), port
     for host in plan.hosts:
         for interface in host.interfaces:
             yield _name(host.name, interface.network), str(interface.address)

@@ -55,12 +55,12 @@ def text(*lines: str) -> str:
 def _networkd(host: Machine, _: str) -> Files:
     router = [f"Gateway={host.router}"] if host.router else []
     network = ["[Network]", "LinkLocalAddressing=no", "IPv6AcceptRA=no", f"Address={host.address}", *router]
-    content = text("[Match]", f"Name={host.nics[0].name}", "", *network)
+    content = text("[Match]", f"Name={host.nic}", "", *network)
     yield "etc/systemd/network/50-installer.network", 0o644, content
 
 
 def _ifupdown(host: Machine, _: str) -> Files:
-    nic = host.nics[0].name
+    nic = host.nic
     lines = ["source /etc/network/interfaces.d/*", "", "auto lo", "iface lo inet loopback", ""]
     lines += [f"auto {nic}", f"iface {nic} inet static", f"    address {host.address}"]
     lines += [f"    gateway {host.router}"] if host.router else []
@@ -86,7 +86,7 @@ def _cloud_init(host: Machine, dns: str) -> Files:
 
 def _yaml(host: Machine, dns: str) -> Iterator[str]:
     yield "ethernets:"
-    yield f"  {host.nics[0].name}:"
+    yield f"  {host.nic}:"
     yield f"    addresses: [{host.address}]"
     if host.router:
         yield f"    routes: [{{to: 0.0.0.0/0, via: {host.router}}}]"
@@ -95,7 +95,7 @@ def _yaml(host: Machine, dns: str) -> Iterator[str]:
 
 
 def _network_manager(host: Machine, dns: str) -> Files:
-    nic = host.nics[0].name
+    nic = host.nic
     router = f",{host.router}" if host.router else ""
     lines = ["[connection]", f"id={nic}", "type=ethernet", f"interface-name={nic}", ""]
     lines += ["[ipv4]", "method=manual", f"address1={host.address}{router}", *([f"dns={dns};"] if dns else [])]

@@ -92,22 +92,27 @@ def plug(machine: Machine, blueprint: Blueprint) -> None:
 def plug_taps(machine: Machine, blueprint: Blueprint) -> None:
     """Make the ports that a machine of its own is the other end of, each joined to its network's bridge."""
     _join(machine, blueprint, lambda port, _: f"tuntap add dev {port} mode tap")
+    lines = []
+    for port, network in trunk_ports(machine, blueprint):
+        lines += [f"tuntap add dev {port} mode tap", _joined(port, machine.name, network, blueprint)]
+    _ip(SWITCH, lines)
 
 
 def _join(machine: Machine, blueprint: Blueprint, make: Callable[[str, Nic], str]) -> None:
     lines = []
     for port, nic in zip(ports(machine, blueprint), machine.nics, strict=True):
-        lines += [
-            make(port, nic),
-            f"link set {port} alias {machine.name}:{nic.name} addrgenmode none"
-            f" master br{blueprint.networks.index(nic.network)} up",
-        ]
+        if nic.network:
+            lines += [make(port, nic), _joined(port, f"{machine.name}:{nic.name}", nic.network, blueprint)]
     _ip(SWITCH, lines)
+
+
+def _joined(port: str, alias: str, network: str, blueprint: Blueprint) -> str:
+    return f"link set {port} alias {alias} addrgenmode none master br{blueprint.networks.index(network)} up"
 
 
 def unplug(machine: Machine, blueprint: Blueprint) -> None:
     """Take a machine's NICs away, on both ends; those that are gone already are no error."""
-    for port in ports(machine, blueprint):
+    for port in (*ports(machine, blueprint), *(name for name, _ in trunk_ports(machine, blueprint))):
         with suppress(CommandError):
             _ip(SWITCH, [f"link del {port}"])
 
@@ -115,6 +120,12 @@ def unplug(machine: Machine, blueprint: Blueprint) -> None:
 def ports(machine: Machine, blueprint: Blueprint) -> list[str]:
     """The ports of the switch that a machine's NICs are plugged into, in their order."""
     return [f"p{blueprint.number(machine)}-{index}" for index in range(len(machine.nics))]
+
+
+def trunk_ports(machine: Machine, blueprint: Blueprint) -> list[tuple[str, str]]:
+    """The ports of the switch that a machine's trunks lead to, with their networks, in the order of the trunks."""
+    networks = [network for trunk in machine.trunks for network in trunk.vlans.values()]
+    return [(f"t{blueprint.number(machine)}-{index}", network) for index, network in enumerate(networks)]
 
 
 def _ip(name: str, lines: list[str]) -> None:

@@ -22,9 +22,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lab import image, machine, network
+from lab import image, machine, network, trunk
 from lab.blueprint import SWITCH, Blueprint, Machine
-from lab.process import CommandError, LabError, Progress, run
+from lab.process import CommandError, LabError, Progress, run, wait_until
 from lab.state import IMAGES, RUNTIME, VARIABLE
 from underlay.image import build, disk, seed
 
@@ -84,7 +84,7 @@ def make_disk(host: Machine, user: str, login: str, host_key: Path, parts: Path,
     """Give a host a fresh disk, as `invoke image` writes it; its first boot sets it up."""
     first = seed.First(
         name=host.name,
-        nic=host.nics[0].name,
+        nic=host.nic,
         address=host.address,
         router=host.router,
         user=user,
@@ -92,6 +92,7 @@ def make_disk(host: Machine, user: str, login: str, host_key: Path, parts: Path,
         host_key=host_key.read_text(),
         host_key_public=host_key.with_suffix(".pub").read_text(),
         files=files,
+        links=host.links,
     )
     path = _disk(host.name)
     path.parent.mkdir(parents=True)
@@ -117,6 +118,37 @@ def start(host: Machine, blueprint: Blueprint, console: Path) -> None:
             stderr=log,
             start_new_session=True,
         )
+        wait_until(lambda: leader(host.name) is not None, seconds=10)  # the machine is the first process of its group
+        for line in _trunks(host, blueprint):
+            subprocess.Popen(
+                machine.in_cgroup(host.name, [*inside, sys.executable, "-IS", trunk.__file__, json.dumps(line)]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+def _trunks(host: Machine, blueprint: Blueprint) -> Iterator[dict[str, object]]:
+    """What to carry over each trunk, see `lab.trunk`."""
+    ports = [name for name, _ in network.trunk_ports(host, blueprint)]
+    for each in host.trunks:
+        numbers = list(each.vlans)
+        vlans, ports = dict(zip(numbers, ports, strict=False)), ports[len(numbers) :]
+        legs = [[str(_socket(host.name, f"{leg}-{end}")) for end in ("switch", "host")] for leg in each.legs]
+        yield {"legs": legs, "vlans": vlans}
+
+
+def set_signal(name: str, index: int, on: bool) -> None:
+    """Cut the cable of a host's NIC, by its number, or plug it in again."""
+    with socket.socket(socket.AF_UNIX) as line:
+        line.connect(str(_socket(name, "qmp")))
+        answers = line.makefile("rb")
+        for request in (("qmp_capabilities", {}), ("set_link", {"name": f"n{index}", "up": on})):
+            line.sendall(_request(*request))
+            while "return" not in (said := json.loads(next(answers))):
+                if "error" in said:
+                    raise LabError(f"qemu of host {name!r}: {said['error']}")
 
 
 def command(host: Machine, blueprint: Blueprint, console: Path) -> list[str]:
@@ -129,8 +161,14 @@ def command(host: Machine, blueprint: Blueprint, console: Path) -> list[str]:
     argv += ["-chardev", f"socket,id=agent,path={_socket(host.name, 'agent')},server=on,wait=off"]
     argv += ["-device", "virtio-serial", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"]
     argv += ["-device", "virtio-rng-pci"]
+    argv += ["-qmp", f"unix:{_socket(host.name, 'qmp')},server=on,wait=off"]
     for index, (port, nic) in enumerate(zip(network.ports(host, blueprint), host.nics, strict=True)):
-        argv += ["-netdev", f"tap,id=n{index},ifname={port},script=no,downscript=no"]
+        if nic.network:
+            argv += ["-netdev", f"tap,id=n{index},ifname={port},script=no,downscript=no"]
+        else:
+            here, there = (_socket(host.name, f"{nic.name}-{end}") for end in ("host", "switch"))
+            ends = f"local.type=unix,local.path={here},remote.type=unix,remote.path={there}"
+            argv += ["-netdev", f"dgram,id=n{index},{ends}"]
         argv += ["-device", f"virtio-net-pci,netdev=n{index},mac={nic.mac},romfile="]
     return argv
 

@@ -3,19 +3,22 @@
 This machine's kernel may have neither bonds nor VLANs: `tests/lab/test_image.py` has them.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from lab import trunk
 from underlay.compare import network
-from underlay.compare.difference import Leg, Mtu, Nic
+from underlay.compare.difference import Difference, Leg, Mtu, Nic, UnitState
 from underlay.compare.managers import Evidence, boot
 from underlay.compare.network import LiveNetwork, Shape, unfit
 from underlay.desired.files import network_files
 from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import _shape
+from underlay.image import seed
 from underlay.operations.network import network_change
 from underlay.plan import Bond, Vlan
 from underlay.plan.model import NicSpec
@@ -162,7 +165,7 @@ def test_what_a_deploy_makes() -> None:
 
 def test_lacp() -> None:
     bond = BOND.model_copy(update={"mode": "802.3ad"})
-    words = network.command(network.Difference("missing", bond))
+    words = network.command(Difference("missing", bond))
     assert words == "ip link add bond0 type bond mode 802.3ad miimon 100 xmit_hash_policy layer3+4 lacp_rate fast"
     text = network_files(replace(WANTED, links=(bond,)), {})[f"{ETC}/05-underlay-bond0.netdev"]
     assert "LACPTransmitRate=fast" in text
@@ -210,7 +213,7 @@ def test_what_can_t_be_made_without_a_loss(live: LiveNetwork, why: str) -> None:
 
 def test_other_managers_make_their_own() -> None:
     """Where ifupdown is in charge it has to make what is not there."""
-    by_ifupdown = Evidence({"networking.service": network.managers.UnitState("active", "enabled")})
+    by_ifupdown = Evidence({"networking.service": UnitState("active", "enabled")})
     assert "make it with that" in unfit(WANTED, replace(RACK, evidence=by_ifupdown))
     assert unfit(WANTED, replace(MADE, evidence=by_ifupdown)) == ""
 
@@ -230,6 +233,42 @@ def test_what_ip_says() -> None:
     leg = {"mtu": 9000, "master": "bond0", "linkinfo": {"info_slave_kind": "bond"}}
     said: list[Any] = [vlan, bond, leg, {"mtu": 1500, "link": None}]
     assert [*map(_shape, said)] == [SHAPES["bond0.10"], SHAPES["bond0"], SHAPES["eno1"], Shape(1500)]
+
+
+# --- the first boot, and the lab's switch ---------------------------------------------------------------------------
+
+
+def test_a_seed_makes_what_the_first_nic_needs() -> None:
+    """The other VLANs come with the deploy."""
+    first = seed.First(
+        "m", "bond0.10", "100.64.0.2/21", "100.64.0.1", "ops", "KEY", "HOST", "PUBLIC", links=(BOND, MGMT)
+    )
+    assert json.loads(seed.files(first)["network-config"]) == {
+        "version": 2,
+        "ethernets": {"eno1": {}, "eno2": {}},
+        "bonds": {
+            "bond0": {
+                "interfaces": ["eno1", "eno2"],
+                "parameters": {"mode": "active-backup", "mii-monitor-interval": 100},
+            }
+        },
+        "vlans": {
+            "bond0.10": {
+                "id": 10,
+                "link": "bond0",
+                "addresses": ["100.64.0.2/21"],
+                "routes": [{"to": "0.0.0.0/0", "via": "100.64.0.1"}],
+            }
+        },
+    }
+    assert seed.of_nic("bond0.10", WANTED.links) == [BOND, MGMT]
+
+
+@pytest.mark.parametrize(
+    ("number", "frame"), [(0, b"d" * 6 + b"s" * 6 + b"\x08\x00x"), (4094, b"d" * 6 + b"s" * 6 + b"\x08\x06y")]
+)
+def test_tags(number: int, frame: bytes) -> None:
+    assert trunk.split(trunk.tagged(number, frame)) == (number, frame)
 
 
 # --- undone ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "systemd-timesyncd", "dbus", "udev", "kmod", "netbase"),
     *("openssh-server", "sudo", "python3", "iproute2", "iputils-ping", "procps", "ca-certificates"),
     *("linux-image-amd64", "initramfs-tools", "zstd", "grub-cloud-amd64"),
-    *("cloud-init", "cloud-guest-utils", "fdisk", "e2fsprogs", "dosfstools"),
+    *("cloud-init", "netplan.io", "cloud-guest-utils", "fdisk", "e2fsprogs", "dosfstools"),
 )
 WORK = Path("/var/tmp")  # noqa: S108 (what is made there has a name that nobody can guess)
 """Where `work` is by default: /tmp may be memory, and a home closed to the root of the user namespace."""

@@ -10,7 +10,7 @@ UUID=$ESP_UUID /boot/efi vfat umask=0077,nofail 0 1
 END
 cat >"$root/etc/cloud/cloud.cfg.d/90-image.cfg" <<END
 datasource_list: [NoCloud, None]
-system_info: {network: {renderers: [networkd]}}
+system_info: {network: {renderers: [netplan]}}
 END
 mkdir -p "$root/etc/default/grub.d" "$root/boot/efi" "$root/boot/grub/i386-pc"
 cat >"$root/etc/default/grub.d/50-image.cfg" <<END

@@ -11,7 +11,7 @@ from underlay.access import hostkeys
 from underlay.errors import OperatorError
 from underlay.image import build, disk, seed
 from underlay.image.build import Say
-from underlay.plan import REPO, Host, Plan
+from underlay.plan import REPO, Bond, Host, Plan, Vlan
 from underlay.plan.literals import shown
 from underlay.text import command
 
@@ -64,12 +64,29 @@ def check(plan: Plan, wanted: Wanted) -> None:
 
 def _check_nics(plan: Plan, host: Host) -> None:
     """That its NICs have names that an image gives: all the kernel's own, or all those of their places."""
-    names = [nic.nic for nic in host.interfaces]
+    names = real_nics(host)
     if not any(all(re.fullmatch(kind, name) for name in names) for kind in ("eth[0-9]+", "en[opsx][a-z0-9]+")):
         raise OperatorError(
             f"{plan.line('hosts', host.name)}: an image can't have NICs called {', '.join(names)}: name all of them by "
-            "their places (eno1, enp1s0f0), or all eth0, eth1, …; what is a VLAN or a bond is set up by hand"
+            "their places (eno1, enp1s0f0), or all eth0, eth1, …"
         )
+
+
+def real_nics(host: Host) -> list[str]:
+    """The NICs that a host has, also those of which it makes others, each once."""
+    wanted = {link.name: link for link in host.links}
+    found: list[str] = []
+    todo = [nic.nic for nic in host.interfaces]
+    while todo:
+        name = todo.pop(0)
+        match wanted.get(name):
+            case Bond(legs=legs):
+                todo[:0] = legs
+            case Vlan(parent=parent):
+                todo.insert(0, parent)
+            case _ if name not in found:
+                found.append(name)
+    return found
 
 
 def make(plan: Plan, wanted: Wanted, say: Say) -> bool:
@@ -98,7 +115,7 @@ def make(plan: Plan, wanted: Wanted, say: Say) -> bool:
 
 def _disk(plan: Plan, wanted: Wanted, seed_file: Path, folder: Path, run: disk.Run, say: Say) -> Path:
     names = build.names(plan.site, wanted.host.name)
-    options = build.kernel_options(nic.nic for nic in wanted.host.interfaces)
+    options = build.kernel_options(real_nics(wanted.host))
     with tempfile.TemporaryDirectory(prefix="underlay-image-", dir=build.WORK) as work:
         os.chmod(work, 0o755)  # noqa: S103 (the root of the user namespace is another one)
         build.parts(folder, Path(work), names, options, wanted.suite, wanted.further, run)

@@ -6,10 +6,10 @@ an image that people have.
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from underlay.plan import Host, Plan
+from underlay.plan import Bond, Host, Plan, Vlan
 
 LABEL = "CIDATA"
 _NAMESPACE = uuid.UUID("4f0a7c1e-5a3b-5d0c-9a7e-0d3c6d1b8a52")
@@ -20,6 +20,7 @@ class First:
     """What a host has at its first boot.
 
     address: with its length; on `nic`, the host's primary one
+    links: what that is made of, see `plan.Host`
     login: the line of the operator's public key
     host_key, host_key_public: as ssh-keygen writes them
     files: path → content of further ones that it has, all readable to everybody
@@ -34,6 +35,7 @@ class First:
     host_key: str
     host_key_public: str
     files: Mapping[str, str] = field(default_factory=dict)
+    links: Sequence[Bond | Vlan] = ()
 
 
 def of_host(plan: Plan, host: Host, login: str, host_key: tuple[str, str], name_servers: list[str]) -> First:
@@ -48,7 +50,15 @@ def of_host(plan: Plan, host: Host, login: str, host_key: tuple[str, str], name_
         host_key=host_key[0],
         host_key_public=host_key[1],
         files={"/etc/resolv.conf": "".join(f"nameserver {each}\n" for each in name_servers)} if name_servers else {},
+        links=of_nic(host.primary.nic, host.links),
     )
+
+
+def of_nic(nic: str, links: Sequence[Bond | Vlan]) -> list[Bond | Vlan]:
+    """Of what a host makes of its NICs, what one of them needs, in that order."""
+    mine = [each for each in links if each.name == nic]
+    below = [of_nic(each.parent, links) for each in mine if isinstance(each, Vlan)]
+    return [*(each for found in below for each in found), *mine]
 
 
 def identity(*words: str) -> uuid.UUID:
@@ -83,11 +93,31 @@ def files(first: First) -> dict[str, str]:
         nic["routes"] = [{"to": "0.0.0.0/0", "via": first.router}]
     found = {
         "user-data": f"#cloud-config\n{_json(settings)}",
-        "network-config": _json({"version": 2, "ethernets": {first.nic: nic}}),
+        "network-config": _json({"version": 2, **_network(first, nic)}),
     }
     # cloud-init takes a host with another one for a new machine, and sets it up anew.
     instance = identity(*found, *found.values())
     return {"meta-data": _json({"instance-id": str(instance), "local-hostname": first.name}), **found}
+
+
+def _network(first: First, settings: dict[str, object]) -> dict[str, object]:
+    """The NIC with its settings, and what it is made of, as netplan writes it."""
+    kinds: dict[str, dict[str, object]] = {"ethernets": {}, "bonds": {}, "vlans": {}}
+    for link in first.links:
+        more = settings if link.name == first.nic else {}
+        if isinstance(link, Bond):
+            kinds["ethernets"] |= {leg: {} for leg in link.legs}
+            how: dict[str, object] = {"mode": link.mode, "mii-monitor-interval": 100}
+            if link.mode == "802.3ad":
+                how |= {"transmit-hash-policy": "layer3+4", "lacp-rate": "fast"}
+            kinds["bonds"][link.name] = {"interfaces": list(link.legs), "parameters": how, **more}
+        else:
+            if link.parent not in kinds["bonds"]:
+                kinds["ethernets"].setdefault(link.parent, {})
+            kinds["vlans"][link.name] = {"id": link.number, "link": link.parent, **more}
+    if not first.links:
+        kinds["ethernets"][first.nic] = settings
+    return {kind: found for kind, found in kinds.items() if found}
 
 
 def _json(value: object) -> str:
