@@ -64,6 +64,21 @@ def test_root_as_the_account() -> None:
     assert (settings["users"], settings["disable_root"], settings["ssh_authorized_keys"]) == ([], False, [LOGIN])
 
 
+def test_another_port_of_sshd(planned: Planned) -> None:
+    """It listens there at its first boot; the account is the host's."""
+    plan = planned(('"jumphost", "addresses"', '"jumphost", "port": 2222, "user": "admin", "addresses"'))
+    found = seed.of_host(plan, plan.jumphost, LOGIN, (PRIVATE, LOGIN), [])
+    settings, _, _ = read(seed.files(found))
+    assert settings["write_files"] == [{"path": seed.SSHD_PORT, "content": "Port 2222\n"}]
+    assert settings["users"][0]["name"] == "admin"
+
+
+def test_an_image_has_no_password(planned: Planned, tmp_path: Path) -> None:
+    plan = planned(('"jumphost", "addresses"', '"jumphost", "sudo": "password", "addresses"'))
+    with pytest.raises(OperatorError, match="by a password, and an image has none"):
+        make.check(plan, Wanted(plan.jumphost, "seed", tmp_path / "x"))
+
+
 def test_the_gateway_leaves_by_the_upstream_router() -> None:
     _, network, _ = read(seed.files(first("gateway")))
     assert network["ethernets"]["eth0"]["routes"] == [{"to": "0.0.0.0/0", "via": "192.168.0.1"}]
@@ -112,9 +127,18 @@ def test_nics_have_the_names_of_the_plan(nics: list[str], own: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nics", "good"), [({}, True), ({"mgmt": "eno1"}, True), ({"mgmt": "bond0.10"}, False), ({"mgmt": "lan0"}, False)]
+    ("nics", "good"),
+    [
+        ({}, True),
+        ({"mgmt": "eno1"}, True),
+        ({"mgmt": {"bond": ["eno1", "eno2"], "vlan": 10}}, True),
+        ({"mgmt": {"nic": "eth0", "vlan": 10}}, True),
+        ({"mgmt": {"nic": "lan0", "vlan": 10}}, False),
+        ({"mgmt": "bond0.10"}, False),
+        ({"mgmt": "lan0"}, False),
+    ],
 )
-def test_names_that_an_image_gives(planned: Planned, nics: dict[str, str], good: bool) -> None:
+def test_names_that_an_image_gives(planned: Planned, nics: dict[str, object], good: bool) -> None:
     """A NIC that is not there at the first boot would leave the host without a way in."""
     plan = planned(('"jumphost", "addresses"', f'"jumphost", "nics": {nics}, "addresses"'))
     if good:

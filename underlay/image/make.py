@@ -38,6 +38,11 @@ class Wanted:
 
 def check(plan: Plan, wanted: Wanted) -> None:
     """OperatorError with the fix, if this machine can't make it, or its host could not be known by its key."""
+    if wanted.host.login.sudo == "password":
+        raise OperatorError(
+            f"{plan.line('hosts', wanted.host.name)}: its account becomes root by a password, and an image has none: "
+            "give the host sudo = 'nopasswd' first"
+        )
     needed = programs.SEED if wanted.kind == "seed" else programs.IMAGE
     if wanted.kind != "seed" and os.geteuid():
         needed = needed | programs.UNPRIVILEGED
@@ -169,7 +174,7 @@ def planned(plan: Plan, wanted: Wanted) -> list[str]:
     lines = [
         f"{wanted.output}: {'a cloud-init seed' if wanted.kind == 'seed' else disk_of}",
         f"  host          {host.name}, {host.primary.with_prefix} on {host.primary.nic}",
-        f"  account       {plan.operator.user}, with the key {_operators(plan.operator.key)}.pub",
+        f"  account       {host.login.user}, with the key {_operators(plan.operator.key)}.pub",
         f"  host key      {wanted.host_key}{'' if wanted.host_key.exists() else ' (will be made)'}",
         f"  name servers  {', '.join(wanted.name_servers) or 'none: --dns names them'}",
     ]

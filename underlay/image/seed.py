@@ -6,12 +6,13 @@ an image that people have.
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from underlay.plan import Bond, Host, Plan, Vlan
+from underlay.plan import SSH_PORT, Bond, Host, Plan, Vlan
 
 LABEL = "CIDATA"
+SSHD_PORT = "/etc/ssh/sshd_config.d/10-port.conf"
 _NAMESPACE = uuid.UUID("4f0a7c1e-5a3b-5d0c-9a7e-0d3c6d1b8a52")
 
 
@@ -49,9 +50,16 @@ def of_host(plan: Plan, host: Host, login: str, host_key: tuple[str, str], name_
         login=login,
         host_key=host_key[0],
         host_key_public=host_key[1],
-        files={"/etc/resolv.conf": "".join(f"nameserver {each}\n" for each in name_servers)} if name_servers else {},
+        files=dict(_files(host, name_servers)),
         links=of_nic(host.primary.nic, host.links),
     )
+
+
+def _files(host: Host, name_servers: list[str]) -> Iterator[tuple[str, str]]:
+    if name_servers:
+        yield "/etc/resolv.conf", "".join(f"nameserver {each}\n" for each in name_servers)
+    if host.login.port != SSH_PORT:
+        yield SSHD_PORT, f"Port {host.login.port}\n"
 
 
 def of_nic(nic: str, links: Sequence[Bond | Vlan]) -> list[Bond | Vlan]:
