@@ -71,5 +71,8 @@ def told(plan: Plan, host: Host) -> Seen:
     if host.role == "lb_nginx":
         parts["listening"] = {6443: "nginx", 80: "nginx", 22: "sshd"}
     asked = str(host.published or host.primary.address)
+    login = host.login
+    sudo = "sudo: a password is required" if login.sudo == "password" else ""
+    parts["login"] = Login(login.user, host.primary.address, login.port, sudo)
     router = str(plan.gateway_address(host.default_network))
     return says(asked, host.name, nics, router, **parts)

@@ -50,6 +50,7 @@ def compared(plan: Plan) -> object:
             [(names[nic.network], nic.nic, nic.address) for nic in host.interfaces],
             host.published,
             names[host.default_network],
+            host.login,
         )
         for host in plan.hosts
     ]

@@ -61,7 +61,7 @@ def whole(site: Site, title: str, target: str, operator: Operator, path: Path) -
     text = HEAD + f"site = {_value(title)}\ntarget = {_value(target)}\n"
     text += f"operator = {_value(operator.model_dump(exclude_none=True))}\n\n"
     text += _block("networks", {each.name: _network(each) for each in site.networks}, {})
-    text += "\n" + _block("hosts", {each.name: _host(each) for each in site.hosts}, _reasons(site.hosts))
+    text += "\n" + _block("hosts", {each.name: _host(each, operator) for each in site.hosts}, _reasons(site.hosts))
     plan, errors = _loaded(text, path)
     return Proposal(text, plan, errors)
 
@@ -71,7 +71,11 @@ def further(site: Site, plan: Plan) -> Proposal:
     if not site.hosts:
         return Proposal("", plan)
     old = plan.source.read_text()
-    lines = [line for each in site.hosts for line in _entry(each.name, _host(each), _reasons([each])[each.name])]
+    lines = [
+        line
+        for each in site.hosts
+        for line in _entry(each.name, _host(each, plan.operator), _reasons([each])[each.name])
+    ]
     new = with_hosts(old, lines)
     loaded, errors = _loaded(new, plan.source)
     inside = plan.source.is_relative_to(REPO)
@@ -98,7 +102,7 @@ def _network(network: Any) -> dict[str, Any]:
     return {"cidr": str(network.cidr), **({"upstream": str(network.upstream)} if network.upstream else {})}
 
 
-def _host(host: Guess) -> dict[str, Any]:
+def _host(host: Guess, operator: Operator) -> dict[str, Any]:
     found: dict[str, Any] = {"role": host.role, "addresses": {net: str(each) for net, each in host.addresses.items()}}
     named = {net: nic for number, (net, nic) in enumerate(host.nics.items()) if nic != f"eth{number}"}
     if named:
@@ -107,7 +111,18 @@ def _host(host: Guess) -> dict[str, Any]:
         found["published"] = str(host.published)
     if host.default_route:
         found["default_route"] = host.default_route
-    return found
+    return found | _login(host, operator)
+
+
+def _login(host: Guess, operator: Operator) -> dict[str, Any]:
+    """How one came in, where the plan's operator would not."""
+    login = host.seen.part(lambda each: each.login) if host.seen else None
+    if login is None:
+        return {}
+    found: dict[str, Any] = {"user": login.account} if login.account != operator.user else {}
+    found |= {"port": login.port} if login.port != operator.port else {}
+    by_password = "password is required" in login.sudo and operator.sudo != "password"
+    return found | ({"sudo": "password"} if by_password else {})
 
 
 def _reasons(hosts: Iterable[Guess]) -> dict[str, str]:

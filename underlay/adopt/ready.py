@@ -176,7 +176,7 @@ class _Host:
     def sshd(self) -> Iterator[Check]:
         login = self.seen.login
         if login.port != SSH_PORT:
-            yield Check("sshd", "note", f'is at port {login.port}: say "port": {login.port} at the host in the plan')
+            yield Check("sshd", "note", f'is at port {login.port}: the plan needs "port": {login.port} at the host')
         locked = sshd.locked_out(self.seen.sshd)
         for why in locked:
             yield Check("sshd", "not ready", f"{why}: keys alone let nobody in", advice=f"sshd -T on {self.seen.asked}")
