@@ -10,7 +10,7 @@ from tests.unit.hosts import says, told
 from tests.unit.test_inventory import target
 from underlay.adopt import run
 from underlay.adopt.look import Look
-from underlay.compare.systemd.managers import Manager
+from underlay.adopt.seen import Manager
 from underlay.plan import REPO, load
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5/5Q3NYYkXkBGhmKPwN1sQZkdxlHiTJ2ps9oqE7AXv"

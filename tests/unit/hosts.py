@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from netaddr import IPAddress, IPNetwork
 
 from tests.unit.site import ruleset, sshd
-from underlay.adopt.seen import Login, Nic, Seen, System
+from underlay.adopt.seen import Login, Manager, Nic, Seen, System
 from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import Sshd
-from underlay.compare.systemd.managers import Answers, Manager
 from underlay.desired.nat import gateway_rules
 from underlay.desired.routing import MAIN, Address, Route
 from underlay.facts.firewall import Firewall
@@ -46,7 +45,6 @@ def says(asked: str, name: str, nics: Mapping[str, str], router: str = "", **par
         "synchronized": True,
         "swap": (),
         "speeds": {},
-        "managers": Answers(networkd=True),
         "sysctls": {},
         "node_ip": "",
         "containers": 0,

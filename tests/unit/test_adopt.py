@@ -1,5 +1,6 @@
 """From what hosts say to a plan: a planned site, told by its hosts, is that plan again; what can't be told is asked."""
 
+import base64
 import json
 import subprocess
 from dataclasses import replace
@@ -12,15 +13,15 @@ from tests.unit.conftest import Planned
 from tests.unit.hosts import NETWORKD, says, told
 from tests.unit.site import ruleset
 from tests.unit.test_inventory import target
+from tests.unit.test_network import output
 from tests.unit.test_positionals import invoke
 from underlay.access.answers import UnreadableError
 from underlay.adopt import guess, keys, proposal, ready, run
 from underlay.adopt.guess import Site, more_hosts, new_site
 from underlay.adopt.look import Look, Ways
-from underlay.adopt.seen import Login, Nic, Seen, System
+from underlay.adopt.seen import Login, Manager, Nic, Seen, System
 from underlay.compare.difference import UnitState
 from underlay.compare.sshd import Sshd
-from underlay.compare.systemd.managers import Manager
 from underlay.desired.nat import gateway_rules
 from underlay.desired.routing import MAIN, PolicyRule, Route
 from underlay.errors import OperatorError
@@ -416,14 +417,24 @@ def raw(**sections: str) -> Seen:
     return Seen("10.0.0.2", HostState("10.0.0.2", {name: (0, text.split("\n")) for name, text in sections.items()}))
 
 
+NETPLAN = "/run/systemd/network/10-netplan-bond0.network"
+MATCH = base64.b64encode(b"[Match]\nName=bond0\n").decode()
+NETIF = f"/run/systemd/netif/links/2:NETWORK_FILE={NETPLAN}\n/run/systemd/netif/links/2:ADMIN_STATE=configured"
+SAID = """\
+Unit=systemd-networkd.service active enabled
+Unit=NetworkManager.service active enabled
+Device=eno1:connected (externally)
+Device=bond0.10:connected
+Connection=eno1:7:/run/x
+Connection=bond0.10:8:/etc/NetworkManager/system-connections/a.nmconnection"""
+
+
 def test_the_nics_of_a_host() -> None:
     found = raw(
         links=json.dumps(LINKS),
         speeds="/sys/class/net/eno1/speed:10000\n/sys/class/net/bond0/speed:-1",
-        networkd="/run/systemd/netif/links/2:ADMIN_STATE=configured\n"
-        "/run/systemd/netif/links/2:NETWORK_FILE=/run/systemd/network/10-netplan-bond0.network",
-        ifupdown="",
-        nm="eno1:connected (externally):x\nbond0.10:connected:a\\:b",
+        sysctls="",
+        network="\n".join(output(address=json.dumps(LINKS), nics=NETIF, managers=SAID, files=f"{NETPLAN} {MATCH}\n")),
         units="Id=systemd-networkd.service\nActiveState=active\nUnitFileState=enabled",
         names="/etc/netplan/00.yaml",
     )

@@ -69,6 +69,17 @@ def live(files: Mapping[str, str], evidence: Evidence) -> LiveNetwork:
             said(MANAGER, BY_NETWORKD, links={"eth0": "configured"}, connections={"eth0": "/etc/x"}),
             {NETWORKD: FILE, NETWORK_MANAGER: "/etc/x"},
         ),
+        # ifupdown only switches it on.
+        (
+            {FILE: NETWORK, hooks.INTERFACES: "auto eth0\niface eth0 inet manual\n"},
+            said(BY_NETWORKD, NETWORKING, links={"eth0": "configured"}),
+            {NETWORKD: FILE},
+        ),
+        (
+            {hooks.INTERFACES: "auto eth0\niface eth0 inet manual\n"},
+            said(NETWORKING),
+            {IFUPDOWN: f"{hooks.INTERFACES}:2 (iface eth0 inet manual)"},
+        ),
     ],
 )
 def test_who_brings_a_nic_up(files: Mapping[str, str], evidence: Evidence, wanted: Mapping[str, str]) -> None:

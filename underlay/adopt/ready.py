@@ -148,6 +148,7 @@ class _Host:
 
     def managers(self) -> Iterator[Check]:
         bad = False
+        assert self.seen.network  # it says who does
         nics = [nic for nic in site_nics(self.seen) if nic.addresses]
         for nic in nics:
             kinds = [each.kind for each in nic.managers]

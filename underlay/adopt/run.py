@@ -265,8 +265,9 @@ def _planned_role(plan: Plan | None, name: str) -> str:
 
 
 def _nics(seen: Seen) -> Iterable[str]:
+    known = seen.part(lambda each: each.network) is not None
     for nic in guess.site_nics(seen):
-        by = " and ".join(map(str, nic.managers)) or "nobody"
+        by = " and ".join(map(str, nic.managers)) or ("nobody" if known else "not read")
         yield f"{nic.name} {', '.join(nic.addresses) or 'no address'}, {by}"
 
 

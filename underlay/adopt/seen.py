@@ -4,7 +4,7 @@ Nothing but a shell is needed there: a host without Python, or without sudo, say
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -19,9 +19,8 @@ from underlay.compare.difference import UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import Sshd
-from underlay.compare.systemd import managers
-from underlay.compare.systemd.managers import Answers, Manager
-from underlay.facts import files, filters, firewall, network, sshd
+from underlay.desired.hooks import IFUPDOWN, NETWORKD
+from underlay.facts import filters, firewall, network, sshd
 from underlay.facts.firewall import Firewall
 from underlay.observe.state import HostState
 from underlay.plan import SSH_PORT
@@ -36,7 +35,6 @@ FILES = (
     *("/etc/netplan/*.yaml", "/etc/cni/net.d/*.conf*", "/etc/kubernetes/manifests/*.yaml", "/usr/share/ifupdown2"),
     *("/opt/underlay", "/var/lib/underlay/guard", "/var/lib/underlay/rules.v4"),
 )
-IFUPDOWN = ("/run/network/ifstate", "/etc/network/interfaces", "/etc/network/interfaces.d/*")
 SCOPES = ("docker-*", "cri-*", "crio-*", "libpod-*", "nerdctl-*")
 """Control groups of containers."""
 NO_IPTABLES = """command -v iptables-save >/dev/null || { echo '{"missing": true}'; exit; }"""
@@ -51,9 +49,6 @@ SECTIONS = {
     "speeds": "grep -sH . /sys/class/net/*/speed; true",
     "network": network.command(()),
     "sysctls": "grep -sH . /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/rp_filter; true",
-    "networkd": "grep -sH -e '^ADMIN_STATE=' -e '^NETWORK_FILE=' /run/systemd/netif/links/*; true",
-    "ifupdown": files.command(IFUPDOWN),
-    "nm": "LC_ALL=C nmcli -t -f DEVICE,STATE,CONNECTION device 2>/dev/null; true",
     "units": f"systemctl show --property=Id,ActiveState,UnitFileState {' '.join(f'{each}.service' for each in UNITS)}",
     "listening": "ss -Hltnp",
     "sshd": sshd.command(SSH_PORT),
@@ -76,6 +71,7 @@ SECTIONS = {
 PYTHON = (3, 10)
 """What our programs on hosts need."""
 MOST_NICS = 4096
+CLOUD_INIT = "cloud-init"
 
 T = TypeVar("T")
 
@@ -104,6 +100,23 @@ class _Link(TypedDict):
     master: NotRequired[str]
     link: NotRequired[str | None]
     linkinfo: NotRequired[_LinkInfo]
+
+
+@dataclass(frozen=True)
+class Manager:
+    """Who manages a NIC: makes its addresses and routes, now and at a boot, and may take others away.
+
+    kind: `networkd`, `ifupdown`, `ifupdown2` or `NetworkManager`
+    source: who tells it what to do, where that is not a person: `netplan`, `cloud-init`
+    file: where it is told
+    """
+
+    kind: str
+    source: str = ""
+    file: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} ({self.source})" if self.source else self.kind
 
 
 @dataclass(frozen=True)
@@ -212,40 +225,36 @@ class Seen:
 
     @cached_property
     def nics(self) -> tuple[Nic, ...]:
-        """Every NIC but the loopback, with who manages it."""
+        """Every NIC but the loopback, with who manages it; nobody where `network` can't be read."""
         found = self._read("links", _links)
         speeds = self.part(lambda each: each.speeds) or {}
-        drivers = {
-            device.names[0]: device.driver for device in (self.part(lambda each: each.network) or _NO_NETWORK).devices
-        }
-        by = managers.managers([nic.name for nic in found], self.managers)
+        live = self.part(lambda each: each.network) or _NO_NETWORK
+        drivers = {device.names[0]: device.driver for device in live.devices}
+        by = live.managers([nic.name for nic in found]).found
         return tuple(
-            replace(nic, speed=speeds.get(nic.name, 0), driver=drivers.get(nic.name, nic.kind), managers=by[nic.name])
+            replace(
+                nic,
+                speed=speeds.get(nic.name, 0),
+                driver=drivers.get(nic.name, nic.kind),
+                managers=tuple(self._manager(*each) for each in by[nic.name].items()),
+            )
             for nic in found
         )
+
+    def _manager(self, name: str, file: str) -> Manager:
+        names = self.part(lambda each: each.names) or ()
+        kind = "networkd" if name == NETWORKD else name
+        kind = "ifupdown2" if kind == IFUPDOWN and "/usr/share/ifupdown2" in names else kind
+        netplan = [path for path in names if path.startswith("/etc/netplan/")]
+        source = CLOUD_INIT if CLOUD_INIT in file else ""
+        if "netplan-" in file:
+            source = f"netplan of {CLOUD_INIT}" if all(CLOUD_INIT in path for path in netplan or ("",)) else "netplan"
+        return Manager(kind, source, file)
 
     @cached_property
     def speeds(self) -> dict[str, int]:
         """NIC → Mbit/s."""
         return self._read("speeds", _speeds)
-
-    @cached_property
-    def managers(self) -> Answers:
-        """What those say that may manage its NICs."""
-        numbers = {str(index): name for name, index in self._read("links", _numbers).items()}
-        links = self._read("networkd", lambda lines: _networkd(lines, numbers))
-        interfaces = self._read("ifupdown", files.parse)
-        ifstate = interfaces.pop(IFUPDOWN[0], "")
-        return Answers(
-            networkd=self.is_on("systemd-networkd"),
-            links=links,
-            networking=self.is_on("networking"),
-            ifupdown2="/usr/share/ifupdown2" in self.names,
-            ifstate=frozenset(line.partition("=")[0] for line in ifstate.split()),
-            interfaces=interfaces,
-            devices=self._read("nm", _devices),
-            netplan=tuple(path for path in self.names if path.startswith("/etc/netplan/")),
-        )
 
     @cached_property
     def network(self) -> LiveNetwork:
@@ -370,37 +379,9 @@ def _cidr(info: _Info) -> str:
     return str(IPNetwork(f"{info['local']}/{info['prefixlen']}"))
 
 
-class _Number(TypedDict):
-    ifindex: int
-    ifname: str
-
-
-def _numbers(lines: list[str]) -> dict[str, int]:
-    found: list[_Number] = answers.parsed(list[_Number], "".join(lines))
-    return {each["ifname"]: each["ifindex"] for each in found}
-
-
 def _speeds(lines: list[str]) -> dict[str, int]:
     rows = (line.partition(":") for line in lines if line)
     return {PurePosixPath(path).parent.name: max(0, int(speed)) for path, _, speed in rows}
-
-
-def _networkd(lines: list[str], numbers: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    said: dict[str, dict[str, str]] = {}
-    for line in filter(None, lines):
-        path, _, rest = line.partition(":")
-        key, _, value = rest.partition("=")
-        said.setdefault(numbers.get(PurePosixPath(path).name, ""), {})[key] = value
-    return {nic: (each.get("ADMIN_STATE", ""), each.get("NETWORK_FILE", "")) for nic, each in said.items() if nic}
-
-
-def _devices(lines: list[str]) -> dict[str, tuple[str, str]]:
-    """Of `nmcli -t`: in a field, `:` and a backslash have one in front."""
-    found = {}
-    for line in filter(None, lines):
-        nic, state, connection = (re.sub(r"\\(.)", r"\1", each) for each in re.split(r"(?<!\\):", line)[:3])
-        found[nic] = state, connection
-    return found
 
 
 def _sysctl(line: str) -> tuple[str, str]:

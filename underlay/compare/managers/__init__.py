@@ -118,10 +118,11 @@ def managers(
             unmanaged = file and file.last("Link", "Unmanaged")
             if file and state != "unmanaged" and not (unmanaged and unmanaged.value.lower() in networkd.ON):
                 claims[NETWORKD] = file.path
-        if nic in stanzas:
-            claims[IFUPDOWN] = str(stanzas[nic])
         if (path := evidence.connections.get(nic)) and path != hooks.profile_path(nic):
             claims[NETWORK_MANAGER] = path
+        # With `manual` ifupdown only switches a NIC on: that is no claim where another one configures it.
+        if nic in stanzas and not (claims and stanzas[nic].text.split()[-1] == "manual"):
+            claims[IFUPDOWN] = str(stanzas[nic])
         found[nic] = claims
     return Managers(evidence, found, _ours(files))
 
