@@ -1,5 +1,9 @@
-"""A master from nothing: its disk is what `invoke image` writes, and boots a kernel of its own, in the lab."""
+"""A master from nothing: its disk is what `invoke image` writes, and boots a kernel of its own, in the lab.
 
+It is cabled as in a rack: a bond of two NICs with a VLAN for each of two networks, a third VLAN on another NIC.
+"""
+
+import json
 import os
 import platform
 import signal
@@ -8,17 +12,37 @@ from pathlib import Path
 
 import pytest
 
-from lab import blueprint, control, host, network
+from lab import blueprint, control, host, network, vm
 from lab.process import CommandError, run, wait_until
 from lab.state import LabState
+from tests.lab import commands
 from tests.lab.commands import inside, invoke, pyinfra
 from tests.lab.conftest import SUITE, Snapshot
 from tests.lab.test_lab_lifecycle import leftovers
-from underlay.plan import ROLES, Plan, plan_file
+from underlay.plan import REPO, ROLES, Plan, load
 
 HOST = "master-1"
+NICS = {
+    "mgmt": {"bond": ["eth0", "eth1"], "vlan": 10},
+    "traffic": {"bond": ["eth0", "eth1"], "vlan": 20},
+    "storage": {"nic": "eth2", "vlan": 30, "mtu": 1400},
+}
+LINKS = "ip -o link | sed 's/ qlen.*//' | sort; ls /etc/systemd/network"
 PATIENCE = "120"
 """Seconds until a change is undone: in software emulation a second is ten."""
+
+
+@pytest.fixture(scope="session")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plan]:
+    """The repo's, with that cabling; commands take it, too."""
+    text = (REPO / "group_data/all.py").read_text()
+    old = '"default_route": "traffic"'
+    assert text.count(old) == 1
+    path = tmp_path_factory.mktemp("plan") / "all.py"
+    path.write_text(text.replace(old, f'{old}, "nics": {NICS}'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(commands.CLEAN, "UNDERLAY_PLAN", str(path))
+        yield load(path)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +65,7 @@ def test_a_first_boot(lab: LabState) -> None:
     """A kernel of its own, its first address, one account with the operator's key, the host key that is known."""
     assert inside(HOST, "systemctl is-system-running") == "running\n"
     assert inside(HOST, "uname -r").strip() != platform.release()
-    assert inside(HOST, "ip -o -4 address show dev eth0 | awk '{print $4}'") == "100.64.0.2/21\n"
+    assert inside(HOST, "ip -o -4 address show scope global | awk '{print $2, $4}'") == "bond0.10 100.64.0.2/21\n"
     assert inside(HOST, "awk -F: '$3 >= 1000 && $3 < 60000 {print $1}' /etc/passwd") == "ops\n"
     key = host.keys(HOST).with_suffix(".pub").read_text().split()
     assert inside(HOST, "cat /etc/ssh/ssh_host_*_key.pub").split()[:2] == key[:2]
@@ -69,6 +93,46 @@ def test_deployed_like_the_others(deployed: LabState) -> None:
     invoke("verify")
     invoke("drift")
     invoke("deploy", "--dry")  # exit code 0: nothing would change
+
+
+def test_cabled_as_planned(deployed: LabState) -> None:
+    """What the first boot made is used, what it did not make was made; sizes are the plan's."""
+    shown = inside(HOST, "ip -o -d link show type vlan; ip -o -d link show type bond; ls /etc/systemd/network")
+    for words in ("bond0.10@bond0", "bond0.20@bond0", "eth2.30@eth2", "mtu 1400", "mode active-backup"):
+        assert words in shown
+    assert "05-underlay-bond0.netdev" not in shown
+    assert "05-underlay-bond0.10.netdev" not in shown
+    assert "05-underlay-bond0.20.netdev" in shown
+    assert "mtu 1500" in inside(HOST, "ip link show eth2")
+
+
+def test_a_leg_without_a_signal(deployed: LabState) -> None:
+    """The bond goes on by the other; each of these tells."""
+    inside(HOST, "ip link set bond0 type bond active_slave eth0")
+    vm.set_signal(HOST, 0, False)
+    try:
+        assert "100.64.0.2/21" in invoke("ssh", HOST, "ip -4 address").stdout
+        said = invoke("verify", "master", good=False)
+        assert "eth0, a leg of bond0, with a signal" in said.stdout
+        found = json.loads(invoke("doctor", "--json", good=False).stdout)["findings"]
+        assert [each["id"] for each in found] == ["bond-leg"], found
+        assert "eth0" in invoke("status", HOST, good=False).stdout
+    finally:
+        vm.set_signal(HOST, 0, True)
+    assert wait_until(lambda: "NO-CARRIER" not in inside(HOST, "ip link show eth0"), seconds=20)
+    invoke("verify", "master")
+
+
+def test_what_is_not_confirmed_goes_again(deployed: LabState) -> None:
+    """A deploy of a plan with two VLANs more, one in the place of another network, which nobody confirms."""
+    before = inside(HOST, LINKS)
+    text = Path(commands.CLEAN["UNDERLAY_PLAN"]).read_text()
+    path = Path(commands.CLEAN["UNDERLAY_PLAN"]).with_name("more.py")
+    path.write_text(text.replace("'vlan': 30", "'vlan': 31"))
+    done = pyinfra("deploys/master.py", "-y", good=False, UNDERLAY_PLAN=str(path), UNDERLAY_ROLLBACK_SECONDS=PATIENCE)
+    assert done.returncode != 0, done.stdout
+    assert wait_until(lambda: inside(HOST, LINKS) == before, seconds=300, every=3), inside(HOST, LINKS)
+    invoke("verify", "master")
 
 
 def test_a_boot_brings_it_back(deployed: LabState) -> None:
@@ -120,7 +184,7 @@ def ports() -> set[str]:
 def test_another_build_gives_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
     """By the command, with the host key of the first one, in another folder."""
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")])
-    text = plan_file().read_text()
+    text = (REPO / "group_data/all.py").read_text()
     old = '"key": "~/.ssh/id_ed25519", "known_hosts": "~/.ssh/known_hosts"'
     assert old in text
     site = tmp_path / "plan.py"

@@ -34,7 +34,7 @@ WANTED = HostNetwork(
     rules=(),
     sysctls={},
     links=(BOND, MGMT, TRAFFIC),
-    mtus={"bond0": 9000, "bond0.20": 9000},
+    mtus={"bond0.20": 9000},
 )
 ETC = "/etc/systemd/network"
 SHAPES = {
@@ -78,17 +78,16 @@ def specs(**of: Any) -> dict[str, NicSpec]:
             {"a": {"nic": "x", "vlan": 1, "mtu": 2000}, "b": {"nic": "x", "vlan": 2, "mtu": 9000}},
             ["x.1", "x.2"],
             ["x.1", "x.2"],
-            {"x": 9000, "x.1": 2000, "x.2": 9000},
+            {"x.1": 2000, "x.2": 9000},
         ),
     ],
 )
 def test_names(of: dict[str, Any], names: list[str], links: list[str], mtus: dict[str, int]) -> None:
-    """A bond is the same one wherever its legs are the same; what carries a VLAN carries its largest packets."""
+    """A bond is the same one wherever its legs are the same."""
     found = nics(["a", "b"], specs(**of))
     assert [*found.names.values()] == names
     assert [each.name for each in found.links] == links
     assert found.mtus == mtus
-    assert [*found.mtus] == [*mtus]  # those that carry others first
     assert [*mistakes(["a", "b"], specs(**of))] == []
 
 
@@ -135,6 +134,20 @@ def test_nothing_to_do_where_all_is_made() -> None:
     assert (network.differences(WANTED, done), boot.differences(WANTED, done)) == ([], [])
     assert network_change(WANTED, done) is None
     assert files == network_files(WANTED, {})
+
+
+def test_what_carries_vlans_is_never_made_smaller() -> None:
+    """1. raised to the largest that it carries; 2. more is the host's own affair, live and at a boot."""
+    assert WANTED.least == {"bond0": 9000}
+    assert replace(WANTED, mtus={"bond0.20": 1400}).least == {}
+    assert replace(WANTED, mtus={"bond0": 9100, "bond0.20": 9000}).least == {}
+    theirs = {f"{ETC}/10.network": "[Match]\nName=bond0\n[Link]\nMTUBytes=9200\n"}
+    shapes = SHAPES | {"bond0": replace(SHAPES["bond0"], mtu=9200)}
+    live = replace(MADE, files=theirs, shapes=shapes)
+    assert network.differences(WANTED, live) == []
+    assert "MTUBytes" not in boot.files(WANTED, live)[f"{ETC}/10.network.d/50-underlay.conf"]
+    less = {f"{ETC}/10.network": "[Match]\nName=bond0\n[Link]\nMTUBytes=2000\n"}
+    assert "MTUBytes=9000" in boot.files(WANTED, replace(live, files=less))[f"{ETC}/10.network.d/50-underlay.conf"]
 
 
 # --- live -----------------------------------------------------------------------------------------------------------

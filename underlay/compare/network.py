@@ -11,9 +11,10 @@ from underlay.compare.managers import Evidence, Managers, ifupdown
 from underlay.compare.systemd import networkd
 from underlay.compare.systemd.networkd import Device, NetworkFile, System
 from underlay.desired import hooks
-from underlay.desired.files import MTU, Bases, nic_of, ours_in
+from underlay.desired.files import Bases, nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,
+    MTU,
     NETWORKD_CONF,
     PRIORITIES,
     SYSCTL_CONF,
@@ -128,10 +129,10 @@ def _link_differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference
                 for leg in link.legs
                 if leg not in live.shapes or live.shapes[leg].master != nic
             ]
-        size = wanted.mtus.get(nic)
-        if size and (nic not in live.shapes or live.shapes[nic].mtu != size):
-            there = live.shapes.get(nic)
-            found.append(Difference("differs", Mtu(nic, size), str(there.mtu) if there else None))
+        there = live.shapes[nic].mtu if nic in live.shapes else 0
+        size = wanted.mtus.get(nic) or max(wanted.least.get(nic, 0), there)
+        if there != size:
+            found.append(Difference("differs", Mtu(nic, size), str(there) if there else None))
         if not live.links.get(nic, False) and (link or nic in live.links):
             found.append(Difference("down", Nic(nic)))
     return found

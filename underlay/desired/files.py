@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from underlay.desired import routing
-from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETDEV_FILE, NETWORKD, HostNetwork
+from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, MTU, NETDEV_FILE, NETWORKD, HostNetwork
 from underlay.desired.templates import render
 from underlay.plan import Bond, Host, Plan
 
@@ -25,8 +25,6 @@ BOOT = (
 SSHD = "/etc/ssh/sshd_config.d/05-underlay.conf"
 FORWARDING = ("gateway", "jumphost")
 """The roles through which others are reached: through the jump host as planned, through the gateway if that fails."""
-MTU = 1500
-"""Of a NIC that is made of others, where the plan has none; else it would be that of those at that time."""
 MARK = "[X-Underlay]"
 """The section that ours begins with: networkd skips it. What a file repeats of others stands before it."""
 
@@ -41,6 +39,7 @@ class Base:
     addresses: the addresses that it gives the NIC
     keeps: it says itself what networkd keeps over a restart
     last: ours is to hide no other file
+    mtu: the one that it gives the NIC; 0 if none
     bond: the one that it makes the NIC a leg of
     made: a file of the host's own makes the NIC
     """
@@ -51,6 +50,7 @@ class Base:
     addresses: frozenset[str] = frozenset()
     keeps: bool = False
     last: bool = False
+    mtu: int = 0
     bond: str = ""
     made: bool = False
 
@@ -83,7 +83,7 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
                 nic=nic,
                 base=base,
                 mark=MARK,
-                mtu=wanted.mtus.get(nic),
+                mtu=wanted.mtus.get(nic) or (least if (least := wanted.least.get(nic, 0)) > base.mtu else None),
                 vlans=[vlan.name for vlan in wanted.vlans if vlan.parent == nic],
                 # networkd takes one of two equal ones, and with theirs all that is said of it.
                 addresses=[
@@ -93,10 +93,11 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
                 # Policy rules belong to no NIC; the first one's file carries them.
                 rules=wanted.rules if number == 0 else (),
             )
+    sizes = {**wanted.least, **wanted.mtus}
     for link in wanted.links:
         if not any(base.made for base in bases.get(link.name, ())):
             found[str(NETWORKD / NETDEV_FILE.format(nic=link.name))] = render(
-                "network/link.netdev.j2", link=link, bond=isinstance(link, Bond), mtu=wanted.mtus.get(link.name, MTU)
+                "network/link.netdev.j2", link=link, bond=isinstance(link, Bond), mtu=sizes.get(link.name, MTU)
             )
     return found
 

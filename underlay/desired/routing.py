@@ -38,6 +38,8 @@ DROP_IN = "50-underlay.conf"
 NETWORKD_CONF = "/etc/systemd/networkd.conf.d/underlay.conf"
 SYSCTL_CONF = "/etc/sysctl.d/zz-underlay.conf"
 """Sorts after what people write: the last file wins, in whichever folder it is."""
+MTU = 1500
+"""Of a NIC that is made of others, where the plan has none; else it would be that of those at that time."""
 FORMER_SYSCTL_CONF = "/etc/sysctl.d/99-underlay.conf"
 
 
@@ -143,6 +145,14 @@ class HostNetwork:
         """What `links` are made of, without the legs: NICs that others are on, and that have no address of the plan."""
         names = dict.fromkeys([*(bond.name for bond in self.bonds), *(vlan.parent for vlan in self.vlans)])
         return tuple(name for name in names if name not in self.nics)
+
+    @property
+    def least(self) -> dict[str, int]:
+        """NIC → the MTU that it has at least, as it carries VLANs with that; more is the host's own affair."""
+        found: dict[str, int] = {}
+        for vlan in self.vlans:
+            found[vlan.parent] = max(self.mtus.get(vlan.name, 0), found.get(vlan.parent, MTU))
+        return {name: size for name, size in found.items() if size > MTU and name not in self.mtus}
 
     @property
     def every(self) -> tuple[str, ...]:

@@ -203,7 +203,7 @@ class Host(Frozen):
     """A host with its NICs in the order of its line; the first is its primary one, the one an installed machine has.
 
     links: the NICs that are made of others, each behind those that it is made of
-    mtus: NIC → its MTU, where the plan says so; those behind others of which they are made, too
+    mtus: NIC → its MTU, where the plan says so
     ports: what may be asked of its published address from the enterprise network; None for all
     """
 

@@ -40,12 +40,6 @@ def nics(networks: Iterable[str], specs: Mapping[str, NicSpec]) -> Nics:
         found.names[network] = name
         if spec.mtu:
             found.mtus[name] = spec.mtu
-    # What carries others carries their largest packets, and is set before them.
-    carried: dict[str, int] = {}
-    for each in found.vlans.values():
-        if size := found.mtus.get(each.name):
-            carried[each.parent] = max(size, carried.get(each.parent, 0))
-    found.mtus = {name: found.mtus.get(name) or carried[name] for name in {**carried, **found.mtus}}
     return found
 
 

@@ -386,8 +386,16 @@ def _read_base(file: NetworkFile, *, specific: bool) -> Base:
         whole = list(block)
         lines += [f"[{whole[0].section}]", *(f"{each.key}={each.value}" for each in whole)]
     keeps = file.last("Network", "KeepConfiguration") is not None
-    bond = file.last("Network", "Bond")
-    return Base(file.path, specific, "\n".join(lines), frozenset(addresses), keeps, bond=bond.value if bond else "")
+    bond, mtu = file.last("Network", "Bond"), file.last("Link", "MTUBytes")
+    return Base(
+        file.path,
+        specific,
+        "\n".join(lines),
+        frozenset(addresses),
+        keeps,
+        mtu=int(mtu.value) if mtu and re.fullmatch("[0-9]{1,6}", mtu.value) else 0,
+        bond=bond.value if bond else "",
+    )
 
 
 def undone(path: str, files: Mapping[str, str]) -> Setting | None:
