@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lab import control, machine
+from lab import control, flavour, machine
 from lab.process import LabError, run
 from lab.state import LabState
 from tests.lab.commands import Runner, pyinfra
@@ -50,6 +50,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Run first what needs the lab as it was installed, and last what takes it down."""
     part, parts = map(int, config.getoption("part").split("/"))
     items[:] = [item for item in items if zlib.crc32(item.nodeid.encode()) % parts == part - 1]
+    if HOSTS and HOSTS != flavour.DEFAULT:
+        kept = [item for item in items if not item.get_closest_marker("networkd")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
     place = {"test_lab.py": -2, "test_adopt.py": -1, "test_lab_lifecycle.py": 1}
     items.sort(key=lambda item: place.get(item.path.name, 0))
 

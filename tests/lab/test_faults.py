@@ -30,9 +30,14 @@ from underlay.plan import REPO, Plan
 
 SECONDS = 30
 """What the doctor may take here, where the machine is busy with a whole site: on a quiet one it is 12 at most."""
-FAULTS = [
-    pytest.param(each, id=each.name, marks=pytest.mark.long if each.slow else ()) for each in fault.catalogue().values()
-]
+
+
+def _marks(each: Fault) -> list[pytest.MarkDecorator]:
+    by_networkd = re.search("systemd/network/|systemd-networkd", each.inject)
+    return [*([pytest.mark.long] if each.slow else []), *([pytest.mark.networkd] if by_networkd else [])]
+
+
+FAULTS = [pytest.param(each, id=each.name, marks=_marks(each)) for each in fault.catalogue().values()]
 pytestmark = pytest.mark.usefixtures("deployed")
 
 
@@ -120,7 +125,7 @@ def test_fault(runner: Runner, scores: list[Score], plan: Plan, each: Fault) -> 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "each", [pytest.param(each, id=each.name) for each in fault.catalogue().values() if each.boots]
+    "each", [pytest.param(each, id=each.name, marks=_marks(each)) for each in fault.catalogue().values() if each.boots]
 )
 def test_boot_without_the_fix(runner: Runner, plan: Plan, each: Fault) -> None:
     """What is said of the next boot comes true."""

@@ -124,11 +124,11 @@ def test_a_leg_without_a_signal(deployed: LabState) -> None:
 
 
 def test_what_is_not_confirmed_goes_again(deployed: LabState) -> None:
-    """A deploy of a plan with two VLANs more, one in the place of another network, which nobody confirms."""
+    """A deploy of a plan with another number for the VLAN by which the host is reached."""
     before = inside(HOST, LINKS)
     text = Path(commands.CLEAN["UNDERLAY_PLAN"]).read_text()
     path = Path(commands.CLEAN["UNDERLAY_PLAN"]).with_name("more.py")
-    path.write_text(text.replace("'vlan': 30", "'vlan': 31"))
+    path.write_text(text.replace("'vlan': 10", "'vlan': 11"))
     done = pyinfra("deploys/master.py", "-y", good=False, UNDERLAY_PLAN=str(path), UNDERLAY_ROLLBACK_SECONDS=PATIENCE)
     assert done.returncode != 0, done.stdout
     assert wait_until(lambda: inside(HOST, LINKS) == before, seconds=300, every=3), inside(HOST, LINKS)

@@ -96,10 +96,12 @@ def test_every_rule_is_missed(runner: Runner, rule: Rule) -> None:
     assert re.search(rf"expected +.*{re.escape(rule.spec)}", output), output
 
 
-@pytest.mark.parametrize(
-    "mutation",
-    [pytest.param(each, id=each.name, marks=() if each.name in IN_CI else pytest.mark.long) for each in MUTATIONS],
-)
+def _marks(mutation: Mutation) -> list[pytest.MarkDecorator]:
+    found = [] if mutation.name in IN_CI else [pytest.mark.long]
+    return found + ([pytest.mark.networkd] if "/systemd/network/" in mutation.command else [])
+
+
+@pytest.mark.parametrize("mutation", [pytest.param(each, id=each.name, marks=_marks(each)) for each in MUTATIONS])
 def test_found_and_fixed(runner: Runner, table: list[str], mutation: Mutation) -> None:
     """Verify turns red for the role of what was broken, and green after its deploy."""
     started = time.monotonic()
