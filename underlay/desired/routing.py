@@ -110,7 +110,7 @@ class PolicyRule:
 class HostNetwork:
     """What the network of a host must be: everything in the order in which it is to be made.
 
-    links, mtus: see `plan.Host`
+    links: see `plan.Host`; mtus: NIC → its MTU, where the plan has one
     """
 
     addresses: tuple[Address, ...]
@@ -192,7 +192,7 @@ def host_network(plan: Plan, host: Host) -> HostNetwork:
     rules.append(PolicyRule(TO_DEFAULT, "", "", DEFAULT))
     # In the order in which the kernel looks: people read them so.
     rules.sort(key=lambda rule: rule.priority)
-    return HostNetwork(tuple(addresses), tuple(routes), tuple(rules), sysctls, host.links, host.mtus)
+    return HostNetwork(tuple(addresses), tuple(routes), tuple(rules), sysctls, host.links, dict(host.mtus))
 
 
 def _strict(host: Host) -> dict[str, str]:

@@ -139,6 +139,30 @@ class Investigation:
         there = [host for host in self.plan.hosts if host.interface(network) and host != self.gateway]
         return frozenset(name for host in there for name in self.behind(host))
 
+    def cause(
+        self,
+        id: str,
+        host: Host,
+        what: str,
+        evidence: list[str],
+        fix: str,
+        advice: str = "",
+        *,
+        latent: bool = True,
+    ) -> Cause:
+        """What is wrong with a host by itself; if it is not latent, it stops all that goes through there."""
+        return Cause(
+            id=id,
+            host=host.name,
+            cause=f"{host.name}: {what}",
+            evidence=first(evidence),
+            fix=fix,
+            advice=advice,
+            plan=self.line(host),
+            latent=latent,
+            hosts=frozenset() if latent else self.behind(host),
+        )
+
     def who_needs(self, host: Host, nic: Interface) -> frozenset[str]:
         """Whose connections fail without a NIC of a host."""
         return (self.in_network(nic.network) if host == self.gateway else self.behind(host)) | {host.name}

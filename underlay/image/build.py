@@ -116,6 +116,9 @@ def runner(say: Say) -> Run:
 @contextmanager
 def _ended(argv: list[str], env: Mapping[str, str]) -> Iterator["subprocess.Popen[str]"]:
     """A process that has ended by itself afterwards: mmdebstrap takes away what it made, interrupted or not."""
+    pressed: list[object] = []
+    # Ctrl-C in the instant in which it starts would leave it: it comes when there is somebody to pass it on.
+    handler = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     process = subprocess.Popen(
         argv,
         env=env,
@@ -127,6 +130,9 @@ def _ended(argv: list[str], env: Mapping[str, str]) -> Iterator["subprocess.Pope
         start_new_session=True,  # a terminal's Ctrl-C is passed on once, by us
     )
     try:
+        signal.signal(signal.SIGINT, handler)
+        if pressed:
+            raise KeyboardInterrupt
         yield process
         process.wait()
     except BaseException:

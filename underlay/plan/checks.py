@@ -459,7 +459,7 @@ def _host(spec: HostSpec, networks: dict[str, Network], operator: Operator) -> H
             for name, address in spec.addresses.items()
         ),
         links=made.links,
-        mtus=made.mtus,
+        mtus=tuple(made.mtus.items()),
         published=spec.published and spec.published.address,
         ports=spec.published and spec.published.ports,
         default_network=spec.default_route or next(iter(spec.addresses)),

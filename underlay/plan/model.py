@@ -203,7 +203,7 @@ class Host(Frozen):
     """A host with its NICs in the order of its line; the first is its primary one, the one an installed machine has.
 
     links: the NICs that are made of others, each behind those that it is made of
-    mtus: NIC → its MTU, where the plan says so
+    mtus: NICs with their MTU, where the plan has one
     ports: what may be asked of its published address from the enterprise network; None for all
     """
 
@@ -211,7 +211,7 @@ class Host(Frozen):
     role: Role
     interfaces: tuple[Interface, ...]
     links: tuple[Bond | Vlan, ...] = ()
-    mtus: dict[str, int] = {}
+    mtus: tuple[tuple[str, int], ...] = ()
     published: Address | None
     ports: Ports | None
     default_network: str

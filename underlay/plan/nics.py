@@ -12,7 +12,7 @@ LONGEST = 15
 
 @dataclass
 class Nics:
-    """names: network → its NIC; links, mtus: see `Host`."""
+    """names: network → its NIC; mtus: NIC → its own; links: see `Host`."""
 
     names: dict[str, str] = field(default_factory=dict)
     bonds: dict[str, Bond] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from underlay.desired import checkout, nginx
 from underlay.desired.files import authorized_keys
 from underlay.desired.units import PACKAGES
 from underlay.doctor.cause import Cause
-from underlay.doctor.investigation import Investigation, first, some
+from underlay.doctor.investigation import Investigation, some
 from underlay.observe.state import NO_SUCH_NAME, HostState
 from underlay.plan import Host, roles
 from underlay.text import command
@@ -30,8 +30,7 @@ def checks(case: Investigation, host: Host) -> Iterator[Cause]:
 def _checks(case: Investigation, host: Host, state: HostState) -> Iterator[Cause]:
     missing = [name for name in PACKAGES[host.role] if name not in state.packages]
     if missing:
-        yield _cause(
-            case,
+        yield case.cause(
             "packages-missing",
             host,
             f"packages are missing: {some(missing)}",
@@ -46,38 +45,13 @@ def _checks(case: Investigation, host: Host, state: HostState) -> Iterator[Cause
         yield from _proxy(case, host, state)
 
 
-def _cause(
-    case: Investigation,
-    id: str,
-    host: Host,
-    what: str,
-    evidence: list[str],
-    fix: str,
-    *,
-    latent: bool = True,
-    advice: str = "",
-) -> Cause:
-    return Cause(
-        id=id,
-        host=host.name,
-        cause=f"{host.name}: {what}",
-        evidence=first(evidence),
-        fix=fix,
-        advice=advice,
-        plan=case.line(host),
-        latent=latent,
-        hosts=frozenset() if latent else case.behind(host),
-    )
-
-
 def _listening(case: Investigation, host: Host, state: HostState) -> Iterator[Cause]:
     web = [nginx.HTTP_PORT, *([nginx.API_PORT] if case.plan.hosts_of("master") else [])]
     programs = {host.login.port: "ssh", **(dict.fromkeys(web, "nginx") if host.role == "lb_nginx" else {})}
     silent = {port: program for port, program in programs.items() if port not in state.listening}
     if silent and not any(each.host == host.name and not each.latent for each in case.found):
         program = next(iter(silent.values()))
-        yield _cause(
-            case,
+        yield case.cause(
             "not-listening",
             host,
             f"{program} does not listen at port {some(silent)} of its addresses",
@@ -93,8 +67,7 @@ def _machine_access(case: Investigation, host: Host, state: HostState) -> Iterat
     jump = case.state(case.plan.jumphost)
     public = jump.machine_public if jump else None
     if host.role == "jumphost" and public is None:
-        yield _cause(
-            case,
+        yield case.cause(
             "deploy-key",
             host,
             "the deploy machine has no key of its own",
@@ -108,8 +81,7 @@ def _machine_access(case: Investigation, host: Host, state: HostState) -> Iterat
     seen = [line for line in lines if line.endswith(f" {hostkeys.MARK}")]
     key = hostkeys.machine_key(case.plan, public)
     if f"{public}\n" in case.seen.workstation.host_keys:
-        yield _cause(
-            case,
+        yield case.cause(
             "deploy-key",
             host,
             "the deploy machine's key is a host key, too, which others can read",
@@ -118,8 +90,7 @@ def _machine_access(case: Investigation, host: Host, state: HostState) -> Iterat
         )
     elif seen != [key]:
         how = "may not log in" if key not in seen else "may log in, and so may an older key of its"
-        yield _cause(
-            case,
+        yield case.cause(
             "deploy-key",
             host,
             f"the deploy machine {how}",
@@ -131,8 +102,7 @@ def _machine_access(case: Investigation, host: Host, state: HostState) -> Iterat
 
 def _deploy_machine(case: Investigation, host: Host, state: HostState) -> Iterator[Cause]:
     if state.rotation_due:
-        yield _cause(
-            case,
+        yield case.cause(
             "rotation-due",
             host,
             f"who was removed may still have the deploy machine's key: {some(state.rotation_due)}",
@@ -147,8 +117,7 @@ def _deploy_machine(case: Investigation, host: Host, state: HostState) -> Iterat
         if state.python_packages.get(name) != version
     }
     if differs or pinned:
-        yield _cause(
-            case,
+        yield case.cause(
             "repo-differs",
             host,
             "what it would deploy with is not this: " + (differs or [*pinned])[0],
@@ -163,8 +132,7 @@ def _proxy(case: Investigation, host: Host, state: HostState) -> Iterator[Cause]
     # With the file of the plan it is told what the next boot does, and what mends it.
     told = isinstance(state.next_boot, NextBoot) and bool(state.next_boot.nginx)
     if code and not down and not (told and state.files.get(nginx.PATH) == nginx.configuration(case.plan)):
-        yield _cause(
-            case,
+        yield case.cause(
             "nginx-invalid",
             host,
             "nginx does not take its configuration: it will not start again",
@@ -183,8 +151,7 @@ def _proxy(case: Investigation, host: Host, state: HostState) -> Iterator[Cause]
         if status == 0 or (status, body) == unknown:
             wrong.append(f"{name} is not passed on: status {status}")
     if wrong:
-        yield _cause(
-            case,
+        yield case.cause(
             "proxy-answers",
             host,
             f"its web server does not answer as its configuration says: {wrong[0]}",

@@ -125,15 +125,13 @@ def _legs(case: Investigation, planned: Host, state: HostState, lost: list[Leg])
             how, (fix, _, advice) = "has no signal", case.replug(planned.name, nic)
         else:
             continue
-        yield Cause(
-            id="bond-leg",
-            host=planned.name,
-            cause=f"{planned.name}: {nic}, a leg of {bond}, {how}: the bond goes by the others alone",
-            evidence=(f"ip link show {nic}: {'not there' if link is None else 'no carrier or no master'}",),
-            fix=fix,
-            advice=advice,
-            plan=case.line(planned),
-            latent=True,
+        yield case.cause(
+            "bond-leg",
+            planned,
+            f"{nic}, a leg of {bond}, {how}: the bond goes by the others alone",
+            [f"ip link show {nic}: {'not there' if link is None else 'no carrier or no master'}"],
+            fix,
+            advice,
         )
 
 

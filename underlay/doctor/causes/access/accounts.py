@@ -9,7 +9,7 @@ from underlay.access import hostkeys
 from underlay.access.answers import UnreadableError
 from underlay.compare.sshd import PASSWORDS
 from underlay.doctor.cause import Cause
-from underlay.doctor.investigation import SHOWN, Investigation, first, some
+from underlay.doctor.investigation import SHOWN, Investigation, some
 from underlay.doctor.survey import Accounts
 from underlay.facts.access import ON_CALL
 from underlay.plan import Host, roles
@@ -35,27 +35,11 @@ def accounts(case: Investigation) -> Iterator[Cause]:
     _note_others(case, seen)
 
 
-def _cause(
-    case: Investigation, id: str, host: Host, what: str, evidence: list[str], fix: str, advice: str = ""
-) -> Cause:
-    return Cause(
-        id=id,
-        host=host.name,
-        cause=f"{host.name}: {what}",
-        evidence=first(evidence),
-        fix=fix,
-        advice=advice,
-        plan=case.line(host),
-        latent=True,
-    )
-
-
 def _holes(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause]:
     """What is one wherever it is seen."""
     for name, uid, empty, expired in found["accounts"]:
         if uid == 0 and name != "root" and not expired:
-            yield _cause(
-                case,
+            yield case.cause(
                 "account-root",
                 host,
                 f"the account {name} is root by another name (uid 0)",
@@ -64,8 +48,7 @@ def _holes(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause]:
                 "somebody made it: find out who; after this nobody logs in with it any more",
             )
         elif empty and not expired and _takes_empty_passwords(case, host):
-            yield _cause(
-                case,
+            yield case.cause(
                 "account-open",
                 host,
                 f"anybody logs in as {name}: its password is empty, and sshd takes that",
@@ -77,8 +60,7 @@ def _holes(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause]:
     for path, number, text in found["rights"]:
         if FOR_ALL.match(text):
             line = f"sed -i {number}s/^/#/ {command(path)}"
-            yield _cause(
-                case,
+            yield case.cause(
                 "sudo-open",
                 host,
                 "sudo makes every account root, without a password",
@@ -87,8 +69,7 @@ def _holes(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause]:
                 "this makes the line a comment",
             )
     for path, number, text in found["asks_nothing"]:
-        yield _cause(
-            case,
+        yield case.cause(
             "account-open",
             host,
             f"PAM asks nobody for a password ({path}): whoever is on the host becomes root, or anybody",
@@ -98,8 +79,7 @@ def _holes(case: Investigation, host: Host, found: Accounts) -> Iterator[Cause]:
         )
     if found["writable"]:
         paths = [path for path, _ in found["writable"]]
-        yield _cause(
-            case,
+        yield case.cause(
             "file-open",
             host,
             f"everybody may write to {some(paths)}, and so become root or somebody else",
@@ -142,8 +122,7 @@ def _keys(case: Investigation, seen: dict[Host, Accounts]) -> Iterator[Cause]:
         for host, (path, number, comment) in places.items():
             # By its text, not its line: the file may have changed until this is pasted.
             away = f"sed -i /{max(re.split('[/+=]', key.split()[1]), key=len)}/d {command(path)}"
-            yield _cause(
-                case,
+            yield case.cause(
                 "key-unknown",
                 host,
                 f"a key that is not the plan's, nor on all hosts alike, logs in as {account}: {name} {comment}",
@@ -187,8 +166,7 @@ def _on_call(case: Investigation, host: Host, found: Accounts | None) -> Iterato
     away = [name for name in strangers if not (found and name in found["recorded"])]
     out = [case.ssh(host.name, command("gpasswd", "-d", name, ON_CALL)) for name in away]
     more = len(evidence) > len(away)
-    yield _cause(
-        case,
+    yield case.cause(
         "on-call-differs",
         host,
         f"the people on call are not those of the plan: {evidence[0]}",
