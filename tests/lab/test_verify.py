@@ -62,7 +62,8 @@ def test_one_connection_a_host() -> None:
     before, there, made = (inside("gateway", each) for each in ("ss -Hltn", open_ones, logins))
     verify()
     assert int(inside("gateway", logins)) == int(made) + 1
-    assert wait_until(lambda: inside("gateway", open_ones) == there, seconds=5)
+    # What an earlier command left open may have ended meanwhile.
+    assert wait_until(lambda: int(inside("gateway", open_ones)) <= int(there), seconds=5)
     for host in ("dev", "images", "gateway", "jumphost", "lb", "master-1", "internet"):
         assert agent_gone(host), host
     assert inside("gateway", "ss -Hltn") == before
