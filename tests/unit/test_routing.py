@@ -141,6 +141,16 @@ def test_nothing_to_do_where_all_is_as_wanted(gateway: HostNetwork, master: Host
     assert differences(master, live(master)) == []
 
 
+def test_what_stays_is_told(master: HostNetwork) -> None:
+    """Of the NICs of the plan, and policy rules; not what every host has, nor what is ours."""
+    assert [*network.unmanaged(master, live(master), master.every)] == [
+        "address 100.64.0.200/32 on eth0",
+        "route 10.244.0.0/24 via 100.64.32.9 dev eth1",
+        "route default via 100.64.0.9 dev eth0 metric 1024",
+        "policy rule priority 99 from 10.0.0.1 to all table 77",
+    ]
+
+
 def test_a_nic_that_is_down(master: HostNetwork) -> None:
     there = live(master)
     assert commands(master, replace(there, links={**there.links, "eth2": False})) == ["ip link set eth2 up"]

@@ -22,14 +22,12 @@ from underlay.compare.difference import Difference, SshdSetting, Sysctl
 from underlay.desired import routing
 from underlay.desired.files import sshd_settings
 from underlay.desired.nat import gateway_rules
-from underlay.desired.routing import MAIN, PRIORITIES, PolicyRule, Route
+from underlay.desired.routing import PolicyRule, Route
 from underlay.plan import REPO, ROLES, Host, Plan, PlanError, load
 from underlay.plan.edit import with_hosts
 from underlay.plan.model import Operator
 
 WIDTH = 120
-KERNEL = (0, 32766, 32767)
-"""Priorities of policy rules that every host has."""
 COUNTED: dict[type, str] = {
     Route: "routes, in tables of the plan's own",
     PolicyRule: "policy rules, with priorities of the plan's own",
@@ -225,18 +223,10 @@ def _sshd_of(plan: Plan, host: Host, seen: Seen) -> Iterable[Difference]:
     return sshd.differences(sshd_settings(plan, host), plan.operator.user, seen.sshd)
 
 
-def _others(plan: Plan, host: Host, seen: Seen) -> Iterator[str]:
-    """Addresses, routes and policy rules that are in no plan: of the NICs that a site's network may be on."""
-    wanted, nics = routing.host_network(plan, host), [nic.name for nic in guess.site_nics(seen)]
-    for address in seen.network.addresses:
-        if address.nic in nics and address not in wanted.addresses:
-            yield f"address {address.cidr} on {address.nic}"
-    for route in seen.network.routes:
-        if route.table == MAIN and route.via and (route.nic in nics or not route.nic):
-            yield f"route {route.selector.removesuffix(f' table {MAIN}')}"
-    for rule in seen.network.rules:
-        if rule.priority not in KERNEL and rule.priority not in PRIORITIES:
-            yield f"policy rule {rule.arguments}"
+def _others(plan: Plan, host: Host, seen: Seen) -> Iterable[str]:
+    """Those of the NICs that a site's network may be on."""
+    nics = [nic.name for nic in guess.site_nics(seen)]
+    return network.unmanaged(routing.host_network(plan, host), seen.network, nics)
 
 
 def hosts_of(plan: Plan, found: Sequence[Seen]) -> dict[str, Seen]:

@@ -1,7 +1,7 @@
 """The live network of a host beside what it must be. Pure."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from underlay.desired import hooks
 from underlay.desired.files import Bases, nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,
+    MAIN,
     MTU,
     NETWORKD_CONF,
     PRIORITIES,
@@ -26,6 +27,9 @@ from underlay.desired.routing import (
 )
 from underlay.desired.units import Unit
 from underlay.plan import Bond, Vlan
+
+OF_THE_KERNEL = (0, 32766, 32767)
+"""Priorities of the policy rules that every host has."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,20 @@ def _made_otherwise(link: Bond | Vlan, there: Shape) -> str:
     wanted = f"not VLAN {link.number} on {link.parent}"
     is_ = f"VLAN {there.number} on {there.parent}" if there.kind == "vlan" else there.kind or "a real one"
     return "" if (there.kind, there.parent, there.number) == ("vlan", link.parent, link.number) else f"{is_}, {wanted}"
+
+
+def unmanaged(wanted: HostNetwork, live: LiveNetwork, nics: Collection[str]) -> Iterator[str]:
+    """Addresses and routes of these NICs, and policy rules, that are in no plan and stay, for people."""
+    stale = _stale_addresses(wanted, live)
+    for address in live.addresses:
+        if address.nic in nics and address not in wanted.addresses and address not in stale:
+            yield f"address {address.cidr} on {address.nic}"
+    for route in live.routes:
+        if route.table == MAIN and route.via and (route.nic in nics or not route.nic):
+            yield f"route {route.selector.removesuffix(f' table {MAIN}')}"
+    for rule in live.rules:
+        if rule.priority not in OF_THE_KERNEL and rule.priority not in PRIORITIES:
+            yield f"policy rule {rule.arguments}"
 
 
 def command(difference: Difference) -> str:

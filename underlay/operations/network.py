@@ -39,7 +39,7 @@ def configured(wanted: HostNetwork) -> Generator[FunctionCommand, None, None]:
     if change is None:
         host.noop("the network is as planned")
         return
-    tell(change.what)
+    tell((*change.what, *(f"stays: {each}" for each in network.unmanaged(wanted, live, wanted.every))))
     yield guarded(change)
 
 
