@@ -63,6 +63,7 @@ LONG = (
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends sick"),
     *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
     _in_lab("a host from nothing", "trixie", "image"),
+    _in_lab("a host from nothing, Debian 12", "bookworm", "image"),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
     _in_lab("hosts of all kinds", "trixie", "managers", hosts="mixed"),
     _in_lab("Debian 12, hosts of all kinds", "bookworm", "managers", hosts="mixed"),

@@ -19,6 +19,6 @@ def test(_: Context, quick: bool = False, long: bool = False) -> None:  # noqa: 
 
     with report_and_exit():
         # qemu is large, and only the long tests start it.
-        images = programs.VM if long else programs.IMAGE
+        images = {**programs.VM, **programs.UEFI} if long else programs.IMAGE
         machine.install(programs.COMMANDS | programs.LAB | images | programs.TESTS)
     raise Exit(code=ci.run(quick, long))

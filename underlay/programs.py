@@ -55,6 +55,8 @@ LAB = {
     "iptables": "iptables",
     "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
 }
+UEFI = {"/usr/share/OVMF/OVMF_CODE_4M.secboot.fd": "ovmf", **QCOW2}
+"""What the tests of images need beside VM."""
 TESTS = {
     "git": "git",
     "chromium": "chromium",  # looks at pages

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,28 +182,59 @@ def ports() -> set[str]:
     return set(network.ports(drawn.machine(HOST), drawn)) & {each.partition("@")[0] for each in links}
 
 
-def test_another_build_gives_the_same_bytes(plan: Plan, tmp_path: Path) -> None:
-    """By the command, with the host key of the first one, in another folder."""
-    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")])
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two disks of the load balancer, raw and qcow2, by the command, in folders of their own, with one host key."""
+    base = tmp_path_factory.mktemp("built")
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(base / "id")])
     text = (REPO / "group_data/all.py").read_text()
     old = '"key": "~/.ssh/id_ed25519", "known_hosts": "~/.ssh/known_hosts"'
     assert old in text
-    site = tmp_path / "plan.py"
-    site.write_text(text.replace(old, f'"key": "{tmp_path / "id"}", "known_hosts": "{tmp_path / "known"}"'))
+    site = base / "plan.py"
+    site.write_text(text.replace(old, f'"key": "{base / "id"}", "known_hosts": "{base / "known"}"'))
     images: list[Path] = []
-    for name in ("one", "two"):
-        folder = tmp_path / name
+    for kind in ("raw", "qcow2"):
+        folder = base / kind
         folder.mkdir()
         if images:
             for path in images[0].parent.glob("*.hostkey*"):
                 (folder / path.name).write_bytes(path.read_bytes())
                 (folder / path.name).chmod(0o600)
-        images.append(folder / "lb.raw")
-        run(
-            ["nice", "./inv", "image", "lb", "--output", str(images[-1])],
-            env={"UNDERLAY_PLAN": str(site)},
-            cwd=control.CHECKOUT,
-            timeout=1500,
-        )
-        assert sorted(path.name for path in folder.iterdir()) == ["lb.hostkey", "lb.hostkey.pub", "lb.raw"]
-    run(["cmp", *map(str, images)])
+        images.append(folder / f"lb.{kind}")
+        command = ["nice", "./inv", "image", "lb", "--format", kind, "--output", str(images[-1])]
+        command += ["--suite", SUITE] if SUITE else []
+        run(command, env={"UNDERLAY_PLAN": str(site)}, cwd=control.CHECKOUT, timeout=1500)
+        assert sorted(path.name for path in folder.iterdir()) == ["lb.hostkey", "lb.hostkey.pub", images[-1].name]
+    return images
+
+
+def test_another_build_gives_the_same_bytes(built: list[Path]) -> None:
+    """Also as a qcow2."""
+    raw, qcow2 = map(str, built)
+    run(["qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow2])
+
+
+def test_secure_boot(built: list[Path], tmp_path: Path) -> None:
+    """UEFI takes only what is signed, by Debian's shim: from the firmware to a login."""
+    firmware = Path("/usr/share/OVMF")
+    variables = tmp_path / "variables"
+    variables.write_bytes((firmware / "OVMF_VARS_4M.ms.fd").read_bytes())
+    console = tmp_path / "console"
+    argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-machine", "q35,smm=on", "-cpu", "max", "-smp", "2"]
+    argv += ["-m", "1024", "-nodefaults", "-display", "none", "-vga", "std", "-serial", f"file:{console}"]
+    argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
+    for path, more in ((firmware / "OVMF_CODE_4M.secboot.fd", ",readonly=on"), (variables, "")):
+        argv += ["-drive", f"if=pflash,format=raw,file={path}{more}"]
+    argv += ["-drive", f"file={built[0]},format=raw,if=virtio,snapshot=on"]
+    with subprocess.Popen(argv, stdin=subprocess.DEVNULL) as process:
+        try:
+            assert wait_until(lambda: "lb login:" in _said(console) or process.poll() is not None, seconds=600, every=2)
+        finally:
+            process.kill()
+    said = _said(console)
+    assert "lb login:" in said, said[-3000:]
+    assert "secure boot enabled" in said.lower(), said[:6000]
+
+
+def _said(console: Path) -> str:
+    return console.read_text(errors="replace") if console.exists() else ""
