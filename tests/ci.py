@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import repeat
 
 from lab import image, machine
 from lab.process import LabError, Progress
@@ -20,12 +19,16 @@ from underlay.plan import REPO
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the tests: its name, the module to run with its arguments; its lab's Debian and hosts."""
+    """A part of the tests: its name, the module to run with its arguments; its lab's Debian and hosts.
+
+    alone: nothing else runs meanwhile
+    """
 
     name: str
     command: tuple[str, ...]
     suite: str = ""
     hosts: str = ""
+    alone: bool = False
 
 
 QUICK = (
@@ -37,13 +40,14 @@ QUICK = (
 
 ON_EVERY_RELEASE = "second_run or notes or boot or cni or jump_host or nginx or all_good or deploy_machine"
 """What depends on the release: what is installed, made live, made to last, and what the packets then do."""
-AT_ONCE = 3
-"""Labs at the same time: much of a lab's time is waiting. With three, two cores are busy."""
+AT_ONCE = 2
+"""Labs at the same time: much of a lab's time is waiting. With three on two cores, hosts answer too late now and then."""
 
 
-def _in_lab(name: str, suite: str, modules: str, *options: str, hosts: str = "") -> Stage:
+def _in_lab(name: str, suite: str, modules: str, *options: str, hosts: str = "", alone: bool = False) -> Stage:
     paths = (f"tests/lab/test_{module}.py" for module in modules.split())
-    return Stage(name, ("pytest", "-v", "--durations=5", "-p", "no:cacheprovider", *options, *paths), suite, hosts)
+    argv = ("pytest", "-v", "--durations=5", "-p", "no:cacheprovider", *options, *paths)
+    return Stage(name, argv, suite, hosts, alone)
 
 
 IN_LABS = (
@@ -54,7 +58,8 @@ IN_LABS = (
     ),
     _in_lab("Debian 13, among others", "trixie", "firewall forward additive neighbours oddities"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
-    _in_lab("many hosts, the lab itself", "trixie", "many ways lab_lifecycle"),
+    _in_lab("Debian 13, ways in, the lab itself", "trixie", "ways lab_lifecycle"),
+    _in_lab("many hosts", "trixie", "many", alone=True),
     _in_lab("a minimal Debian", "trixie", "minimal_root"),
 )
 LONG = (
@@ -112,10 +117,12 @@ def _images_meanwhile() -> Iterator[None]:
 def _run_in_labs(stages: Sequence[Stage], selected: Sequence[str]) -> bool:
     """Each in a lab of its own, so that nobody's own lab is touched; all of them, also after one has failed."""
     ours = zlib.crc32(str(REPO).encode()) % 16**6  # two checkouts can be tested at the same time
-    labs = (f"{ours:06x}{number}" for number in range(len(stages)))
+    labs = {stage: f"{ours:06x}{number}" for number, stage in enumerate(stages)}
+    together, alone = ([stage for stage in stages if stage.alone == each] for each in (False, True))
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        passed = list(pool.map(_run, stages, repeat(selected), labs))
-    if failed := [stage.name for stage, good in zip(stages, passed, strict=True) if not good]:
+        passed = list(pool.map(lambda stage: _run(stage, selected, labs[stage]), together))
+    passed += [_run(stage, selected, labs[stage]) for stage in alone]
+    if failed := [stage.name for stage, good in zip((*together, *alone), passed, strict=True) if not good]:
         print(f"error: failed: {'; '.join(failed)}", file=sys.stderr)
     return not failed
 
@@ -124,8 +131,8 @@ def _run(stage: Stage, selected: Sequence[str] = (), lab: str = "") -> bool:
     argv = [sys.executable, "-m", *stage.command, *selected]
     print(f"\n### {stage.name}: {' '.join(argv[2:])}", flush=True)
     start = time.monotonic()
-    environment = os.environ | ({"UNDERLAY_SUITE": stage.suite, "UNDERLAY_LAB": lab} if lab else {})
-    environment |= {"UNDERLAY_HOSTS": stage.hosts} if stage.hosts else {}
+    wanted = {"UNDERLAY_SUITE": stage.suite, "UNDERLAY_LAB": lab, "UNDERLAY_HOSTS": stage.hosts}
+    environment = os.environ | {name: value for name, value in wanted.items() if value}
     with subprocess.Popen(
         argv, cwd=REPO, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -12,6 +12,7 @@ import pytest
 from netaddr import IPAddress
 
 from tests.unit.namespaces import namespace
+from underlay.access.login.sudo import Root
 from underlay.desired import nat, routing
 from underlay.plan import REPO, Plan, load
 from underlay.trace.planned import Protocol, ends, path
@@ -56,6 +57,10 @@ class Site:
     def command(self, name: str, argv: list[str]) -> list[str]:
         """As `Links.command`."""
         return [*self.hosts[name].enter, "env", *argv]
+
+    def root_if_possible(self, _: str) -> Root:
+        """As `Links.root_if_possible`: in there one is root."""
+        return Root(())
 
     def follow(self, source: str, destination: str, protocol: Protocol = "tcp") -> Trace:
         """Trace a packet."""

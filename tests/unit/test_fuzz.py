@@ -128,7 +128,7 @@ def changed(draw: st.DrawFn, data: dict[str, Any]) -> dict[str, Any]:
                     other = draw(st.sampled_from(keys))
                     place[key], place[other] = place[other], place[key]
                 case _:
-                    place[key] = draw(VALUES)
+                    place[key] = deepcopy(draw(VALUES))  # a later step changes it, and it is one of few
             break
     return data
 
