@@ -41,7 +41,7 @@ QUICK = (
 ON_EVERY_RELEASE = "second_run or notes or boot or cni or jump_host or nginx or all_good or deploy_machine"
 """What depends on the release: what is installed, made live, made to last, and what the packets then do."""
 AT_ONCE = 2
-"""Labs at the same time: much of a lab's time is waiting. With three on two cores, hosts answer too late now and then."""
+"""Labs at the same time, on two cores: with three of them hosts answer too late now and then."""
 
 
 def _in_lab(name: str, suite: str, modules: str, *options: str, hosts: str = "", alone: bool = False) -> Stage:
