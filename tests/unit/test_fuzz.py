@@ -47,6 +47,11 @@ RELAXED = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 SITE = read_literals(REPO / "group_data" / "all.py").values
+SITE["hosts"]["master-1"]["nics"] = {
+    "mgmt": {"bond": ["eno1", "eno2"], "vlan": 10},
+    "storage": {"nic": "uplink", "bond": ["eno2", "eno1"], "mode": "active-backup", "mtu": 9000},
+}
+SITE["hosts"]["lb"]["nics"] = {"mgmt": "eth1"}
 SERVICES = read_literals(REPO / "group_data" / "lb_nginx.py").values
 
 LONG_NUMBER = "7" * 5000
@@ -166,7 +171,7 @@ def test_any_plan(tmp_path: Path, data: dict[str, Any], services: dict[str, Any]
     tables.document(plan)
     diagram_text.mermaid(plan)
     with suppress(LabError):
-        blueprint.draw(plan)
+        blueprint.draw(plan, vms=[host.name for host in plan.hosts if host.links])
 
 
 # --- command lines --------------------------------------------------------------------------------------------------
