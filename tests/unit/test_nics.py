@@ -6,6 +6,7 @@ This machine's kernel may have neither bonds nor VLANs: `tests/lab/test_image.py
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from underlay.operations.network import network_change
 from underlay.plan import Bond, Vlan
 from underlay.plan.model import NicSpec
 from underlay.plan.nics import mistakes, nics
+from underlay.remote.guard.programs import Refused, shell
 from underlay.remote.guard.steps import plan_masters
 
 BOND = Bond(name="bond0", legs=("eno1", "eno2"), mode="active-backup")
@@ -174,6 +176,16 @@ def test_what_a_deploy_makes() -> None:
     change = network_change(WANTED, RACK)
     assert change
     assert change.links == ("eno1", "eno2", "bond0", "bond0.10", "bond0.20")
+
+
+def test_a_leg_that_can_t_be_moved_fails_the_change(tmp_path: Path) -> None:
+    """Whichever of its commands it is: a shell with `set -e` goes on behind an `&&`."""
+    change = network_change(WANTED, RACK)
+    assert change
+    (tmp_path / "ip").write_text('#!/bin/sh\ncase "$*" in *master*) exit 2 ;; esac\n')
+    (tmp_path / "ip").chmod(0o755)
+    with pytest.raises(Refused, match="failed with 2"):
+        shell(change.live, "the live change", PATH=f"{tmp_path}:/bin:/usr/bin")
 
 
 def test_lacp() -> None:

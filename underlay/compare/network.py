@@ -189,11 +189,16 @@ def unmanaged(wanted: HostNetwork, live: LiveNetwork, nics: Collection[str]) -> 
 
 
 def command(difference: Difference) -> str:
-    """The command that fixes a difference of the live network, as root on its host; names from there are words."""
-    line = " && ".join(shlex.join(each.split()) for each in _words(difference).split("\n"))
+    """The command that fixes a difference of the live network, as root on its host, in one line."""
+    return " && ".join(commands(difference))
+
+
+def commands(difference: Difference) -> list[str]:
+    """The commands that do so, one a line: `sh -e` goes on behind an `&&`. Names from the host are words."""
+    lines = [shlex.join(each.split()) for each in _words(difference).split("\n")]
     # It may have gone with its address.
     tried = isinstance(difference.thing, Route) and difference.kind == "extra" and difference.shaken
-    return f"{line} || true" if tried else line
+    return [f"{line} || true" for line in lines] if tried else lines
 
 
 def _words(difference: Difference) -> str:

@@ -84,7 +84,7 @@ def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
         activate += "systemctl restart systemd-networkd"
     elif any(map(networkd.is_ours, contents)):
         activate += "networkctl reload"
-    live_commands = "".join(f"{network.command(each)}\n" for each in live_differences)
+    live_commands = "".join(f"{line}\n" for each in live_differences for line in network.commands(each))
     if any(each.kind in ("order", "extra") and isinstance(each.thing, Address) for each in live_differences):
         live_commands = f"{SAVE_ROUTES}{live_commands}{RESTORE_ROUTES}"
     return Change(
