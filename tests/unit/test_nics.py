@@ -16,6 +16,7 @@ from underlay.compare import network
 from underlay.compare.difference import Difference, Leg, Mtu, Nic, UnitState
 from underlay.compare.managers import Evidence, boot
 from underlay.compare.network import LiveNetwork, Shape, unfit
+from underlay.compare.systemd.networkd import Device
 from underlay.desired.files import network_files
 from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import _shape
@@ -136,6 +137,22 @@ def test_nothing_to_do_where_all_is_made() -> None:
     assert (network.differences(WANTED, done), boot.differences(WANTED, done)) == ([], [])
     assert network_change(WANTED, done) is None
     assert files == network_files(WANTED, {})
+
+
+@pytest.mark.parametrize("match", ["MACAddress=02:00:00:00:00:01", "Type=ether", "Kind=!*"])
+def test_a_file_for_what_carries_vlans_is_not_theirs(match: str) -> None:
+    """Beside it is the same before they are there and after, though they have its MAC: nothing of it is repeated."""
+    mac = "02:00:00:00:00:01"
+    files = {f"{ETC}/20-a.network": f"[Match]\n{match}\n[Network]\nAddress=100.64.0.2/21\n"}
+    vlan = Vlan(name="eno1.20", parent="eno1", number=20)
+    addresses = (Address("eno1", "100.64.0.2/21"), Address("eno1.20", "100.64.32.2/21"))
+    wanted = HostNetwork(addresses, (), (), {}, (vlan,))
+    parent = Device(("eno1",), mac, mac, "ether")
+    before = replace(RACK, files=files, devices=(parent,))
+    after = replace(before, devices=(parent, Device(("eno1.20",), mac, "", "vlan", "vlan")))
+    found = boot.files(wanted, before)
+    assert boot.files(wanted, after) == found
+    assert "Address=100.64.0.2/21" not in found[f"{ETC}/05-underlay-eno1.20.network"]
 
 
 def test_what_carries_vlans_is_never_made_smaller() -> None:

@@ -79,10 +79,16 @@ class LiveNetwork:
         """The host's own .network files."""
         return networkd.network_files(self.files)
 
-    def bases(self, nics: Iterable[str]) -> Bases:
-        """What the host's own files tell networkd of NICs."""
+    def bases(self, nics: Iterable[str], links: Iterable[Bond | Vlan] = ()) -> Bases:
+        """What the host's own files tell networkd of NICs; `links`: those that the plan makes of others.
+
+        What ours makes is told the same before and after it is there: it has the MAC of what it is made of.
+        """
         made = networkd.made(self.files)
-        return networkd.bases(nics, self.network_files, self.devices, self.system, made)
+        ours = {link.name: "bond" if isinstance(link, Bond) else "vlan" for link in links if link.name not in made}
+        devices = [each for each in self.devices if each.names[0] not in ours]
+        devices += [Device((name,), "", "", kind, kind) for name, kind in ours.items()]
+        return networkd.bases(nics, self.network_files, devices, self.system, made)
 
     def managers(self, nics: Iterable[str]) -> Managers:
         """Who brings NICs up."""

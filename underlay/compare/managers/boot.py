@@ -26,7 +26,7 @@ def files(wanted: HostNetwork, live: LiveNetwork) -> dict[str, str]:
     for manager, nics in managers.by_manager(wanted.every).items():
         part = hooks.of_nics(wanted, nics)
         if manager == hooks.NETWORKD:
-            found |= network_files(part, live.bases(nics))
+            found |= network_files(part, live.bases(nics, wanted.links))
         elif part.addresses:
             found |= hooks.hook_files(part, manager, [nic for nic in nics if managers.nobody(nic)])
     return found
