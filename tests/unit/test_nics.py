@@ -125,6 +125,20 @@ def test_a_leg_that_others_give_an_address() -> None:
     assert boot.differences(WANTED, replace(live, files={**theirs, **found})) == []
 
 
+def test_a_leg_of_netplan_s() -> None:
+    """What it says is below /run: ours is behind it, for a boot without it."""
+    run = "/run/systemd/network"
+    theirs = {
+        f"{run}/10-netplan-{nic}.network": f"[Match]\nName={nic}\n[Network]\nBond=bond0\nPrimarySlave=true\n"
+        for nic in BOND.legs
+    }
+    found = boot.files(WANTED, replace(MADE, files=theirs))
+    assert f"{ETC}/zz-underlay-eno1.network" in found
+    assert f"{ETC}/05-underlay-eno1.network" not in found
+    there = {**theirs, **found}
+    assert boot.differences(WANTED, replace(MADE, files=there)) == []
+
+
 def test_a_leg_that_a_file_in_front_keeps() -> None:
     theirs = {f"{ETC}/00-all.network": "[Match]\nName=eno1\n[Network]\nDHCP=yes\n"}
     found = boot.obstacles(WANTED, replace(MADE, files=theirs))

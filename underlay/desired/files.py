@@ -73,9 +73,11 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
     """
     found = {}
     for nic, bond in wanted.legs.items():
-        # Of what else is said of it nothing counts for a leg.
-        if any(base.bond != bond for base in bases.get(nic, [Base()])):
-            found[link_path(nic, Base())] = render("network/leg.network.j2", nic=nic, bond=bond)
+        # Of what else is said of it nothing counts for a leg. Where theirs makes it one, but may not come back, ours is
+        # not in front: theirs may say more.
+        other = [base for base in bases.get(nic, [Base()]) if base.bond != bond]
+        if other:
+            found[link_path(nic, Base(last=other[0].last))] = render("network/leg.network.j2", nic=nic, bond=bond)
     for number, nic in enumerate((*wanted.nics, *wanted.lower)):
         for base in bases.get(nic, [Base()]):
             found[link_path(nic, base)] = render(
