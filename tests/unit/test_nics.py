@@ -94,6 +94,13 @@ def test_names(of: dict[str, Any], names: list[str], links: list[str], mtus: dic
     assert [*mistakes(["a", "b"], specs(**of))] == []
 
 
+def test_a_vlan_has_1500_where_the_plan_has_no_mtu() -> None:
+    """It is made with that, and what carries it has to take it."""
+    of = specs(a={"nic": "eno1", "mtu": 1400}, b={"nic": "eno1", "vlan": 20})
+    what = "1500 is more than the 1400 of 'eno1', which carries it"
+    assert [found[:2] for found in mistakes(["a", "b"], of)] == [(("b", "mtu"), what)]
+
+
 # --- files ----------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,6 @@ from underlay.desired.files import Bases, nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,
     MAIN,
-    MTU,
     NETWORKD_CONF,
     PRIORITIES,
     SYSCTL_CONF,
@@ -26,7 +25,7 @@ from underlay.desired.routing import (
     Route,
 )
 from underlay.desired.units import Unit
-from underlay.plan import Bond, Vlan
+from underlay.plan import MTU, Bond, Vlan
 
 OF_THE_KERNEL = (0, 32766, 32767)
 """Priorities of the policy rules that every host has."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from underlay.desired import routing
-from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, MTU, NETDEV_FILE, NETWORKD, HostNetwork
+from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETDEV_FILE, NETWORKD, HostNetwork
 from underlay.desired.templates import render
-from underlay.plan import Bond, Host, Plan
+from underlay.plan import MTU, Bond, Host, Plan
 
 RULES = "/var/lib/underlay/rules.v4"
 """The rules of ours, as the last deploy made them: what is loaded at boot, and how a later one knows which are ours."""
