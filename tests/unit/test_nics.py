@@ -17,6 +17,7 @@ from underlay.compare.difference import Difference, Leg, Mtu, Nic, UnitState
 from underlay.compare.managers import Evidence, boot
 from underlay.compare.network import LiveNetwork, Shape, unfit
 from underlay.compare.systemd.networkd import Device
+from underlay.desired import hooks
 from underlay.desired.files import network_files
 from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import _shape
@@ -39,6 +40,7 @@ WANTED = HostNetwork(
     links=(BOND, MGMT, TRAFFIC),
     mtus={"bond0.20": 9000},
 )
+NETWORKING = "networking.service"
 ETC = "/etc/systemd/network"
 SHAPES = {
     "eno1": Shape(9000, master="bond0"),
@@ -255,7 +257,24 @@ def test_what_differs(nic: str, shape: Shape, up: bool, things: list[object]) ->
     [
         (RACK, ""),
         (MADE, ""),
-        (replace(RACK, addresses=(Address("eno1", "10.0.0.1/8"),)), "has the address 10.0.0.1/8, which it would lose"),
+        (replace(RACK, addresses=(Address("eno1", "10.0.0.1/8"),)), "NIC eno1 has the address 10.0.0.1/8, and would"),
+        (
+            replace(
+                RACK,
+                addresses=(Address("eno1.7", "10.0.0.1/8"),),
+                shapes={**RACK.shapes, "eno1.7": Shape(1500, "vlan", parent="eno1", number=7)},
+            ),
+            "NIC eno1.7 has the address 10.0.0.1/8, and would lose it with eno1 a leg of bond0",
+        ),
+        (replace(RACK, links={"eno1": True}), "NIC eno2 is not there, and bond0 is to be made of it"),
+        (
+            replace(
+                MADE,
+                shapes={name: each for name, each in SHAPES.items() if name != "bond0.20"}
+                | {"vlan20": SHAPES["bond0.20"]},
+            ),
+            "NIC bond0.20 is there as vlan20",
+        ),
         (replace(RACK, shapes={**RACK.shapes, "eno1": Shape(1500, master="br0")}), "NIC eno1 is part of br0"),
         (
             replace(MADE, shapes={**SHAPES, "bond0": Shape(1500, "bond", mode="802.3ad")}),
@@ -276,14 +295,26 @@ def test_what_can_t_be_made_without_a_loss(live: LiveNetwork, why: str) -> None:
 
 def test_other_managers_make_their_own() -> None:
     """Where ifupdown is in charge it has to make what is not there."""
-    by_ifupdown = Evidence({"networking.service": UnitState("active", "enabled")})
+    by_ifupdown = Evidence({NETWORKING: UnitState("active", "enabled")})
     assert "make it with that" in unfit(WANTED, replace(RACK, evidence=by_ifupdown))
     assert unfit(WANTED, replace(MADE, evidence=by_ifupdown)) == ""
 
 
+def test_a_vlan_on_a_nic_of_another_manager() -> None:
+    """It would not be made at a boot, or both would configure that NIC: whoever else brings up the others."""
+    both = Evidence({name: UnitState("active", "enabled") for name in ("systemd-networkd.service", NETWORKING)})
+    files = {
+        f"{ETC}/10.network": "[Match]\nName=eno2\n[Network]\nAddress=100.64.0.2/21\n",
+        hooks.INTERFACES: "auto eno1\niface eno1 inet manual\n",
+    }
+    addresses = (Address("eno2", "100.64.0.2/21"), Address("eno1.20", "100.64.32.2/21"))
+    wanted = HostNetwork(addresses, (), (), {}, (Vlan(name="eno1.20", parent="eno1", number=20),))
+    assert "ifupdown is in charge" in unfit(wanted, replace(RACK, files=files, evidence=both))
+
+
 def test_on_a_nic_that_is_not_there() -> None:
     wanted = replace(WANTED, links=(Vlan(name="eno9.10", parent="eno9", number=10),), mtus={})
-    assert "NIC eno9 is not there" in unfit(wanted, RACK)
+    assert "NIC eno9 is not there, and eno9.10 is" in unfit(wanted, RACK)
 
 
 def test_what_ip_says() -> None:

@@ -149,25 +149,45 @@ def _link_differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference
 
 def unfit(wanted: HostNetwork, live: LiveNetwork) -> str:
     """Why NICs can't be made of others as planned without a loss, for people, with what to do; empty if they can."""
-    managers = live.managers(wanted.every)
+    return next((why for each in (_unfit_below, _unfit_links) for why in each(wanted, live)), "")
+
+
+def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
+    """Of the NICs that others are to be made of."""
+    bonds = [bond.name for bond in wanted.bonds]
+    for nic, link in {**{vlan.parent: vlan.name for vlan in wanted.vlans}, **wanted.legs}.items():
+        if nic not in (*live.links, *bonds):
+            yield f"NIC {nic} is not there, and {link} is to be made of it: see `ip link`"
     for nic, bond in wanted.legs.items():
-        own = [each.cidr for each in live.addresses if each.nic == nic]
-        if own:
-            return f"NIC {nic} has the address {own[0]}, which it would lose as a leg of {bond}: move it first"
         master = live.shapes[nic].master if nic in live.shapes else ""
+        # What is on it goes down with it.
+        on_it = [name for name, shape in live.shapes.items() if shape.parent == nic and not master]
+        for own in (each for each in live.addresses if each.nic in (nic, *on_it)):
+            yield f"NIC {own.nic} has the address {own.cidr}, and would lose it with {nic} a leg of {bond}: move it first"
         if master not in ("", bond):
-            return f"NIC {nic} is part of {master}, and can't be a leg of {bond}: take it out there first"
+            yield f"NIC {nic} is part of {master}, and can't be a leg of {bond}: take it out there first"
+
+
+def _unfit_links(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
+    """Of the bonds and VLANs."""
+    managers = live.managers(wanted.every)
     for link in wanted.links:
         there = live.shapes.get(link.name)
         if there is None:
-            if (manager := managers.of(link.name)) != hooks.NETWORKD and managers.nobody(link.name):
-                return f"NIC {link.name} is not there, and {manager} is in charge: make it with that, and deploy again"
+            made_of = link.legs if isinstance(link, Bond) else (link.parent,)
+            others = [each for nic in (link.name, *made_of) if (each := managers.of(nic)) != hooks.NETWORKD]
+            if others and managers.nobody(link.name):
+                yield f"NIC {link.name} is not there, and {others[0]} is in charge: make it with that, and deploy again"
+            if same := _same_vlan(link, live):
+                yield f"NIC {link.name} is there as {same}: plan {same}, as a NIC that the host has"
         elif is_ := _made_otherwise(link, there):
-            return f"NIC {link.name} is {is_}: make it as planned, or plan it as it is"
-    for vlan in wanted.vlans:
-        if vlan.parent not in live.links and vlan.parent not in (bond.name for bond in wanted.bonds):
-            return f"NIC {vlan.parent} is not there, and {vlan.name} is to be on it: see `ip link`"
-    return ""
+            yield f"NIC {link.name} is {is_}: make it as planned, or plan it as it is"
+
+
+def _same_vlan(link: Bond | Vlan, live: LiveNetwork) -> str:
+    """The NIC that is the same VLAN by another name: the kernel makes no second one."""
+    shapes = live.shapes.items() if isinstance(link, Vlan) else ()
+    return next((name for name, each in shapes if not _made_otherwise(link, each)), "")
 
 
 def _made_otherwise(link: Bond | Vlan, there: Shape) -> str:
