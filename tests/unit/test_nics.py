@@ -264,7 +264,7 @@ def test_what_differs(nic: str, shape: Shape, up: bool, things: list[object]) ->
                 addresses=(Address("eno1.7", "10.0.0.1/8"),),
                 shapes={**RACK.shapes, "eno1.7": Shape(1500, "vlan", parent="eno1", number=7)},
             ),
-            "NIC eno1.7 has the address 10.0.0.1/8, and would lose it with eno1 a leg of bond0",
+            "NIC eno1.7 has the address 10.0.0.1/8, and would lose it with eno1 in bond0",
         ),
         (replace(RACK, links={"eno1": True}), "NIC eno2 is not there, and bond0 is to be made of it"),
         (
@@ -298,6 +298,17 @@ def test_other_managers_make_their_own() -> None:
     by_ifupdown = Evidence({NETWORKING: UnitState("active", "enabled")})
     assert "make it with that" in unfit(WANTED, replace(RACK, evidence=by_ifupdown))
     assert unfit(WANTED, replace(MADE, evidence=by_ifupdown)) == ""
+
+
+def test_other_managers_give_them_their_mtu() -> None:
+    """At a boot, too: first what carries a VLAN has it."""
+    by_ifupdown = Evidence({NETWORKING: UnitState("active", "enabled")})
+    hook = boot.files(WANTED, replace(MADE, evidence=by_ifupdown))[hooks.HOOKS[hooks.IFUPDOWN]]
+    assert [line.strip() for line in hook.splitlines() if " mtu " in line] == [
+        '[ "$(cat /sys/class/net/bond0/mtu)" -ge 9000 ] || ip link set dev bond0 mtu 9000',
+        '[ "$(cat /sys/class/net/bond0/mtu)" -ge 9000 ] || ip link set dev bond0 mtu 9000',
+        "ip link set dev bond0.20 mtu 9000",
+    ]
 
 
 def test_a_vlan_on_a_nic_of_another_manager() -> None:

@@ -163,7 +163,7 @@ def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
         # What is on it goes down with it.
         on_it = [name for name, shape in live.shapes.items() if shape.parent == nic and not master]
         for own in (each for each in live.addresses if each.nic in (nic, *on_it)):
-            yield f"NIC {own.nic} has the address {own.cidr}, and would lose it with {nic} a leg of {bond}: move it first"
+            yield f"NIC {own.nic} has the address {own.cidr}, and would lose it with {nic} in {bond}: move it first"
         if master not in ("", bond):
             yield f"NIC {nic} is part of {master}, and can't be a leg of {bond}: take it out there first"
 
