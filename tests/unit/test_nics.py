@@ -22,7 +22,7 @@ from underlay.desired.files import network_files
 from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import _shape
 from underlay.image import seed
-from underlay.operations.network import network_change
+from underlay.operations.network import RESTORE_ROUTES, network_change
 from underlay.plan import Bond, Vlan
 from underlay.plan.model import NicSpec
 from underlay.plan.nics import mistakes, nics
@@ -250,6 +250,23 @@ def test_what_differs(nic: str, shape: Shape, up: bool, things: list[object]) ->
     found = network.differences(WANTED, live)
     assert [each.thing for each in found] == things
     assert all(each.what for each in found)
+
+
+def test_a_vlan_with_another_number() -> None:
+    """Its address moves; the old one stays until the next boot, without it: the kernel would use the first of two."""
+    there = replace(MADE, files=boot.files(WANTED, MADE))
+    vlan = Vlan(name="bond0.11", parent="bond0", number=11)
+    wanted = replace(
+        WANTED, addresses=(Address("bond0.11", "100.64.0.2/21"), WANTED.addresses[1]), links=(BOND, vlan, TRAFFIC)
+    )
+    change = network_change(wanted, there)
+    assert change
+    assert change.live.splitlines()[-5:] == [
+        "ip addr replace 100.64.0.2/21 brd + dev bond0.11",
+        "ip addr del 100.64.0.2/21 dev bond0.10",
+        *RESTORE_ROUTES.splitlines(),
+    ]
+    assert change.files[f"{ETC}/05-underlay-bond0.10.netdev"] is None
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,8 @@ def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
         for key, value in wanted.sysctls.items()
         if live.sysctls.get(key) != value
     ]
-    for nic in wanted.nics:
+    # A NIC that left the plan has what ours gave it still: the same address may be another one's now.
+    for nic in dict.fromkeys([*wanted.nics, *(each.nic for each in _stale_addresses(wanted, live))]):
         found += _address_differences(nic, wanted, live)
     # The kernel drops routes together with an address: those of such a NIC are set again afterwards.
     shaken = {each.thing.nic for each in found if isinstance(each.thing, Address) and each.kind in ("order", "extra")}
