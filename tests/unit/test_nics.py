@@ -148,6 +148,10 @@ def test_a_leg_of_netplan_s() -> None:
     assert boot.differences(WANTED, replace(MADE, files=there)) == []
 
 
+def test_a_boot_does_not_wait_for_a_leg_without_a_signal() -> None:
+    assert "RequiredForOnline=no" in network_files(WANTED, {})[f"{ETC}/05-underlay-eno1.network"]
+
+
 def test_a_leg_that_a_file_in_front_keeps() -> None:
     theirs = {f"{ETC}/00-all.network": "[Match]\nName=eno1\n[Network]\nDHCP=yes\n"}
     found = boot.obstacles(WANTED, replace(MADE, files=theirs))
