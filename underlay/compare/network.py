@@ -149,8 +149,9 @@ def _link_differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference
 
 
 def unfit(wanted: HostNetwork, live: LiveNetwork) -> str:
-    """Why NICs can't be made of others as planned without a loss, for people, with what to do; empty if they can."""
-    return next((why for each in (_unfit_below, _unfit_links) for why in each(wanted, live)), "")
+    """Why a deploy can't bring up the NICs of the plan without a loss, for people, with what to do; empty if it can."""
+    problem = live.managers(wanted.every).problem
+    return problem or next((why for each in (_unfit_below, _unfit_links) for why in each(wanted, live)), "")
 
 
 def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
