@@ -134,16 +134,28 @@ def test_a_leg_that_others_give_an_address() -> None:
     assert boot.differences(WANTED, replace(live, files={**theirs, **found})) == []
 
 
-def test_a_leg_of_netplan_s() -> None:
+def test_a_bond_of_netplan_s() -> None:
     """What it says is below /run: ours is behind it, for a boot without it."""
     run = "/run/systemd/network"
     theirs = {
+        f"{run}/10-netplan-bond0.netdev": "[NetDev]\nName=bond0\nKind=bond\n",
+        f"{run}/10-netplan-bond0.network": "[Match]\nName=bond0\n",
+    }
+    theirs |= {
         f"{run}/10-netplan-{nic}.network": f"[Match]\nName={nic}\n[Network]\nBond=bond0\nPrimarySlave=true\n"
         for nic in BOND.legs
     }
     found = boot.files(WANTED, replace(MADE, files=theirs))
-    assert f"{ETC}/zz-underlay-eno1.network" in found
-    assert f"{ETC}/05-underlay-eno1.network" not in found
+    assert [path.removeprefix(f"{ETC}/") for path in found if "eno1" in path or "bond0." in path] == [
+        "zz-underlay-eno1.network",
+        "05-underlay-bond0.10.network",
+        "05-underlay-bond0.20.network",
+        "10-netplan-bond0.network.d/50-underlay.conf",
+        "zz-underlay-bond0.network",
+        "zz-underlay-bond0.netdev",
+        "05-underlay-bond0.10.netdev",
+        "05-underlay-bond0.20.netdev",
+    ]
     there = {**theirs, **found}
     assert boot.differences(WANTED, replace(MADE, files=there)) == []
 

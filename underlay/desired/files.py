@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from underlay.desired import routing
-from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, NETDEV_FILE, NETWORKD, HostNetwork
+from underlay.desired.routing import (
+    DROP_IN,
+    LAST_FILE,
+    LAST_NETDEV_FILE,
+    LINK_FILE,
+    NETDEV_FILE,
+    NETWORKD,
+    HostNetwork,
+)
 from underlay.desired.templates import render
 from underlay.plan import MTU, Bond, Host, Plan
 
@@ -97,8 +105,10 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
             )
     sizes = {**wanted.least, **wanted.mtus}
     for link in wanted.links:
-        if not any(base.made for base in bases.get(link.name, ())):
-            found[str(NETWORKD / NETDEV_FILE.format(nic=link.name))] = render(
+        made = [base.made for base in bases.get(link.name, [Base()])]
+        if not all(made):
+            name = LAST_NETDEV_FILE if any(made) else NETDEV_FILE
+            found[str(NETWORKD / name.format(nic=link.name))] = render(
                 "network/link.netdev.j2", link=link, bond=isinstance(link, Bond), mtu=sizes.get(link.name, MTU)
             )
     return found
@@ -107,7 +117,7 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
 def nic_of(path: str, content: str) -> str | None:
     """The NIC that one of our networkd files is for, or None for another file."""
     where = PurePosixPath(path)
-    for name in (LINK_FILE, LAST_FILE, NETDEV_FILE):
+    for name in (LINK_FILE, LAST_FILE, NETDEV_FILE, LAST_NETDEV_FILE):
         prefix, suffix = name.split("{nic}")
         if where.parent == NETWORKD and where.name.startswith(prefix) and where.name.endswith(suffix):
             return where.name[len(prefix) : -len(suffix)]
