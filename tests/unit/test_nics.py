@@ -268,6 +268,14 @@ def test_what_differs(nic: str, shape: Shape, up: bool, things: list[object]) ->
     assert all(each.what for each in found)
 
 
+def test_a_leg_that_leaves_comes_back_with_a_rollback() -> None:
+    there = replace(MADE, files=boot.files(WANTED, MADE))
+    plain = HostNetwork((Address("eno9", "100.64.0.2/21"),), (), (), {})
+    change = network_change(plain, there)
+    assert change
+    assert change.links == ("eno1", "eno2")
+
+
 def test_a_vlan_with_another_number() -> None:
     """Its address moves; the old one stays until the next boot, without it: the kernel would use the first of two."""
     there = replace(MADE, files=boot.files(WANTED, MADE))
@@ -331,6 +339,8 @@ def test_other_managers_make_their_own() -> None:
     by_ifupdown = Evidence({NETWORKING: UnitState("active", "enabled")})
     assert "make it with that" in unfit(WANTED, replace(RACK, evidence=by_ifupdown))
     assert unfit(WANTED, replace(MADE, evidence=by_ifupdown)) == ""
+    less = replace(MADE, shapes={**SHAPES, "eno2": Shape(1500)}, evidence=by_ifupdown)
+    assert "NIC eno2 is no leg of bond0, and ifupdown is in charge" in unfit(WANTED, less)
 
 
 def test_other_managers_give_them_their_mtu() -> None:
@@ -354,6 +364,13 @@ def test_a_vlan_on_a_nic_of_another_manager() -> None:
     addresses = (Address("eno2", "100.64.0.2/21"), Address("eno1.20", "100.64.32.2/21"))
     wanted = HostNetwork(addresses, (), (), {}, (Vlan(name="eno1.20", parent="eno1", number=20),))
     assert "ifupdown is in charge" in unfit(wanted, replace(RACK, files=files, evidence=both))
+
+
+@pytest.mark.parametrize(("kind", "good"), [("bond", False), ("bridge", False), ("vrf", True)])
+def test_a_nic_that_is_part_of_another(kind: str, good: bool) -> None:
+    """An address on a leg or a port is of no use; in a VRF it is."""
+    live = replace(RACK, shapes={**RACK.shapes, "eno1": Shape(1500, master="x"), "x": Shape(1500, kind)})
+    assert (unfit(HostNetwork((Address("eno1", "100.64.0.2/21"),), (), (), {}), live) == "") == good
 
 
 def test_on_a_nic_that_is_not_there() -> None:

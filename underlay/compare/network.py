@@ -156,18 +156,25 @@ def unfit(wanted: HostNetwork, live: LiveNetwork) -> str:
 
 def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
     """Of the NICs that others are to be made of."""
+    managers = live.managers(wanted.every)
     bonds = [bond.name for bond in wanted.bonds]
+    masters = {name: shape.master for name, shape in live.shapes.items() if shape.master}
+    for nic in wanted.nics:
+        if nic in masters and live.shapes.get(masters[nic], Shape(0)).kind != "vrf":
+            yield f"NIC {nic} is part of {masters[nic]}, and can't be used by itself: take it out there first"
     for nic, link in {**{vlan.parent: vlan.name for vlan in wanted.vlans}, **wanted.legs}.items():
         if nic not in (*live.links, *bonds):
             yield f"NIC {nic} is not there, and {link} is to be made of it: see `ip link`"
     for nic, bond in wanted.legs.items():
-        master = live.shapes[nic].master if nic in live.shapes else ""
+        master = masters.get(nic, "")
         # What is on it goes down with it.
         on_it = [name for name, shape in live.shapes.items() if shape.parent == nic and not master]
         for own in (each for each in live.addresses if each.nic in (nic, *on_it)):
             yield f"NIC {own.nic} has the address {own.cidr}, and would lose it with {nic} in {bond}: move it first"
         if master not in ("", bond):
             yield f"NIC {nic} is part of {master}, and can't be a leg of {bond}: take it out there first"
+        if not master and bond in live.links and (manager := managers.of(bond)) != hooks.NETWORKD:
+            yield f"NIC {nic} is no leg of {bond}, and {manager} is in charge: make it one with that, and deploy again"
 
 
 def _unfit_links(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
