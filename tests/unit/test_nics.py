@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,8 +23,9 @@ from underlay.desired.files import network_files
 from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import _shape
 from underlay.image import seed
+from underlay.observe import drift
 from underlay.operations.network import RESTORE_ROUTES, network_change
-from underlay.plan import Bond, Vlan
+from underlay.plan import REPO, Bond, Vlan, load
 from underlay.plan.model import NicSpec
 from underlay.plan.nics import mistakes, nics
 from underlay.remote.guard.programs import Refused, shell
@@ -319,14 +321,20 @@ def test_a_vlan_with_another_number() -> None:
         (replace(RACK, shapes={**RACK.shapes, "eno1": Shape(1500, master="br0")}), "NIC eno1 is part of br0"),
         (
             replace(MADE, shapes={**SHAPES, "bond0": Shape(1500, "bond", mode="802.3ad")}),
-            "bond0 is 802.3ad, not a bond",
+            "bond bond0 of eno1, eno2 is 802.3ad, not a bond",
         ),
-        (replace(MADE, shapes={**SHAPES, "bond0": Shape(1500, "bridge")}), "bond0 is bridge, not a bond"),
+        (
+            replace(MADE, shapes={**SHAPES, "bond0": Shape(1500, "bridge")}),
+            "bond bond0 of eno1, eno2 is bridge, not a bond",
+        ),
         (
             replace(MADE, shapes={**SHAPES, "bond0.10": replace(SHAPES["bond0.10"], number=11)}),
-            "bond0.10 is VLAN 11 on bond0, not VLAN 10 on bond0",
+            "NIC bond0.10 (VLAN 10 on bond0) is VLAN 11 on bond0, not VLAN 10 on bond0",
         ),
-        (replace(MADE, shapes={**SHAPES, "bond0.10": Shape(1500)}), "bond0.10 is a real one, not VLAN 10 on bond0"),
+        (
+            replace(MADE, shapes={**SHAPES, "bond0.10": Shape(1500)}),
+            "NIC bond0.10 (VLAN 10 on bond0) is a real one, not VLAN 10 on bond0",
+        ),
     ],
 )
 def test_what_can_t_be_made_without_a_loss(live: LiveNetwork, why: str) -> None:
@@ -364,6 +372,16 @@ def test_a_vlan_on_a_nic_of_another_manager() -> None:
     addresses = (Address("eno2", "100.64.0.2/21"), Address("eno1.20", "100.64.32.2/21"))
     wanted = HostNetwork(addresses, (), (), {}, (Vlan(name="eno1.20", parent="eno1", number=20),))
     assert "ifupdown is in charge" in unfit(wanted, replace(RACK, files=files, evidence=both))
+
+
+def test_drift_tells_what_no_deploy_changes() -> None:
+    plan = load(REPO / "tests/golden/good/cabling.py")
+    host = next(each for each in plan.hosts if each.links)
+    name = host.links[0].name
+    state: Any = SimpleNamespace(network=LiveNetwork({name: True}, (), (), (), shapes={name: Shape(1500, "bridge")}))
+    found = drift.line(plan, host, next(drift.of_host(plan, host, state)))
+    assert found.where == "live"
+    assert "is bridge, not" in found.what
 
 
 @pytest.mark.parametrize(("kind", "good"), [("bond", False), ("bridge", False), ("vrf", True)])

@@ -180,17 +180,24 @@ def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
 def _unfit_links(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
     """Of the bonds and VLANs."""
     managers = live.managers(wanted.every)
+    for each in otherwise(wanted, live):
+        yield f"{each.what}: make it as planned, or plan it as it is"
     for link in wanted.links:
-        there = live.shapes.get(link.name)
-        if there is None:
+        if link.name not in live.shapes:
             made_of = link.legs if isinstance(link, Bond) else (link.parent,)
             others = [each for nic in (link.name, *made_of) if (each := managers.of(nic)) != hooks.NETWORKD]
             if others and managers.nobody(link.name):
                 yield f"NIC {link.name} is not there, and {others[0]} is in charge: make it with that, and deploy again"
             if same := _same_vlan(link, live):
                 yield f"NIC {link.name} is there as {same}: plan {same}, as a NIC that the host has"
-        elif is_ := _made_otherwise(link, there):
-            yield f"NIC {link.name} is {is_}: make it as planned, or plan it as it is"
+
+
+def otherwise(wanted: HostNetwork, live: LiveNetwork) -> Iterator[Difference]:
+    """Bonds and VLANs that are made otherwise than planned; no deploy changes that."""
+    for link in wanted.links:
+        there = live.shapes.get(link.name)
+        if there and (is_ := _made_otherwise(link, there)):
+            yield Difference("differs", link, f"is {is_}")
 
 
 def _same_vlan(link: Bond | Vlan, live: LiveNetwork) -> str:
