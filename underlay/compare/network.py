@@ -180,8 +180,8 @@ def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
 def _unfit_links(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
     """Of the bonds and VLANs."""
     managers = live.managers(wanted.every)
-    for each in otherwise(wanted, live):
-        yield f"{each.what}: make it as planned, or plan it as it is"
+    for found in otherwise(wanted, live):
+        yield f"{found.what}: make it as planned, or plan it as it is"
     for link in wanted.links:
         if link.name not in live.shapes:
             made_of = link.legs if isinstance(link, Bond) else (link.parent,)
