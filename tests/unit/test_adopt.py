@@ -21,9 +21,10 @@ from underlay.adopt.guess import Site, more_hosts, new_site
 from underlay.adopt.look import Look, Ways
 from underlay.adopt.seen import Login, Manager, Nic, Seen, System
 from underlay.compare.difference import UnitState
+from underlay.compare.network import Shape, unfit
 from underlay.compare.sshd import Sshd
 from underlay.desired.nat import gateway_rules
-from underlay.desired.routing import MAIN, PolicyRule, Route
+from underlay.desired.routing import MAIN, PolicyRule, Route, host_network
 from underlay.errors import OperatorError
 from underlay.facts.firewall import Firewall
 from underlay.observe.state import HostState
@@ -362,6 +363,19 @@ def test_who_manages_a_nic(planned: Planned, managers: tuple[Manager, ...], word
     assert (check.what, check.state, check.fix) == ("network", "not ready", "")
     assert check.why.startswith(words)
     assert "look with ssh ops@192.168.0.53 " in check.advice
+
+
+def test_a_host_whose_planned_nics_a_deploy_refuses(planned: Planned) -> None:
+    """What it is told is what the deploy says."""
+    addresses = '"addresses": {"mgmt": "100.64.0.53"}'
+    plan = planned((addresses, f'{addresses}, "nics": {{"mgmt": {{"nic": "eth0", "vlan": 10}}}}'))
+    seen = told(planned(), planned().host("lb"))
+    shapes = {"eth0": Shape(1500), "eth0.10": Shape(1500, "vlan", parent="eth0", number=11)}
+    live = replace(seen.network, links=dict.fromkeys(shapes, True), shapes=shapes)
+    seen.__dict__["network"] = live
+    [check] = [each for each in ready.checks(target(plan), Ways(), Look("x", seen)) if each.state != "ready"]
+    assert (check.what, check.why) == ("network", unfit(host_network(plan, plan.host("lb")), live))
+    assert "VLAN 11 on eth0, not VLAN 10" in check.why
 
 
 def test_a_host_that_is_not_reached(planned: Planned) -> None:

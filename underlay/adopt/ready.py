@@ -7,10 +7,12 @@ from typing import Literal
 
 from underlay.access.answers import UnreadableError
 from underlay.access.target import Target
-from underlay.adopt.guess import default_of, runs, site_nics
+from underlay.adopt.guess import default_of, own_addresses, runs, site_nics
 from underlay.adopt.look import Look, Ways, on_host
 from underlay.adopt.seen import PYTHON, Nic, Seen
 from underlay.compare import sshd
+from underlay.compare.network import unfit
+from underlay.desired.routing import host_network
 from underlay.plan import SSH_PORT
 from underlay.text import command
 
@@ -161,6 +163,8 @@ class _Host:
         if not bad and not known and OURS not in self.seen.names:
             fix = self.fix("systemctl enable --now systemd-networkd")
             yield Check("network", "not ready", "nothing manages its NICs, and systemd-networkd is off", *fix)
+        elif not bad and (why := self.unfit()):
+            yield Check("network", "not ready", why, advice="docs/hosts.md")
         elif not bad:
             free = [nic.name for nic in nics if not nic.managers]
             why = ", ".join(f"{nic.name} {nic.managers[0]}" for nic in nics if nic.managers)
@@ -168,6 +172,12 @@ class _Host:
             if free:
                 why = f"nobody manages {', '.join(free)}: what a deploy does not plan of it is gone after a boot"
                 yield Check("network", "note", why)
+
+    def unfit(self) -> str:
+        """Why a deploy would refuse to make the plan's NICs here, if this is a host of the plan; else empty."""
+        plan, own = self.target.plan, own_addresses(self.seen)
+        hosts = (each for each in plan.hosts if any(str(nic.address) in own for nic in each.interfaces))
+        return next((unfit(host_network(plan, host), self.seen.network) for host in hosts), "")
 
     def where(self, nic: Nic) -> str:
         looks = dict.fromkeys(LOOK[each.kind] for each in nic.managers)

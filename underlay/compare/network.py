@@ -15,7 +15,6 @@ from underlay.desired.files import Bases, nic_of, ours_in
 from underlay.desired.routing import (
     FORMER_SYSCTL_CONF,
     MAIN,
-    MTU,
     NETWORKD_CONF,
     PRIORITIES,
     SYSCTL_CONF,
@@ -26,7 +25,7 @@ from underlay.desired.routing import (
     Route,
 )
 from underlay.desired.units import Unit
-from underlay.plan import Bond, Vlan
+from underlay.plan import MTU, Bond, Vlan
 
 OF_THE_KERNEL = (0, 32766, 32767)
 """Priorities of the policy rules that every host has."""
@@ -79,10 +78,16 @@ class LiveNetwork:
         """The host's own .network files."""
         return networkd.network_files(self.files)
 
-    def bases(self, nics: Iterable[str]) -> Bases:
-        """What the host's own files tell networkd of NICs."""
+    def bases(self, nics: Iterable[str], links: Iterable[Bond | Vlan] = ()) -> Bases:
+        """What the host's own files tell networkd of NICs; `links`: those that the plan makes of others.
+
+        What ours makes is told the same before and after it is there: it has the MAC of what it is made of.
+        """
         made = networkd.made(self.files)
-        return networkd.bases(nics, self.network_files, self.devices, self.system, made)
+        ours = {link.name: "bond" if isinstance(link, Bond) else "vlan" for link in links if link.name not in made}
+        devices = [each for each in self.devices if each.names[0] not in ours]
+        devices += [Device((name,), "", "", kind, kind) for name, kind in ours.items()]
+        return networkd.bases(nics, self.network_files, devices, self.system, made)
 
     def managers(self, nics: Iterable[str]) -> Managers:
         """Who brings NICs up."""
@@ -112,7 +117,8 @@ def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
         for key, value in wanted.sysctls.items()
         if live.sysctls.get(key) != value
     ]
-    for nic in wanted.nics:
+    # A NIC that left the plan has what ours gave it still: the same address may be another one's now.
+    for nic in dict.fromkeys([*wanted.nics, *(each.nic for each in _stale_addresses(wanted, live))]):
         found += _address_differences(nic, wanted, live)
     # The kernel drops routes together with an address: those of such a NIC are set again afterwards.
     shaken = {each.thing.nic for each in found if isinstance(each.thing, Address) and each.kind in ("order", "extra")}
@@ -143,26 +149,61 @@ def _link_differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference
 
 
 def unfit(wanted: HostNetwork, live: LiveNetwork) -> str:
-    """Why NICs can't be made of others as planned without a loss, for people, with what to do; empty if they can."""
+    """Why a deploy can't bring up the NICs of the plan without a loss, for people, with what to do; empty if it can."""
+    problem = live.managers(wanted.every).problem
+    return problem or next((why for each in (_unfit_below, _unfit_links) for why in each(wanted, live)), "")
+
+
+def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
+    """Of the NICs that others are to be made of."""
     managers = live.managers(wanted.every)
+    bonds = [bond.name for bond in wanted.bonds]
+    masters = {name: shape.master for name, shape in live.shapes.items() if shape.master}
+    for nic in wanted.nics:
+        if nic in masters and live.shapes.get(masters[nic], Shape(0)).kind != "vrf":
+            yield f"NIC {nic} is part of {masters[nic]}, and can't be used by itself: take it out there first"
+    for nic, link in {**{vlan.parent: vlan.name for vlan in wanted.vlans}, **wanted.legs}.items():
+        if nic not in (*live.links, *bonds):
+            yield f"NIC {nic} is not there, and {link} is to be made of it: see `ip link`"
     for nic, bond in wanted.legs.items():
-        own = [each.cidr for each in live.addresses if each.nic == nic]
-        if own:
-            return f"NIC {nic} has the address {own[0]}, which it would lose as a leg of {bond}: move it first"
-        master = live.shapes[nic].master if nic in live.shapes else ""
+        master = masters.get(nic, "")
+        # What is on it goes down with it.
+        on_it = [name for name, shape in live.shapes.items() if shape.parent == nic and not master]
+        for own in (each for each in live.addresses if each.nic in (nic, *on_it)):
+            yield f"NIC {own.nic} has the address {own.cidr}, and would lose it with {nic} in {bond}: move it first"
         if master not in ("", bond):
-            return f"NIC {nic} is part of {master}, and can't be a leg of {bond}: take it out there first"
+            yield f"NIC {nic} is part of {master}, and can't be a leg of {bond}: take it out there first"
+        if not master and bond in live.links and (manager := managers.of(bond)) != hooks.NETWORKD:
+            yield f"NIC {nic} is no leg of {bond}, and {manager} is in charge: make it one with that, and deploy again"
+
+
+def _unfit_links(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
+    """Of the bonds and VLANs."""
+    managers = live.managers(wanted.every)
+    for found in otherwise(wanted, live):
+        yield f"{found.what}: make it as planned, or plan it as it is"
+    for link in wanted.links:
+        if link.name not in live.shapes:
+            made_of = link.legs if isinstance(link, Bond) else (link.parent,)
+            others = [each for nic in (link.name, *made_of) if (each := managers.of(nic)) != hooks.NETWORKD]
+            if others and managers.nobody(link.name):
+                yield f"NIC {link.name} is not there, and {others[0]} is in charge: make it with that, and deploy again"
+            if same := _same_vlan(link, live):
+                yield f"NIC {link.name} is there as {same}: plan {same}, as a NIC that the host has"
+
+
+def otherwise(wanted: HostNetwork, live: LiveNetwork) -> Iterator[Difference]:
+    """Bonds and VLANs that are made otherwise than planned; no deploy changes that."""
     for link in wanted.links:
         there = live.shapes.get(link.name)
-        if there is None:
-            if (manager := managers.of(link.name)) != hooks.NETWORKD and managers.nobody(link.name):
-                return f"NIC {link.name} is not there, and {manager} is in charge: make it with that, and deploy again"
-        elif is_ := _made_otherwise(link, there):
-            return f"NIC {link.name} is {is_}: make it as planned, or plan it as it is"
-    for vlan in wanted.vlans:
-        if vlan.parent not in live.links and vlan.parent not in (bond.name for bond in wanted.bonds):
-            return f"NIC {vlan.parent} is not there, and {vlan.name} is to be on it: see `ip link`"
-    return ""
+        if there and (is_ := _made_otherwise(link, there)):
+            yield Difference("differs", link, f"is {is_}")
+
+
+def _same_vlan(link: Bond | Vlan, live: LiveNetwork) -> str:
+    """The NIC that is the same VLAN by another name: the kernel makes no second one."""
+    shapes = live.shapes.items() if isinstance(link, Vlan) else ()
+    return next((name for name, each in shapes if not _made_otherwise(link, each)), "")
 
 
 def _made_otherwise(link: Bond | Vlan, there: Shape) -> str:
@@ -189,11 +230,16 @@ def unmanaged(wanted: HostNetwork, live: LiveNetwork, nics: Collection[str]) -> 
 
 
 def command(difference: Difference) -> str:
-    """The command that fixes a difference of the live network, as root on its host; names from there are words."""
-    line = " && ".join(shlex.join(each.split()) for each in _words(difference).split("\n"))
+    """The command that fixes a difference of the live network, as root on its host, in one line."""
+    return " && ".join(commands(difference))
+
+
+def commands(difference: Difference) -> list[str]:
+    """The commands that do so, one a line: `sh -e` goes on behind an `&&`. Names from the host are words."""
+    lines = [shlex.join(each.split()) for each in _words(difference).split("\n")]
     # It may have gone with its address.
     tried = isinstance(difference.thing, Route) and difference.kind == "extra" and difference.shaken
-    return f"{line} || true" if tried else line
+    return [f"{line} || true" for line in lines] if tried else lines
 
 
 def _words(difference: Difference) -> str:

@@ -11,9 +11,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from underlay.desired import routing
-from underlay.desired.routing import DROP_IN, LAST_FILE, LINK_FILE, MTU, NETDEV_FILE, NETWORKD, HostNetwork
+from underlay.desired.routing import (
+    DROP_IN,
+    LAST_FILE,
+    LAST_NETDEV_FILE,
+    LINK_FILE,
+    NETDEV_FILE,
+    NETWORKD,
+    HostNetwork,
+)
 from underlay.desired.templates import render
-from underlay.plan import Bond, Host, Plan
+from underlay.plan import MTU, Bond, Host, Plan
 
 RULES = "/var/lib/underlay/rules.v4"
 """The rules of ours, as the last deploy made them: what is loaded at boot, and how a later one knows which are ours."""
@@ -73,9 +81,11 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
     """
     found = {}
     for nic, bond in wanted.legs.items():
-        # Of what else is said of it nothing counts for a leg.
-        if any(base.bond != bond for base in bases.get(nic, [Base()])):
-            found[link_path(nic, Base())] = render("network/leg.network.j2", nic=nic, bond=bond)
+        # Of what else is said of it nothing counts for a leg. Where theirs makes it one, but may not come back, ours is
+        # not in front: theirs may say more.
+        other = [base for base in bases.get(nic, [Base()]) if base.bond != bond]
+        if other:
+            found[link_path(nic, Base(last=other[0].last))] = render("network/leg.network.j2", nic=nic, bond=bond)
     for number, nic in enumerate((*wanted.nics, *wanted.lower)):
         for base in bases.get(nic, [Base()]):
             found[link_path(nic, base)] = render(
@@ -95,8 +105,10 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
             )
     sizes = {**wanted.least, **wanted.mtus}
     for link in wanted.links:
-        if not any(base.made for base in bases.get(link.name, ())):
-            found[str(NETWORKD / NETDEV_FILE.format(nic=link.name))] = render(
+        made = [base.made for base in bases.get(link.name, [Base()])]
+        if not all(made):
+            name = LAST_NETDEV_FILE if any(made) else NETDEV_FILE
+            found[str(NETWORKD / name.format(nic=link.name))] = render(
                 "network/link.netdev.j2", link=link, bond=isinstance(link, Bond), mtu=sizes.get(link.name, MTU)
             )
     return found
@@ -105,7 +117,7 @@ def link_files(wanted: HostNetwork, bases: Bases) -> dict[str, str]:
 def nic_of(path: str, content: str) -> str | None:
     """The NIC that one of our networkd files is for, or None for another file."""
     where = PurePosixPath(path)
-    for name in (LINK_FILE, LAST_FILE, NETDEV_FILE):
+    for name in (LINK_FILE, LAST_FILE, NETDEV_FILE, LAST_NETDEV_FILE):
         prefix, suffix = name.split("{nic}")
         if where.parent == NETWORKD and where.name.startswith(prefix) and where.name.endswith(suffix):
             return where.name[len(prefix) : -len(suffix)]

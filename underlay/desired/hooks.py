@@ -6,7 +6,7 @@ any time, and sets what is there already once more.
 
 import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from underlay.desired.routing import Address, HostNetwork
@@ -53,7 +53,17 @@ def _hook(wanted: HostNetwork) -> str:
         nic: [(key, value) for key, value in wanted.sysctls.items() if f".{nic.replace('.', '/')}." in key]
         for nic in wanted.nics
     }
-    return render("network/hook.sh.j2", mark=NICS, wanted=wanted, settings=settings)
+    sizes = {nic: [*_sizes(wanted, nic)] for nic in wanted.nics}
+    return render("network/hook.sh.j2", mark=NICS, wanted=wanted, settings=settings, sizes=sizes)
+
+
+def _sizes(wanted: HostNetwork, nic: str) -> Iterator[tuple[str, int, bool]]:
+    """MTUs to set with a NIC: of which, the MTU, whether more is as good: that of what carries it has to be first."""
+    for vlan in wanted.vlans:
+        if vlan.name == nic and (size := wanted.mtus.get(vlan.parent) or wanted.least.get(vlan.parent)):
+            yield vlan.parent, size, True
+    if size := wanted.mtus.get(nic):
+        yield nic, size, False
 
 
 def _profile(wanted: HostNetwork, nic: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from underlay.plan import MOST_NETWORKS, Bond, Host, Interface, Plan, Vlan
+from underlay.plan import MOST_NETWORKS, MTU, Bond, Host, Interface, Plan, Vlan
 
 TO_NETWORK, MAIN_WITHOUT_DEFAULT, FROM_ADDRESS, TO_DEFAULT = 30100, 30200, 30300, 30400
 PRIORITIES = range(TO_NETWORK, TO_DEFAULT + 1)
@@ -33,13 +33,12 @@ LINK_FILE = "05-underlay-{nic}.network"
 LAST_FILE = "zz-underlay-{nic}.network"
 """Sorts after all others."""
 NETDEV_FILE = "05-underlay-{nic}.netdev"
-"""Of a NIC that is made of others."""
+"""Of a NIC that is made of others. Of two files that make it the first one counts, too."""
+LAST_NETDEV_FILE = "zz-underlay-{nic}.netdev"
 DROP_IN = "50-underlay.conf"
 NETWORKD_CONF = "/etc/systemd/networkd.conf.d/underlay.conf"
 SYSCTL_CONF = "/etc/sysctl.d/zz-underlay.conf"
 """Sorts after what people write: the last file wins, in whichever folder it is."""
-MTU = 1500
-"""Of a NIC that is made of others, where the plan has none; else it would be that of those at that time."""
 FORMER_SYSCTL_CONF = "/etc/sysctl.d/99-underlay.conf"
 
 

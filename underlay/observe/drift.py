@@ -66,6 +66,7 @@ def look(links: Links, hosts: Iterable[Host]) -> dict[str, list[Line] | str]:
 def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
     """The differences of a host. Raises UnreadableError."""
     wanted = routing.host_network(plan, host)
+    yield from network.otherwise(wanted, state.network)
     yield from network.differences(wanted, state.network)
     yield from boot.differences(wanted, state.network)
     match host.role:

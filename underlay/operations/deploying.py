@@ -48,7 +48,7 @@ def require_supported_system() -> None:
     target, planned_host = planned()
     wanted = routing.host_network(target.plan, planned_host)
     live = host.get_fact(Network, sysctls=list(wanted.sysctls))
-    if live is not None and (problem := live.managers(wanted.every).problem or unfit(wanted, live)):
+    if live is not None and (problem := unfit(wanted, live)):
         raise PyinfraError(f"{host.name}: {problem}, nothing was changed: see docs/hosts.md")
 
 

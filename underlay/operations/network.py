@@ -11,6 +11,7 @@ from underlay.compare.managers import boot
 from underlay.compare.network import LiveNetwork
 from underlay.compare.systemd import networkd
 from underlay.desired import hooks, routing
+from underlay.desired.files import nic_of
 from underlay.desired.routing import Address, HostNetwork
 from underlay.facts.network import Network
 from underlay.guard.change import Change, NewFile
@@ -84,9 +85,12 @@ def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
         activate += "systemctl restart systemd-networkd"
     elif any(map(networkd.is_ours, contents)):
         activate += "networkctl reload"
-    live_commands = "".join(f"{network.command(each)}\n" for each in live_differences)
+    live_commands = "".join(f"{line}\n" for each in live_differences for line in network.commands(each))
     if any(each.kind in ("order", "extra") and isinstance(each.thing, Address) for each in live_differences):
         live_commands = f"{SAVE_ROUTES}{live_commands}{RESTORE_ROUTES}"
+    ours = {nic_of(path, text) for path, text in live.ours.items()}
+    # networkd takes a leg that left the plan out of its bond, where another file is for it.
+    legs = [*wanted.legs, *(nic for nic, shape in live.shapes.items() if shape.master and nic in ours)]
     return Change(
         what=(
             *(each.what for each in live_differences),
@@ -98,5 +102,5 @@ def network_change(wanted: HostNetwork, live: LiveNetwork) -> Change | None:
         },
         activate=activate,
         sysctls=tuple(wanted.sysctls),
-        links=(*wanted.legs, *(link.name for link in wanted.links)),
+        links=tuple(dict.fromkeys([*legs, *(link.name for link in wanted.links)])),
     )

@@ -8,6 +8,7 @@ from underlay.plan.datafile import PlanError
 from underlay.plan.loader import load, plan_file
 from underlay.plan.model import (
     MOST_NETWORKS,
+    MTU,
     OUTSIDE,
     REPO,
     ROLES,
@@ -25,6 +26,7 @@ from underlay.plan.values import MistakeError, ipv4
 
 __all__ = [
     "MOST_NETWORKS",
+    "MTU",
     "OUTSIDE",
     "REPO",
     "ROLES",

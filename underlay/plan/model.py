@@ -43,6 +43,8 @@ Forwarding = Literal["open", "planned"]
 """What the gateway forwards from the enterprise network to the internal ones: all, or what the plan names."""
 SSH_PORT = 22
 """Where sshd listens, if the plan does not say so."""
+MTU = 1500
+"""Of a NIC that is made of others, where the plan has none; else it would be that of those at that time."""
 OUTSIDE = "internet"
 """What the lab calls its host for the upstream router and the outside world; no host of a plan has that name."""
 

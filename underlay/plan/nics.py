@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
-from underlay.plan.model import Bond, NicSpec, Vlan
+from underlay.plan.model import MTU, Bond, NicSpec, Vlan
 
 LONGEST = 15
 """Characters of a NIC's name, by the kernel."""
@@ -84,6 +84,7 @@ def mistakes(networks: Iterable[str], specs: Mapping[str, NicSpec]) -> Iterator[
     own = {found.names[network]: spec.mtu for network, spec in specs.items() if network in found.names and spec.mtu}
     for network, spec in specs.items():
         vlan = found.vlans.get(found.names.get(network, ""))
-        if vlan and spec.mtu and own.get(vlan.parent, spec.mtu) < spec.mtu:
-            what = f"{spec.mtu} is more than the {own[vlan.parent]} of {vlan.parent!r}, which carries it"
+        size = spec.mtu or MTU
+        if vlan and own.get(vlan.parent, size) < size:
+            what = f"{size} is more than the {own[vlan.parent]} of {vlan.parent!r}, which carries it"
             yield (network, "mtu"), what, "make the one larger, or the other smaller"

@@ -1,6 +1,6 @@
 """What the network of a host is made of at its next boot: our files, and what of the host's wins over them. Pure."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from underlay.compare.difference import Difference, File, Nic, Place, Sysctl
@@ -26,7 +26,7 @@ def files(wanted: HostNetwork, live: LiveNetwork) -> dict[str, str]:
     for manager, nics in managers.by_manager(wanted.every).items():
         part = hooks.of_nics(wanted, nics)
         if manager == hooks.NETWORKD:
-            found |= network_files(part, live.bases(nics))
+            found |= network_files(part, live.bases(nics, wanted.links))
         elif part.addresses:
             found |= hooks.hook_files(part, manager, [nic for nic in nics if managers.nobody(nic)])
     return found
@@ -87,7 +87,7 @@ def _unknown(nics: Iterable[str], live: LiveNetwork) -> Iterator[Difference]:
 
 
 def _hidden(
-    nics: Iterable[str], legs: Collection[str], live: LiveNetwork, ours: dict[str, str], after: dict[str, str]
+    nics: Iterable[str], legs: Mapping[str, str], live: LiveNetwork, ours: dict[str, str], after: dict[str, str]
 ) -> Iterator[Difference]:
     """NICs for which networkd takes another file than ours, or that another file of theirs keeps down."""
     files = networkd.in_force(after)
@@ -98,8 +98,8 @@ def _hidden(
         if file is None or not mine:
             continue
         bad = networkd.keeps_down(file)
-        if bad and bad.key == "Bond" and nic in legs:
-            bad = None
+        if bad and bad.key == "Bond" and bad.value == legs.get(nic):
+            continue
         if bad is None and not paths:
             bad = next((each for each in file.settings if each.section == "Match"), None)
         if bad:

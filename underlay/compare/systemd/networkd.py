@@ -7,7 +7,7 @@ that of the first folder; an empty one, or a link to /dev/null, hides those of t
 import fnmatch
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
@@ -317,11 +317,11 @@ def bases(
     files: Sequence[NetworkFile],
     devices: Sequence[Device],
     system: System,
-    made: Collection[str] = (),
+    made: Mapping[str, str],
 ) -> Bases:
     """For each of these NICs what the host's own files tell networkd of it, whether those below /run come back or not.
 
-    made: the NICs that such files make of others (see `made`)
+    made: NIC → the file that makes it of others (see `made`)
 
     Nobody is in charge of a NIC that networkd is told to leave alone.
     """
@@ -335,18 +335,20 @@ def bases(
             # One for several NICs can't be repeated behind the file that may come back, and in front of it hides it.
             found[nic] += [then] if then.specific else [] if then.path else [replace(then, last=True)]
         if nic in made:
-            found[nic] = [replace(base, made=True) for base in found[nic]]
+            away = made[nic].startswith(RUN)
+            found[nic] = [replace(base, made=not (away and number)) for number, base in enumerate(found[nic])]
     return found
 
 
-def made(files: Mapping[str, str]) -> frozenset[str]:
-    """The NICs that the host's own files make of others."""
-    return frozenset(
-        each.value
-        for path in merged({path: text for path, text in files.items() if not is_ours(path)}, "network", ".netdev")
+def made(files: Mapping[str, str]) -> dict[str, str]:
+    """The NICs that the host's own files make of others → the file that does."""
+    paths = merged({path: text for path, text in files.items() if not is_ours(path)}, "network", ".netdev")
+    return {
+        each.value: path
+        for path in reversed(paths)
         for each in settings(path, files[path])
         if (each.section, each.key) == ("NetDev", "Name")
-    )
+    }
 
 
 def _base(nic: str, files: Sequence[NetworkFile], devices: Sequence[Device], system: System) -> Base:
