@@ -70,6 +70,7 @@ def package(host: str, name: str, field: str = "") -> Iterator[str]:
         inside(host, f"dpkg --purge {name}; rm -r /root/{name} /root/{name}.deb")
 
 
+@pytest.mark.long
 def test_firewalld_on_the_gateway_is_refused(deployed: LabState) -> None:
     """Before anything changes, with what to do; and verify and drift name it."""
     install("gateway", "firewalld", "nftables")

@@ -97,7 +97,10 @@ def seconds(request: pytest.FixtureRequest) -> Iterator[dict[str, float]]:
         print("\n".join(["", "runbooks:", *lines, f"  {sum(found.values()):6.1f} s  all pages"]))
 
 
-LONG = ("add-published-host", "slow-connections", "replace-gateway", "api-unreachable", "upgrade-debian")
+LONG = (
+    *("add-node", "add-published-host", "rotate-keys"),
+    *("slow-connections", "replace-gateway", "api-unreachable", "upgrade-debian"),
+)
 """Pages that take long, of which other tests in CI have the parts."""
 
 
