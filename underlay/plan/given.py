@@ -23,7 +23,7 @@ def opened(path: Path) -> BinaryIO:
     """A file to read. Raises OSError, also for a pipe, which may never say anything, and says it to one reader only."""
     file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 (who asked for it closes it)
     mode = os.fstat(file.fileno()).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISCHR(mode) or file.isatty():
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)) or file.isatty():
         file.close()
         raise OSError(errno.EINVAL, "it is no file, but a pipe or a device", str(path))
     return file

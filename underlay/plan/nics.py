@@ -101,6 +101,10 @@ def mistakes(networks: Iterable[str], specs: Mapping[str, NicSpec]) -> Iterator[
                 yield (network, "mode"), f"is another one than that of {bond.name!r} before: {bond.mode}", "use one"
             if spec.nic and spec.nic != bond.name:
                 yield (network, "nic"), f"is another name than that of the bond before: {bond.name!r}", "use one"
+    yield from _mistakes_of_vlans(specs, found)
+
+
+def _mistakes_of_vlans(specs: Mapping[str, NicSpec], found: Nics) -> Iterator[tuple[tuple[str, ...], str, str]]:
     own = {found.names[network]: spec.mtu for network, spec in specs.items() if network in found.names and spec.mtu}
     for network, spec in specs.items():
         vlan = found.vlans.get(found.names.get(network, ""))
