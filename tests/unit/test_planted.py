@@ -128,10 +128,10 @@ def test_with_the_environment_of_another_user(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("name", ["run", "nosuch/run"])
 def test_a_folder_of_nobody(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that begins where the command is called, or a folder in one that is not there, is nobody's: none is made."""
+    """A name that begins where the command is called, or a folder in one that is not there, is not made."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_RUNTIME_DIR", name if name == "run" else str(tmp_path / name))
-    assert str(ssh_config._runtime()) in ("/var/run", "/tmp")  # noqa: S108
+    assert str(ssh_config._runtime()) in ("/var/run", "/tmp")
 
 
 @pytest.fixture
