@@ -14,6 +14,7 @@ from lab.flavour import DEFAULT, FLAVOURS, MIXED
 from lab.state import SUITES
 from underlay import plan as plans
 from underlay import programs
+from underlay.commands import parameters
 from underlay.errors import COULD_NOT, report_and_exit
 
 SUITE_HELP = (
@@ -34,7 +35,7 @@ def up(_: Context, suite: str | None = None, hosts: str | None = None, vm: str |
     """Bring the lab up: every host of the plan, as it is after its installation. Leaves a lab that is up as it is."""
     from lab import control
 
-    control.up(plans.load(), suite, hosts=hosts, vms=vm.split(",") if vm else None)
+    control.up(plans.load(), suite, hosts=hosts, vms=parameters.several(vm) if vm else None)
 
 
 @task(help={"purge": "remove the cached images too: the next `lab.up` builds them again"})
@@ -52,7 +53,7 @@ def reset(_: Context, suite: str | None = None, hosts: str | None = None, vm: st
     """Bring the lab up with fresh disks and the plan as it is now."""
     from lab import control
 
-    control.reset(plans.load(), suite, hosts=hosts, vms=vm.split(",") if vm else None)
+    control.reset(plans.load(), suite, hosts=hosts, vms=parameters.several(vm) if vm else None)
 
 
 @task(help={"json": "as JSON, for programs"})
@@ -166,6 +167,7 @@ def demo(_: Context, suite: str = SUITES[0]) -> None:
 
     begin = time.monotonic()
     with report_and_exit():
+        parameters.one_of("suite", suite, SUITES)
         machine.install(programs.COMMANDS | programs.LAB)
     invoke = [sys.executable, "-m", "invoke"]
     # Processes of their own: a command with target lab moves into the lab's network and stays there.

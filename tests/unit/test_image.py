@@ -219,6 +219,11 @@ def test_a_file_that_is_there_is_left_alone(site: Plan, wanted: Wanted) -> None:
     with pytest.raises(OperatorError, match="is there already: name another file with --output"):
         make.make(site, wanted, quiet)
     assert wanted.output.read_text() == "mine"
+    wanted.output.unlink()
+    wanted.output.symlink_to("nothing")
+    with pytest.raises(OperatorError, match="is there already"):
+        make.make(site, wanted, quiet)
+    assert wanted.output.is_symlink()
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2", "seed"])

@@ -10,7 +10,8 @@ import pytest
 from tests.unit.conftest import Planned
 from underlay.access.target import Target
 from underlay.desired import checkout
-from underlay.operations.inventory import certain, groups, wanted_roles
+from underlay.errors import OperatorError
+from underlay.operations.inventory import certain, check_choice, groups, wanted_roles
 from underlay.plan import ROLES, Plan
 
 MASTER = '    "master-1": {'
@@ -34,6 +35,20 @@ def target(plan: Plan) -> Target:
 )
 def test_only_the_roles_that_a_command_names(command: str, roles: tuple[str, ...]) -> None:
     assert wanted_roles(command.split()) == roles
+
+
+@pytest.mark.parametrize(
+    "words", ["--limit lbb", "--limit=lb --limit=lbb", "--exclude lbb", "--exclude=gateway", "--limit all"]
+)
+def test_a_choice_of_no_host(words: str, planned: Planned) -> None:
+    """pyinfra says so, and ends well: with nothing done, or with the host that was to be left out."""
+    with pytest.raises(OperatorError, match="is no host of this command: it has lb"):
+        check_choice(words.split(), groups(target(planned()), ["deploys/lb_nginx.py"]))
+
+
+@pytest.mark.parametrize("words", ["--limit lb", "--limit=l*", "--exclude lb_nginx", "-y -- --limit x"])
+def test_a_choice_of_some(words: str, planned: Planned) -> None:
+    check_choice(words.split(), groups(target(planned()), ["deploys/lb_nginx.py"]))
 
 
 def test_the_hosts_of_each_role(planned: Planned) -> None:

@@ -1,5 +1,6 @@
 """The plan: what a good file becomes, and that a bad one always becomes a report (`tests/golden` has the texts)."""
 
+import os
 import pprint
 import re
 from pathlib import Path
@@ -102,6 +103,16 @@ def test_a_file_that_cant_be_read_is_a_plan_error(tmp_path: Path) -> None:
         (tmp_path, "Is a directory"),
         (tmp_path / "loop", "Too many levels of symbolic links"),
         (tmp_path / ("x" * 3000), "File name too long"),
+    ):
+        assert report(path).startswith(f"{path}: can't be read: {why}\n    fix: ")
+
+
+def test_what_is_no_file_is_a_plan_error(tmp_path: Path) -> None:
+    """It would say nothing for ever, or never end; and those that a command starts would find it empty."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, why in (
+        (tmp_path / "pipe", "it is no file, but a pipe or a device"),
+        (Path("/dev/zero"), "it has more than 64 MB"),
     ):
         assert report(path).startswith(f"{path}: can't be read: {why}\n    fix: ")
 

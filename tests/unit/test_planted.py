@@ -126,6 +126,14 @@ def test_with_the_environment_of_another_user(tmp_path: Path, monkeypatch: pytes
     assert str(ssh_config._runtime()) == "/var/run"
 
 
+@pytest.mark.parametrize("name", ["run", "nosuch/run"])
+def test_a_folder_of_nobody(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that begins where the command is called, or a folder in one that is not there, is not made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", name if name == "run" else str(tmp_path / name))
+    assert str(ssh_config._runtime()) in ("/var/run", "/tmp")
+
+
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The home of `nobody`, who owns it; beside it a folder of root's with keys."""

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import tasks
 from underlay.plan import REPO
 
 
@@ -80,6 +81,44 @@ def test_an_empty_argument(words: tuple[str, ...], before: str) -> None:
     done = invoke(*words, UNDERLAY_LAB="nosuch")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: the argument after {before} is empty")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("image", "lb", "--dns", ","), "a part of ',' is empty"),
+        (("image", "lb", "--include", "curl,,vim"), "a part of 'curl,,vim' is empty"),
+        (("publish", "lb", "--ports", "tcp/80, "), "a part of 'tcp/80, ' is empty"),
+        (("publish", "lb", "--ports", "80"), "'80' is no protocol with a port"),
+        (("lab.up", "--vm", ","), "a part of ',' is empty"),
+        (("ssh", "lb", "true", "--address", "100.64.0.53"), "--address goes with --via"),
+        (("change", "lb", "true", "--address", "100.64.0.53"), "--address goes with --via"),
+        (("image", "lb", "--seed-only", "--format", "qcow2"), "--format goes with a disk"),
+        (("adopt", "192.0.2.1", "--check", "--output", "x"), "--output goes with a proposal"),
+        (("adopt", "192.0.2.1", "--output", "/nosuch/x"), "no file can be made in /nosuch"),
+        (("rollback", "lb", "-1"), "'-1' is out of range"),
+        (("demo", "--suite", "sid"), "unknown suite 'sid'"),
+    ],
+)
+def test_arguments_are_looked_at_before_anything_is_begun(words: tuple[str, ...], said: str) -> None:
+    """One that is empty in part, has no effect, or can't be, is no matter of the target, which is not there."""
+    done = invoke(*words, UNDERLAY_LAB="nosuch")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {said}")
+
+
+@pytest.mark.parametrize("command", ["rollback", "publish", "unpublish"])
+def test_variables_are_looked_at_before_anything_is_begun(command: str) -> None:
+    done = invoke(command, "lb", UNDERLAY_LAB="nosuch", UNDERLAY_SOAK_SECONDS="-1")
+    assert (done.returncode, done.stderr.split(":")[1]) == (1, " UNDERLAY_SOAK_SECONDS='-1' is no soak time")
+
+
+def test_an_option_that_may_be_given_again_takes_words() -> None:
+    """And does not take them for their letters."""
+    for name, task in tasks.namespace.tasks.items():
+        for argument in task.get_arguments():
+            if argument.attr_name in task.iterable or argument.name in task.iterable:
+                assert argument.kind is list, (name, argument)
 
 
 @pytest.mark.parametrize("words", [("deploy", "--", "gateway"), ("deploy", "--", "")])

@@ -270,3 +270,8 @@ def test_a_public_key_that_others_wrote(tmp_path: Path, content: bytes, line: st
             hostkeys.public_line(tmp_path / "id")
     else:
         assert hostkeys.public_line(tmp_path / "id") == line.replace("%s", key)
+
+
+def test_a_key_that_is_not_there_is_told_before_any_host_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="is no file: name a private key with --new"):
+        rotate._given(tmp_path / "none")

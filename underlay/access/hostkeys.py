@@ -13,7 +13,7 @@ from fnmatch import translate
 from pathlib import Path
 
 from underlay.access.ssh_config import TargetError
-from underlay.plan import SSH_PORT, Host, Plan
+from underlay.plan import SSH_PORT, Host, Plan, given
 from underlay.text import command
 
 MARK = "underlay-deploy-machine"
@@ -91,7 +91,7 @@ def public_line(key: Path) -> str:
     path = key.with_name(f"{key.name}.pub")
     how = f"{command('ssh-keygen', '-y', '-f', key)} > {command(path)}"
     try:
-        words = path.read_bytes().split()
+        words = given.content(path).split()
     except OSError as error:
         raise TargetError(f"{path} can't be read ({error.strerror}): `{how}` makes it") from error
     if not is_key(*words[:2]):
@@ -160,7 +160,7 @@ class _Known:
 
 def _load(path: Path) -> _Known:
     try:
-        content = path.read_bytes()
+        content = given.content(path)
     except FileNotFoundError:
         return _Known()
     except OSError as error:

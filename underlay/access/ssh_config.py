@@ -91,7 +91,12 @@ def private_folder(what: str) -> Path:
 def _runtime() -> Path:
     """Where only this user, and root, makes folders; else where nobody can take one away that is there."""
     own = os.environ.get("XDG_RUNTIME_DIR")
-    # With `sudo -E` it is another user's.
-    if own and (not Path(own).exists() or Path(own).stat().st_uid == os.geteuid()):
+    # With `sudo -E` it is another user's. Not there, it is made, but not what it would be in.
+    if (
+        own
+        and os.path.isabs(own)
+        and Path(own).parent.is_dir()
+        and (not Path(own).exists() or Path(own).stat().st_uid == os.geteuid())
+    ):
         return Path(own)
     return Path("/var/run" if os.geteuid() == 0 else "/tmp")  # noqa: S108 (whose the folder is gets checked)

@@ -8,7 +8,7 @@ from pathlib import Path
 from underlay.adopt.look import Look
 from underlay.errors import OperatorError
 from underlay.oncall import redact
-from underlay.plan import Plan
+from underlay.plan import Plan, given
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def write(path: Path, keys: Sequence[NewKey]) -> None:
     """Add keys to a file of known hosts, which need not be there. Raises OperatorError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        old = path.read_bytes() if path.exists() else b""
+        old = given.content(path) if path.exists() else b""
         text = ("" if not old or old.endswith(b"\n") else "\n") + "".join(each.line for each in keys)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
             file.write(text)

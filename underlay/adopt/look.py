@@ -27,6 +27,7 @@ from underlay.access.ssh_config import CONNECT_SECONDS, TargetError
 from underlay.access.target import Target
 from underlay.adopt.seen import SECTIONS, Seen
 from underlay.observe.state import MOST, HostState, script, sections
+from underlay.plan import given
 from underlay.remote import at_once
 from underlay.text import argument, command
 
@@ -236,7 +237,7 @@ def config_file(text: str) -> Path:
     """A person's ssh configuration. Raises TargetError if it can't be read."""
     path = Path(text).expanduser().absolute()
     try:
-        path.read_bytes()
+        given.content(path)
     except OSError as error:
         raise TargetError(f"the ssh configuration {path} can't be read: {error.strerror}") from None
     if '"' in str(path) or "\n" in str(path):

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 from underlay.errors import OperatorError
 from underlay.plan import ROLES, Host, MistakeError, Plan, ipv4
 from underlay.plan.literals import shown
-from underlay.plan.values import SiteName, UserName, is_unicast
+from underlay.plan.values import Ports, SiteName, UserName, is_unicast
+from underlay.text import is_blank
 
 ROLE_HELP = f"one of {', '.join(ROLES)}; without it, all of them in this order"
 
@@ -93,6 +94,20 @@ def one_of(what: str, name: str, names: Collection[str]) -> str:
     return name
 
 
+def several(text: str) -> tuple[str, ...]:
+    """Words that commas separate, each once; none is empty. No text: no words."""
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(","))) if text else ()
+    if any(map(is_blank, words)):
+        raise OperatorError(f"a part of {shown(text)} is empty: say what is meant, or leave the comma out")
+    return words
+
+
+def only_with(option: str, given: object, other: str, there: object) -> None:
+    """An option that would have no effect without another one."""
+    if given and not there:
+        raise OperatorError(f"{option} goes with {other}: give both, or leave it out")
+
+
 def confirmed(question: str) -> None:
     """Go on only if a person at the terminal says so."""
     if not sys.stdin.isatty():
@@ -102,19 +117,24 @@ def confirmed(question: str) -> None:
         raise OperatorError("not confirmed: nothing was changed")
 
 
+def ports(text: str) -> tuple[str, ...]:
+    """Ports as in the plan, separated by commas; none for no text."""
+    return tuple(_checked(Ports, several(text))) if text else ()
+
+
 def user(text: str) -> str:
     """The name of an account; empty for none."""
-    return _checked(UserName, text) if text else ""
+    return str(_checked(UserName, text)) if text else ""
 
 
 def site(text: str) -> str:
     """The name of a site; empty for none."""
-    return _checked(SiteName, text) if text else ""
+    return str(_checked(SiteName, text)) if text else ""
 
 
-def _checked(shape: Any, text: str) -> str:
+def _checked(shape: Any, value: object) -> Any:
     try:
-        found: str = TypeAdapter(shape).validate_python(text)
+        found = TypeAdapter(shape).validate_python(value)
     except ValidationError as error:
         mistake = error.errors()[0]["ctx"]["error"]
         raise OperatorError(f"{mistake}: {mistake.fix}") from None

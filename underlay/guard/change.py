@@ -29,6 +29,11 @@ def soak() -> float:
     return _number("soak time", SOAK_VARIABLE, 0, 0, MOST_SOAK)
 
 
+def check_variables() -> None:
+    """Raises OperatorError as `seconds` and `soak`: before the first host is asked."""
+    seconds(), soak()
+
+
 def _number(what: str, variable: str, default: int, least: int, most: int) -> int:
     said = os.environ.get(variable) or str(default)
     if not re.fullmatch("[0-9]{1,6}", said) or not least <= int(said) <= most:

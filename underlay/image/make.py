@@ -51,7 +51,7 @@ def check(plan: Plan, wanted: Wanted) -> None:
     folder = wanted.output.parent
     if not folder.is_dir() or wanted.output.is_dir():
         raise OperatorError(f"{wanted.output} can't be a file: name another one with --output")
-    if wanted.output.exists():
+    if os.path.lexists(wanted.output):
         raise OperatorError(f"{wanted.output} is there already: name another file with --output")
     if wanted.kind != "seed":
         _check_nics(plan, wanted.host)

@@ -33,7 +33,7 @@ from underlay.desired.units import RELOAD_SSH
 from underlay.errors import OperatorError
 from underlay.oncall.bundle import open_private, stem
 from underlay.oncall.redact import fingerprint
-from underlay.plan import Host, Plan
+from underlay.plan import Host, Plan, given
 from underlay.remote import send
 from underlay.remote.files import restore as replacing
 from underlay.remote.guard.paths import COPY, HISTORY
@@ -165,7 +165,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 def load(path: Path, plan: Plan, host: Host) -> bytes:
     """A host's part of an archive. Raises OperatorError if there is none, or it is of another site."""
     try:
-        with tarfile.open(path, mode="r:") as archive:
+        with given.opened(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             manifest: _Manifest = answers.parsed(_Manifest, _member(archive, MANIFEST))
             if manifest["site"] != plan.site:
                 raise OperatorError(f"{path} is of the site {manifest['site']!r}, and the plan's is {plan.site!r}")

@@ -50,7 +50,7 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
     old, made = target.key, new is None
     if not old.is_file() or old.suffix == ".pub":
         raise TargetError(f"the private key of {old} is not here: what an agent has is changed where it comes from")
-    new = new or old.with_name(f"{old.name}.new")
+    new = _given(new) if new else old.with_name(f"{old.name}.new")
     with tempfile.TemporaryDirectory(dir=target.ssh_config.parent) as folder:
         keys = Keys(target, Path(folder))
         names = [each.name for each in target.endpoints if each.name not in set(without)]
@@ -93,6 +93,14 @@ def rotate(target: Target, new: Path | None, without: Iterable[str] = ()) -> int
     for name in sorted(set(without)):
         print(f"left out: {name} still takes the old key, and only that")
     return GOOD
+
+
+def _given(key: Path) -> Path:
+    """A private key that a person names, looked at before any host is asked."""
+    if not key.is_file():
+        raise TargetError(f"{key} is no file: name a private key with --new")
+    hostkeys.public_line(key)
+    return key
 
 
 class Keys:

@@ -1,5 +1,6 @@
 """What `inventory.py` gives to pyinfra: the hosts of each role, and only of the roles that a command names."""
 
+import fnmatch
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from underlay.access.target import Target
 from underlay.errors import OperatorError
 from underlay.plan import ROLES
+from underlay.plan.literals import shown
 from underlay.text import is_blank
 
 Group = list[tuple[str, dict[str, Any]]]
@@ -31,8 +33,22 @@ def check(argv: list[str]) -> None:
     """Raises OperatorError where a word is empty: pyinfra would take no limit for no host, and end well."""
     own = list(takewhile(lambda word: word != "--", argv))  # behind it is a command for the hosts
     for before, word in pairwise(own):
-        if is_blank(word) or (word.startswith("--limit=") and is_blank(word.partition("=")[2])):
+        if is_blank(word) or (word.startswith(("--limit=", "--exclude=")) and is_blank(word.partition("=")[2])):
             raise OperatorError(f"the argument after {before!r} is empty: leave it out, or say what is meant")
+
+
+def check_choice(argv: list[str], found: dict[str, Group]) -> None:
+    """Raises OperatorError where `--limit` or `--exclude` chooses no host of the groups.
+
+    pyinfra would end well, with nothing done; or, where it is not excluded, with a host that was not meant.
+    """
+    own = list(takewhile(lambda word: word != "--", argv))
+    names = [name for hosts in found.values() for name, _ in hosts]
+    for before, word in pairwise([*own, ""]):
+        for option in ("--limit", "--exclude"):
+            chosen = word if before == option else before.partition("=")[2] if before.startswith(f"{option}=") else ""
+            if chosen and chosen not in found and not fnmatch.filter(names, chosen):
+                raise OperatorError(f"{option} {shown(chosen)} is no host of this command: it has {', '.join(names)}")
 
 
 def wanted_roles(argv: list[str]) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from textwrap import TextWrapper
 from typing import Any
 
+from underlay.plan import given
+
 Keys = tuple[str, ...]
 
 _SHOWN = 60  # characters of a wrong value that an error repeats
@@ -92,7 +94,7 @@ def read(path: Path) -> Literals:
 def _parse(path: Path) -> ast.Module:
     try:
         # Bytes, so that Python finds out the encoding as it does for every source file.
-        return ast.parse(path.read_bytes(), str(path))
+        return ast.parse(given.content(path), str(path))
     except (ValueError, MemoryError, RecursionError) as error:  # a null byte; nested too deeply
         raise SyntaxError(str(error) or "nested too deeply") from error
 

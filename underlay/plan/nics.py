@@ -57,8 +57,28 @@ def _vlan_name(parent: str, number: int) -> str:
     return name if len(name) <= LONGEST else f"vlan{number}"
 
 
+def _same_names(networks: Iterable[str], specs: Mapping[str, NicSpec]) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """As `mistakes`: what is made of NICs under the name of something else that is made."""
+    own = {network: specs[network] for network in networks if network in specs}
+    bonds = _bond_names(own.values())
+    made: dict[str, frozenset[str]] = {}
+    for network, spec in own.items():
+        legs = frozenset(spec.bond or ())
+        if legs and made.setdefault(bonds[legs], legs) != legs:
+            what = f"{bonds[legs]!r} is the name of another bond, of {', '.join(sorted(made[bonds[legs]]))}"
+            yield (network, "nic"), what, "give each bond a name of its own"
+    for network, spec in own.items():
+        parent = bonds[frozenset(spec.bond)] if spec.bond else str(spec.nic)
+        if spec.vlan and (name := _vlan_name(parent, spec.vlan)) in made:
+            yield (network, "vlan"), f"the VLAN is called {name!r}, and so is a bond", "give the bond another name"
+
+
 def mistakes(networks: Iterable[str], specs: Mapping[str, NicSpec]) -> Iterator[tuple[tuple[str, ...], str, str]]:
     """What of the NICs of a host can't be: the keys below `nics`, what, and the fix."""
+    networks = list(networks)
+    if same := [*_same_names(networks, specs)]:
+        yield from same
+        return  # of two of one name, one would be looked at below
     found = nics(networks, specs)
     names = list(found.names.values())
     for nic in sorted({nic for nic in names if names.count(nic) > 1}):
@@ -81,10 +101,17 @@ def mistakes(networks: Iterable[str], specs: Mapping[str, NicSpec]) -> Iterator[
                 yield (network, "mode"), f"is another one than that of {bond.name!r} before: {bond.mode}", "use one"
             if spec.nic and spec.nic != bond.name:
                 yield (network, "nic"), f"is another name than that of the bond before: {bond.name!r}", "use one"
+    yield from _mistakes_of_vlans(specs, found)
+
+
+def _mistakes_of_vlans(specs: Mapping[str, NicSpec], found: Nics) -> Iterator[tuple[tuple[str, ...], str, str]]:
     own = {found.names[network]: spec.mtu for network, spec in specs.items() if network in found.names and spec.mtu}
     for network, spec in specs.items():
         vlan = found.vlans.get(found.names.get(network, ""))
         size = spec.mtu or MTU
-        if vlan and own.get(vlan.parent, size) < size:
+        if vlan and vlan.parent in found.vlans:
+            what = f"{vlan.parent!r} is a VLAN of the plan, and carries no other"
+            yield (network, "nic"), what, "name the NIC, or the bond, that has both"
+        elif vlan and own.get(vlan.parent, size) < size:
             what = f"{size} is more than the {own[vlan.parent]} of {vlan.parent!r}, which carries it"
             yield (network, "mtu"), what, "make the one larger, or the other smaller"

@@ -127,11 +127,11 @@ Label = Annotated[
 ]
 NicName = Annotated[
     str,
-    # What the kernel allows, without what it or its sysctls use for something else.
+    # What the kernel allows, without what it, its sysctls, systemd or programs use for something else.
     text(
-        r"(?!(\.|\.\.|lo|all|default)$)[A-Za-z0-9_.-]{1,15}",
+        r"(?!(\.|\.\.|lo|all|default|bonding_masters|[0-9]+)$)[A-Za-z0-9_.][A-Za-z0-9_.-]{0,14}",
         "the name of a NIC",
-        "use the name that `ip link` shows: up to 15 of A-Z, a-z, 0-9, _, . and -",
+        "use the name that `ip link` shows: up to 15 of A-Z, a-z, 0-9, _, . and -, not digits alone",
     ),
 ]
 

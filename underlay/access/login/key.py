@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
+from underlay.plan import given
 from underlay.text import command
 
 SECONDS = 5
@@ -51,7 +52,7 @@ def wants_touch(key: Path) -> bool:
 
 def _is_public(key: Path) -> bool:
     try:
-        return re.match(rb"(sk-)?(ssh|ecdsa)-\S+ ", key.read_bytes()[:200]) is not None
+        return re.match(rb"(sk-)?(ssh|ecdsa)-\S+ ", given.content(key)[:200]) is not None
     except OSError:
         return False
 

@@ -34,6 +34,7 @@ def change(_: Context, host: str, command: str, via: str = "", address: str = ""
     from underlay.guard import runner
     from underlay.guard.change import MOST_SOAK, SOAK_VARIABLE, Change
 
+    parameters.only_with("--address", address, "--via", via)
     if soak:
         os.environ[SOAK_VARIABLE] = str(parameters.duration(soak, MOST_SOAK))
     target = current()

@@ -5,6 +5,7 @@ from invoke import Context, Exit, task
 from underlay.access.target import current
 from underlay.commands import parameters
 from underlay.errors import report_and_exit
+from underlay.guard import change
 
 
 @task(
@@ -26,10 +27,11 @@ def publish(_: Context, host: str, address: str = "", ports: str = "", dry: bool
     """
     from underlay.oncall import publish as publishing
 
-    target = current()
-    planned = parameters.host(target.plan, host)
     asked = parameters.address(address) if address else None
-    raise Exit(code=publishing.publish(target, planned, asked, tuple(ports.split(",")) if ports else (), dry))
+    wanted = parameters.ports(ports)
+    change.check_variables()
+    target = current()
+    raise Exit(code=publishing.publish(target, parameters.host(target.plan, host), asked, wanted, dry))
 
 
 @task(
@@ -49,6 +51,7 @@ def unpublish(_: Context, host: str, address: str = "", dry: bool = False) -> No
     """
     from underlay.oncall import publish as publishing
 
+    asked = parameters.address(address) if address else None
+    change.check_variables()
     target = current()
-    planned = parameters.host(target.plan, host)
-    raise Exit(code=publishing.unpublish(target, planned, parameters.address(address) if address else None, dry))
+    raise Exit(code=publishing.unpublish(target, parameters.host(target.plan, host), asked, dry))

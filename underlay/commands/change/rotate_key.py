@@ -20,7 +20,7 @@ from underlay.errors import OperatorError, report_and_exit
     iterable=["without"],
 )
 @report_and_exit()
-def rotate_key(_: Context, new: str = "", without: Sequence[str] = (), deploy_machine: bool = False) -> None:
+def rotate_key(_: Context, new: str = "", without: Sequence[str] | None = None, deploy_machine: bool = False) -> None:
     """Change the key with which the operator logs in on all hosts; the old one goes when the new one has logged in.
 
     The new key takes the old one's place (operator.key of the plan), the old one gets the ending .old. With
@@ -32,9 +32,10 @@ def rotate_key(_: Context, new: str = "", without: Sequence[str] = (), deploy_ma
     if new and deploy_machine:
         raise OperatorError("the deploy machine makes its key itself: --new does not go with --deploy-machine")
     target = current()
-    for name in without:
+    left_out = without or ()
+    for name in left_out:
         parameters.host(target.plan, name)
     announce(target)
     if deploy_machine:
-        raise Exit(code=machine_key.rotate(target, without))
-    raise Exit(code=rotate.rotate(target, Path(os.path.expanduser(new)) if new else None, without))
+        raise Exit(code=machine_key.rotate(target, left_out))
+    raise Exit(code=rotate.rotate(target, Path(os.path.expanduser(new)) if new else None, left_out))

@@ -28,10 +28,10 @@ from underlay.plan import load
 def image(
     _: Context,
     host: str,
-    format: str = "raw",
+    format: str = "",
     seed_only: bool = False,
     output: str = "",
-    suite: str = "trixie",
+    suite: str = "",
     dns: str = "",
     include: str = "",
     dry: bool = False,
@@ -45,18 +45,19 @@ def image(
 
     plan = load()
     one = parameters.host(plan, host)
-    kind = "seed" if seed_only else parameters.one_of("format", format, ["raw", "qcow2"])
+    for option, given in (("--include", include), ("--format", format), ("--suite", suite)):
+        if seed_only and given:
+            raise OperatorError(f"{option} goes with a disk, and --seed-only makes none: leave one of the two out")
+    kind = "seed" if seed_only else parameters.one_of("format", format or "raw", ["raw", "qcow2"])
     file = f"{one.name}-seed.img" if seed_only else f"{one.name}.{kind}"
     wanted = make.Wanted(
         one,
         kind,
         Path(output or file),
-        parameters.one_of("suite", suite, build.SUITES),
-        tuple(make.package(each) for each in include.split(",") if each),
-        tuple(str(parameters.address(each.strip())) for each in dns.split(",") if each),
+        parameters.one_of("suite", suite or build.SUITES[0], build.SUITES),
+        tuple(make.package(each) for each in parameters.several(include)),
+        tuple(str(parameters.address(each)) for each in parameters.several(dns)),
     )
-    if seed_only and include:
-        raise OperatorError("--include goes with a disk: the seed has no packages")
     if dry:
         make.check(plan, wanted)
         print(*make.planned(plan, wanted), sep="\n")

@@ -30,6 +30,7 @@ def ssh(_: Context, host: str, command: str | None = None, via: str = "", addres
     from underlay.access import anew
     from underlay.access import via as ways
 
+    parameters.only_with("--address", address, "--via", via)
     target = current()
     planned = parameters.host(target.plan, host)
     name = planned.name

@@ -1,5 +1,6 @@
 """`./inv adopt`."""
 
+import os
 import re
 from pathlib import Path
 
@@ -61,8 +62,12 @@ def adopt(
     config = look.config_file(ssh_config) if ssh_config else None
     ways = look.Ways(parameters.user(user), number, config, via)
     path = Path(output) if output else None
-    if path and path.exists():
+    if path and check:
+        raise OperatorError("--output goes with a proposal, and --check makes none: leave one of the two out")
+    if path and os.path.lexists(path):
         raise OperatorError(f"{path} is there already: name another file with --output")
+    if path and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise OperatorError(f"no file can be made in {path.parent}: name another one with --output")
     title = parameters.site(site)
     target = current()
     if not json:

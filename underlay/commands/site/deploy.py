@@ -11,8 +11,7 @@ from underlay.access.login import sudo
 from underlay.access.target import current
 from underlay.commands import parameters
 from underlay.errors import GOOD, WRONG, OperatorError, exit_code, report_and_exit
-from underlay.guard.change import MOST_SOAK, SECONDS, SECONDS_VARIABLE, SOAK_VARIABLE, seconds
-from underlay.guard.change import soak as watched
+from underlay.guard.change import MOST_SOAK, SECONDS, SECONDS_VARIABLE, SOAK_VARIABLE, check_variables
 from underlay.plan import REPO, roles
 from underlay.remote.guard.commands import LONGEST
 
@@ -52,7 +51,7 @@ def deploy(
         os.environ[SECONDS_VARIABLE] = str(parameters.whole(rollback_after, 1, LONGEST))
     if soak:
         os.environ[SOAK_VARIABLE] = str(parameters.duration(soak, MOST_SOAK))
-    seconds(), watched()  # a bad one of the environment stops here, too
+    check_variables()
     command = [sys.executable, "-m", *(("underlay.commands.site.dry_run", "--dry") if dry else ("pyinfra", "-y"))]
     command += ["--json"] if json else []
     found: dict[str, object] = {}

@@ -5,7 +5,7 @@ from invoke import Context, Exit, task
 from underlay.access.target import announce, current
 from underlay.commands import parameters
 from underlay.errors import COULD_NOT, report_and_exit
-from underlay.guard.change import Change
+from underlay.guard.change import Change, check_variables
 from underlay.remote.guard.pending import KEPT
 
 
@@ -24,13 +24,15 @@ def rollback(_: Context, host: str, steps: str | None = None) -> None:
     from underlay.guard import history as histories
     from underlay.guard import runner
 
+    number = parameters.whole(steps or "1", 1, KEPT)
+    check_variables()
     target = current()
-    announce(target)
     planned = parameters.host(target.plan, host)
+    announce(target)
     [entries] = histories.read(target, [planned]).values()
     if isinstance(entries, Exception):
         raise entries
-    number = histories.before(entries, planned.name, parameters.whole(steps or "1", 1, KEPT))
-    change = Change(what=(f"back to the state before change {number}",), restore=number)
+    first = histories.before(entries, planned.name, number)
+    change = Change(what=(f"back to the state before change {first}",), restore=first)
     if not runner.run(target, planned.name, change, print):
         raise Exit(code=COULD_NOT)
