@@ -1,6 +1,7 @@
 """How hosts are reached from wherever a command runs, and what is said if they can't be."""
 
 import os
+import sys
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from paramiko import SSHConfig
 from lab import target as lab_target
 from lab.state import LabHost, LabState
 from tests.unit.conftest import Planned
+from tests.unit.namespaces import namespace
 from underlay.access import target
 from underlay.access.endpoints import endpoints_from, vantage_of
 from underlay.access.ssh_config import TargetError
@@ -243,3 +245,23 @@ def test_this_machine_is_no_host_of_a_plan_with_other_addresses(planned: Planned
     elsewhere = host.model_copy(update={"interfaces": (local.model_copy(update={"address": "203.0.113.77"}),)})
     assert vantage_of(plan.model_copy(update={"hosts": (elsewhere,)})) is None
     assert vantage_of(plan.model_copy(update={"hosts": (elsewhere, mine)})) == mine
+
+
+HERE = """
+from pathlib import Path
+from underlay.access.endpoints import vantage_of
+from underlay.plan import load
+print(vantage_of(load(Path("group_data/all.py"))))
+"""
+
+
+def test_a_kernel_that_takes_any_address_for_its_own() -> None:
+    """1. with that setting of keepalived's this machine is no host of the plan; 2. with an address of one it is."""
+    with namespace("ip", "sysctl") as inside:
+        inside("sysctl", "-qw", "net.ipv4.ip_nonlocal_bind=1")
+        inside("ip", "link", "set", "lo", "up")
+        assert inside(sys.executable, "-c", HERE) == "None\n"
+        inside("ip", "address", "add", "192.168.0.53/32", "dev", "lo")
+        assert inside(sys.executable, "-c", HERE) == "None\n", "a published address is the gateway's"
+        inside("ip", "address", "add", "100.64.0.53/32", "dev", "lo")
+        assert "name='lb'" in inside(sys.executable, "-c", HERE)

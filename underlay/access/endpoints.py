@@ -1,12 +1,17 @@
 """By which address, and through which host, each host of the plan is reached from here."""
 
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from netaddr import IPAddress
 
 from underlay.plan import SSH_PORT, Host, Plan
+
+NONLOCAL = Path("/proc/sys/net/ipv4/ip_nonlocal_bind")
+TABLES = Path("/proc/net/fib_trie")
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,11 @@ class Endpoint:
 
 def vantage_of(plan: Plan) -> Host | None:
     """The host of the plan that this process runs on: the one that has an address of this machine."""
+    own = _own_addresses()
     for host in plan.hosts:
         for nic in host.interfaces:
+            if own is not None and str(nic.address) not in own:
+                continue
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 try:
                     probe.bind((str(nic.address), 0))
@@ -34,6 +42,16 @@ def vantage_of(plan: Plan) -> Host | None:
                     continue
                 return host
     return None
+
+
+def _own_addresses() -> set[str] | None:
+    """The addresses of this machine, where its kernel takes others for them, too (keepalived wants that); else None."""
+    try:
+        if NONLOCAL.read_text().strip() == "0":
+            return None
+        return set(re.findall(r"\|-- (\S+)\n +/32 host LOCAL", TABLES.read_text()))
+    except OSError:
+        return None
 
 
 def endpoints_from(plan: Plan, vantage: Host | None) -> Iterator[Endpoint]:
