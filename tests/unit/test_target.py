@@ -1,9 +1,9 @@
 """How hosts are reached from wherever a command runs, and what is said if they can't be."""
 
 import os
-import sys
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
