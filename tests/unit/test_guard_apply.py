@@ -107,6 +107,20 @@ def test_an_answer_to_the_confirmation_that_is_lost(
     assert guarded.settled.is_set()
 
 
+def test_a_host_that_was_not_reached_has_nothing_to_roll_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for its timer."""
+    lines: list[str] = []
+    target: Any = None
+    guarded = apply.Guarded(target, "gateway", Change(what=()), lines.append, lambda _: None)
+
+    def nowhere(*_: object) -> Any:
+        raise apply.LostError("ssh: connect to host 192.0.2.1 port 22: Network is unreachable")
+
+    monkeypatch.setattr(guarded, "_ssh", nowhere)
+    assert not guarded._make(Agents(), [])  # type: ignore[arg-type]
+    assert lines == ["not changed: ssh: connect to host 192.0.2.1 port 22: Network is unreachable"]
+
+
 def test_further_back_than_what_is_kept() -> None:
     entries = [{"number": 7}, {"number": 6}]
     assert history.before(entries, "gateway", 2) == 6

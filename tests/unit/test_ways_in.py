@@ -395,7 +395,7 @@ def test_the_way_is_taken_from_it_and_nothing_else(planned: Planned, tmp_path: P
 @needs_ssh
 def test_one_that_ssh_can_not_read(planned: Planned, tmp_path: Path) -> None:
     ends = [*endpoints_from(planned(), None)]
-    with pytest.raises(TargetError, match=r"none can't be read: set operator.ssh_config in the plan"):
+    with pytest.raises(TargetError, match=r"none is no file that can be read: set operator.ssh_config in the plan"):
         own_config.read(tmp_path / "none", ends, tmp_path)
     (tmp_path / "bad").write_text("Host *\n  Nonsense yes\n")
     with pytest.raises(TargetError, match=r"bad can't be read by ssh: .*line 2"):

@@ -135,6 +135,10 @@ class Shared:
         return mine.result()
 
 
+NO_WAY = "ssh: connect to host"
+"""Begins what ssh says where there was no connection: nothing can have begun."""
+
+
 class Guarded:
     """A guarded change of a host.
 
@@ -191,7 +195,8 @@ class Guarded:
         try:
             answer = self._begin(request)
         except LostError as error:
-            return self._lost(begun, str(error))
+            nothing = str(error).startswith(NO_WAY)
+            return self._failed(f"not changed: {error}") if nothing else self._lost(begun, str(error))
         if "error" in answer:
             return self._failed(f"not changed: {answer['error']}")
         with _new_connection(self.target, self.host) as fresh:

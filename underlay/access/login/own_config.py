@@ -34,8 +34,8 @@ def read(config: Path, endpoints: Iterable[Endpoint], sockets: Path) -> dict[str
 
     sockets: the folder of shared connections. Raises TargetError.
     """
-    if not os.access(config, os.R_OK):
-        raise TargetError(f"{config} can't be read: set operator.ssh_config in the plan")
+    if not (config.is_file() and os.access(config, os.R_OK)):
+        raise TargetError(f"{config} is no file that can be read: set operator.ssh_config in the plan")
     first = [each for each in endpoints if not each.jump]
     plain = set(_said(None, first[0])) if first else set()
     with ThreadPoolExecutor(AT_ONCE) as pool:
