@@ -5,10 +5,16 @@ import json
 import socket
 import struct
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from tests.unit.conftest import Planned
 from tests.unit.namespaces import namespace
+from underlay.access.endpoints import endpoints_from
+from underlay.doctor import gather
+from underlay.doctor.survey import Failure
 from underlay.plan import REPO
 from underlay.remote import arp, send, survey
 from underlay.remote.survey import connections
@@ -127,3 +133,25 @@ print([connections.silence(address) for address in ("127.0.0.2", "127.0.0.3", "1
             inside("ip", *command.split())
         found = ast.literal_eval(inside(sys.executable, "-c", script))
     assert found == ["", "Connection refused", f"no answer within {connections.PATIENCE} s"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "why"),
+    [
+        ("", "mute"),
+        ("Connection refused", "refused"),
+        ("timed out", "silent"),
+        ("No route to host", "silent"),
+    ],
+)
+def test_what_a_jump_host_sees_of_a_host_behind_it(planned: Planned, seen: str, why: str) -> None:
+    """ssh waits for a greeting through it, whether somebody took the connection or not."""
+    plan = planned()
+    asking: Any = object.__new__(gather._Surveyor)
+    asking.plan = plan
+    asking.target = SimpleNamespace(endpoints=[*endpoints_from(plan, plan.host("dev"))])
+    asking.door = SimpleNamespace(request=lambda *_, **__: {})
+    asking._ask = lambda *_: SimpleNamespace(connect={"100.64.0.2:22": seen}, login=None)
+    failures = {"master-1": Failure("mute", "Connection timed out during banner exchange")}
+    asking._at_the_jump_host(None, failures)
+    assert failures["master-1"].why == why

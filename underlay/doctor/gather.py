@@ -180,11 +180,16 @@ class _Surveyor:
                 asked = self.door.request(self.plan.host(jump), "", forwards=True)
                 seen = self._ask(links, self.plan.host(jump), {"connect": ends, **asked})
                 for address, error in seen.connect.items():
-                    if address in behind and error in ("", REFUSED):
-                        failure = failures[behind[address]]
+                    if address not in behind:
+                        continue
+                    failure = failures[behind[address]]
+                    if error in ("", REFUSED):
                         # Of what it does not forward ssh may say no word.
                         told: Why = "mute" if failure.why == "mute" else "forwarding" if seen.login else "closed"
                         failures[behind[address]] = replace(failure, why="refused" if error else told)
+                    elif failure.why == "mute":
+                        # It was the jump host that ssh heard nothing through: nobody there took the connection.
+                        failures[behind[address]] = replace(failure, why="silent")
 
     def _read(self, links: Links, host: Host) -> None:
         """Begin to read a host, and to look around from it."""
