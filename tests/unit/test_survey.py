@@ -149,7 +149,8 @@ def test_what_a_jump_host_sees_of_a_host_behind_it(planned: Planned, seen: str, 
     plan = planned()
     asking: Any = object.__new__(gather._Surveyor)
     asking.plan = plan
-    asking.target = SimpleNamespace(endpoints=[*endpoints_from(plan, plan.host("dev"))])
+    ends = {each.name: each for each in endpoints_from(plan, plan.host("dev"))}
+    asking.target = SimpleNamespace(endpoints=ends.values(), endpoint=ends.get)
     asking.door = SimpleNamespace(request=lambda *_, **__: {})
     asking._ask = lambda *_: SimpleNamespace(connect={"100.64.0.2:22": seen}, login=None)
     failures = {"master-1": Failure("mute", "Connection timed out during banner exchange")}
