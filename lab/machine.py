@@ -16,7 +16,7 @@ from underlay.programs import LAB, missing, packages, search_path
 ROOT = RUNTIME.name
 RAISED = RUNTIME / "neighbours.json"
 NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default")
-GONE_SECONDS = 5.0
+GONE_SECONDS = 30.0
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 

@@ -21,7 +21,7 @@ from underlay.plan import REPO
 class Stage:
     """A part of the tests: its name, the module to run with its arguments; its lab's Debian and hosts.
 
-    alone: nothing else runs meanwhile
+    alone: nothing else runs meanwhile, if the long tests of it run, too
     """
 
     name: str
@@ -58,15 +58,15 @@ IN_LABS = (
     ),
     _in_lab("Debian 13, among others", "trixie", "firewall forward additive neighbours oddities"),
     _in_lab("Debian 12", "bookworm", "deploys verify", "-k", ON_EVERY_RELEASE),
-    _in_lab("Debian 13, ways in, the lab itself", "trixie", "ways lab_lifecycle"),
-    _in_lab("many hosts", "trixie", "many", alone=True),
-    _in_lab("a minimal Debian", "trixie", "minimal_root"),
+    _in_lab("many hosts, the lab itself", "trixie", "many lab_lifecycle", alone=True),
 )
 LONG = (
     Stage("any plan, any command line", ("pytest", "-q", "tests/unit/test_fuzz.py", "--hypothesis-profile=long")),
     Stage("packets that end, in kernels", ("pytest", "-q", "tests/kernel")),
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends sick"),
     *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
+    _in_lab("Debian 13, ways in", "trixie", "ways"),
+    _in_lab("a minimal Debian", "trixie", "minimal_root"),
     _in_lab("a host from nothing", "trixie", "image"),
     _in_lab("a host from nothing, Debian 12", "bookworm", "image"),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
@@ -118,7 +118,8 @@ def _run_in_labs(stages: Sequence[Stage], selected: Sequence[str]) -> bool:
     """Each in a lab of its own, so that nobody's own lab is touched; all of them, also after one has failed."""
     ours = zlib.crc32(str(REPO).encode()) % 16**6  # two checkouts can be tested at the same time
     labs = {stage: f"{ours:06x}{number}" for number, stage in enumerate(stages)}
-    together, alone = ([stage for stage in stages if stage.alone == each] for each in (False, True))
+    alone = [stage for stage in stages if stage.alone and not selected]
+    together = [stage for stage in stages if stage not in alone]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         passed = list(pool.map(lambda stage: _run(stage, selected, labs[stage]), together))
     passed += [_run(stage, selected, labs[stage]) for stage in alone]

@@ -132,6 +132,7 @@ def test_what_the_installer_wrote(host: str, role: str, address: str, router: st
     assert inside(host, f"ls {INSTALLER}.d") == "50-underlay.conf\n90-more.conf\n"
 
 
+@pytest.mark.long
 def test_a_file_for_all_nics() -> None:
     """1. the first NIC has its own, by its MAC; 2. the others' is repeated for each, and followed when it changes."""
     mac = inside("master-1", "cat /sys/class/net/eth0/address").strip()

@@ -116,6 +116,7 @@ done
 """
 
 
+@pytest.mark.long
 def test_a_busy_host(more: str) -> None:
     """Others change their chain, and ours, three times a second: deploys are done, and their rules are all there."""
     inside("gateway", f"nohup sh -c '{BUSY}' >/dev/null 2>&1 & echo $! > /run/busy")

@@ -51,6 +51,7 @@ RULE = "-s 100.64.64.0/21 -j SNAT --to-source 192.168.0.51"
 HOSTILE = "FORWARD -s 192.0.2.0/24 -m comment --comment '<script>document.title=1</script>' -j DROP"
 
 
+@pytest.mark.long
 def test_with_a_host_down_and_a_rule_missing(tmp_path: Path) -> None:
     """The page is made all the same: who is down, what is missing, what was not tried; others' words stay words."""
     control.power_off("lb")
