@@ -16,7 +16,8 @@ from underlay.programs import LAB, missing, packages, search_path
 ROOT = RUNTIME.name
 RAISED = RUNTIME / "neighbours.json"
 NEIGHBOURS = Path("/proc/sys/net/ipv4/neigh/default")
-GONE_SECONDS = 30.0
+GONE_SECONDS, ENDED_SECONDS = 5.0, 30.0
+"""What dead processes may take to be gone, and those that were killed to be dead, on a busy machine."""
 INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 
 
@@ -198,10 +199,17 @@ def wait_for_end(pids: Iterable[int]) -> None:
 
     LabError if one does not end. A dead one whose parent does not ask for its end can't be waited for.
     """
+    pids = list(pids)
     if wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), seconds=GONE_SECONDS):
         return
-    if left := [pid for pid in pids if _state(pid) not in ("Z", "X", "")]:
-        raise LabError(f"processes of the lab do not end: ps {' '.join(map(str, left))}")
+    pids = [pid for pid in pids if _lives(pid)]
+    if not wait_until(lambda: not any(map(_lives, pids)), seconds=ENDED_SECONDS):
+        left = " ".join(str(pid) for pid in pids if _lives(pid))
+        raise LabError(f"processes of the lab do not end: ps {left}")
+
+
+def _lives(pid: int) -> bool:
+    return _state(pid) not in ("Z", "X", "")
 
 
 def _state(pid: int) -> str:

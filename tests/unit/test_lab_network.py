@@ -67,6 +67,7 @@ def test_the_end_of_a_process_is_waited_for() -> None:
 
 def test_a_process_that_does_not_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "GONE_SECONDS", 0.1)
+    monkeypatch.setattr(machine, "ENDED_SECONDS", 0.1)
     with pytest.raises(LabError, match=f"do not end: ps {os.getpid()}"):
         machine.wait_for_end([os.getpid()])
 
