@@ -204,13 +204,16 @@ def _machine(plan: Plan, number: int, serves_packages: bool, flavour: str, vm: b
             f"{plan.line('hosts', host.name, 'nics')}: bonds and VLANs need a kernel of their own: add --vm {host.name}"
         )
     trunks = tuple(_trunks(host))
-    plain = {nic.nic: nic.network for nic in host.interfaces if nic.nic not in (each.name for each in host.links)}
-    plain = {name: network for name, network in plain.items() if not any(name in trunk.legs for trunk in trunks)}
+    # One at a trunk is in several networks, or in none by itself.
+    trunked = {leg for trunk in trunks for leg in trunk.legs}
+    networks = {nic.nic: nic.network for nic in host.interfaces if nic.nic not in trunked}
     addresses = [nic.address for nic in host.interfaces] + ([host.published] if host.published else [])
     return Machine(
         name=host.name,
         number=number,
-        nics=tuple(Nic(name=name, network=plain.get(name, ""), mac=_mac(host.name, name)) for name in real_nics(host)),
+        nics=tuple(
+            Nic(name=name, network=networks.get(name, ""), mac=_mac(host.name, name)) for name in real_nics(host)
+        ),
         nic=host.primary.nic,
         links=tuple(of_nic(host.primary.nic, host.links)),
         trunks=trunks,

@@ -111,22 +111,20 @@ def start(host: Machine, blueprint: Blueprint, console: Path) -> None:
     network.plug_taps(host, blueprint)
     inside = ["nsenter", f"--net={network.netns(SWITCH)}"]
     with console.open("w") as log:
-        subprocess.Popen(
-            machine.in_cgroup(host.name, [*inside, *command(host, blueprint, console)]),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        wait_until(lambda: leader(host.name) is not None, seconds=10)  # the machine is the first process of its group
-        for line in _trunks(host, blueprint):
+
+        def begin(argv: list[str]) -> None:
             subprocess.Popen(
-                machine.in_cgroup(host.name, [*inside, sys.executable, "-IS", trunk.__file__, json.dumps(line)]),
+                machine.in_cgroup(host.name, [*inside, *argv]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+        begin(command(host, blueprint, console))
+        wait_until(lambda: leader(host.name) is not None, seconds=10)  # the machine is the first process of its group
+        for line in _trunks(host, blueprint):
+            begin([sys.executable, "-IS", trunk.__file__, json.dumps(line)])
 
 
 def _trunks(host: Machine, blueprint: Blueprint) -> Iterator[dict[str, object]]:

@@ -118,8 +118,9 @@ def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
         if live.sysctls.get(key) != value
     ]
     # A NIC that left the plan has what ours gave it still: the same address may be another one's now.
-    for nic in dict.fromkeys([*wanted.nics, *(each.nic for each in _stale_addresses(wanted, live))]):
-        found += _address_differences(nic, wanted, live)
+    stale = _stale_addresses(wanted, live)
+    for nic in dict.fromkeys([*wanted.nics, *(each.nic for each in stale)]):
+        found += _address_differences(nic, wanted, live, stale)
     # The kernel drops routes together with an address: those of such a NIC are set again afterwards.
     shaken = {each.thing.nic for each in found if isinstance(each.thing, Address) and each.kind in ("order", "extra")}
     return found + _route_differences(wanted, live, shaken)
@@ -150,13 +151,13 @@ def _link_differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference
 
 def unfit(wanted: HostNetwork, live: LiveNetwork) -> str:
     """Why a deploy can't bring up the NICs of the plan without a loss, for people, with what to do; empty if it can."""
-    problem = live.managers(wanted.every).problem
-    return problem or next((why for each in (_unfit_below, _unfit_links) for why in each(wanted, live)), "")
-
-
-def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
-    """Of the NICs that others are to be made of."""
     managers = live.managers(wanted.every)
+    found = (why for each in (_unfit_below, _unfit_links) for why in each(wanted, live, managers))
+    return managers.problem or next(found, "")
+
+
+def _unfit_below(wanted: HostNetwork, live: LiveNetwork, managers: Managers) -> Iterator[str]:
+    """Of the NICs that others are to be made of."""
     bonds = [bond.name for bond in wanted.bonds]
     masters = {name: shape.master for name, shape in live.shapes.items() if shape.master}
     for nic in wanted.nics:
@@ -177,9 +178,8 @@ def _unfit_below(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
             yield f"NIC {nic} is no leg of {bond}, and {manager} is in charge: make it one with that, and deploy again"
 
 
-def _unfit_links(wanted: HostNetwork, live: LiveNetwork) -> Iterator[str]:
+def _unfit_links(wanted: HostNetwork, live: LiveNetwork, managers: Managers) -> Iterator[str]:
     """Of the bonds and VLANs."""
-    managers = live.managers(wanted.every)
     for found in otherwise(wanted, live):
         yield f"{found.what}: make it as planned, or plan it as it is"
     for link in wanted.links:
@@ -293,7 +293,7 @@ def _stale_addresses(wanted: HostNetwork, live: LiveNetwork) -> list[Address]:
     return [each for each in stale if each not in theirs]
 
 
-def _address_differences(nic: str, wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
+def _address_differences(nic: str, wanted: HostNetwork, live: LiveNetwork, stale: list[Address]) -> list[Difference]:
     found: list[Difference] = []
     mine = [address for address in wanted.addresses if address.nic == nic]
     there = [address for address in live.addresses if address in mine]
@@ -307,7 +307,7 @@ def _address_differences(nic: str, wanted: HostNetwork, live: LiveNetwork) -> li
     ]
     found += [
         Difference("extra", address)
-        for address in reversed(_stale_addresses(wanted, live))  # the first of a network last: with it the kernel
+        for address in reversed(stale)  # the first of a network last: with it the kernel
         if address.nic == nic  # touches all others
     ]
     return found

@@ -251,7 +251,7 @@ class Investigation:
         if any(isinstance(each.thing, Nic) for each in found):
             # networkd of Debian 12 takes the policy rules away with a NIC, and brings them back with it.
             found = [each for each in found if each.kind != "missing" or not isinstance(each.thing, PolicyRule)]
-        commands = [_words_only(network.command(each)) for each in found]
+        commands = [_words_only(line) for each in found for line in network.commands(each)]
         if host.name not in self.seen.other_ways or not commands:
             return self.deploy(host)
         return f"{self.change(host.name, ' && '.join(commands))} && {self.deploy(host)}"
@@ -260,7 +260,7 @@ class Investigation:
 def _words_only(line: str) -> str:
     """A command of which a word (the name of a NIC) may be anything without a space, for a shell."""
     plain = line.removesuffix(" || true")
-    return " && ".join(command(*each.split()) for each in plain.split(" && ")) + line[len(plain) :]
+    return command(*plain.split()) + line[len(plain) :]
 
 
 def some(items: Iterable[object]) -> str:
