@@ -24,7 +24,7 @@ from pathlib import Path
 
 from lab import image, machine, network, trunk
 from lab.blueprint import SWITCH, Blueprint, Machine
-from lab.process import CommandError, LabError, Progress, run, wait_until
+from lab.process import CommandError, LabError, Progress, run
 from lab.state import IMAGES, RUNTIME, VARIABLE
 from underlay.image import build, disk, seed
 
@@ -122,7 +122,6 @@ def start(host: Machine, blueprint: Blueprint, console: Path) -> None:
             )
 
         begin(command(host, blueprint, console))
-        wait_until(lambda: leader(host.name) is not None, seconds=10)  # the machine is the first process of its group
         for line in _trunks(host, blueprint):
             begin([sys.executable, "-IS", trunk.__file__, json.dumps(line)])
 
@@ -172,9 +171,11 @@ def command(host: Machine, blueprint: Blueprint, console: Path) -> list[str]:
 
 
 def leader(name: str) -> int | None:
-    """The process that is its machine; None if the host is off."""
-    with suppress(OSError, StopIteration):
-        return next(iter(sorted(machine.processes_below(machine.cgroup_root() / name))))
+    """The process that is its machine; None if the host is off: its trunks may still run."""
+    for pid in machine.processes_below(machine.cgroup_root() / name):
+        with suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().startswith("qemu"):
+                return pid
     return None
 
 

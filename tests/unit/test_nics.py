@@ -236,6 +236,19 @@ def test_what_a_deploy_makes() -> None:
     assert change.links == ("eno1", "eno2", "bond0", "bond0.10", "bond0.20")
 
 
+@pytest.mark.parametrize("own", [(), (Address("eno3", "100.64.64.2/21"),)])
+def test_a_vlan_on_a_nic_that_was_down(own: tuple[Address, ...]) -> None:
+    """With an address of its own, or without."""
+    vlan = Vlan(name="eno3.30", parent="eno3", number=30)
+    wanted = HostNetwork((Address("eno3.30", "100.64.32.2/21"), *own), (), (), {}, (vlan,))
+    live = replace(RACK, links={**RACK.links, "eno3": False}, shapes={**RACK.shapes, "eno3": Shape(1500)})
+    assert [network.command(each) for each in network.differences(wanted, live)][:3] == [
+        "ip link set eno3 up",
+        "ip link add link eno3 name eno3.30 mtu 1500 type vlan id 30",
+        "ip link set eno3.30 up",
+    ]
+
+
 def test_a_leg_that_can_t_be_moved_fails_the_change(tmp_path: Path) -> None:
     """Whichever of its commands it is: a shell with `set -e` goes on behind an `&&`."""
     change = network_change(WANTED, RACK)

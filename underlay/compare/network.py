@@ -129,8 +129,10 @@ def differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
 def _link_differences(wanted: HostNetwork, live: LiveNetwork) -> list[Difference]:
     links = {link.name: link for link in wanted.links}
     found: list[Difference] = []
-    # In the order in which one is made of others; an MTU is set before those of the VLANs on it.
-    for nic in dict.fromkeys([*wanted.legs, *links, *wanted.lower, *wanted.nics]):
+    # In the order in which one is made of others: a VLAN takes no MTU above that of its NIC, and is up only on one
+    # that is up.
+    bonds, parents = (bond.name for bond in wanted.bonds), (vlan.parent for vlan in wanted.vlans)
+    for nic in dict.fromkeys([*wanted.legs, *bonds, *parents, *links, *wanted.nics]):
         link = links.get(nic)
         if nic not in live.links:
             found.append(Difference("missing", link or Nic(nic)))
