@@ -495,6 +495,24 @@ def test_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.fullmatch("can't be run: .*/locked has the wrong mode", found["locked"])
 
 
+GIVES_UP = "import os, resource, sys; [os.dup(0) for _ in range(int(sys.argv[1]))]; "
+GIVES_UP += "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]),) * 2); print(flush=True); sys.stdin.read()"
+
+
+@pytest.mark.parametrize(("more", "limit", "told"), [(6, 1, False), (6, 12, True)])
+def test_what_a_program_gave_up_itself(more: int, limit: int, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sshd's process for a login that is not through may open nothing any more: that is met by all of them."""
+    argv = [sys.executable, "-c", GIVES_UP, str(more), str(limit)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        monkeypatch.setattr(programs, "listeners", lambda _: [{"unit": "ssh.service"}])
+        monkeypatch.setattr(programs, "unit_of", lambda pid: "ssh.service" if pid == str(process.pid) else "")
+        found = list(programs._open_files())
+        assert bool(found) == told
+        process.communicate()
+
+
 def test_limits_are_far_here() -> None:
     """Of a healthy machine none is told that concerns ports."""
     assert not [each for each in programs.limits(True) if each["what"] == "local ports"]

@@ -232,7 +232,12 @@ def disks(lines: Sequence[str]) -> dict[str, Disk]:
 
 def failed_units(lines: Iterable[str]) -> tuple[str, ...]:
     """Read the section of that name."""
-    return tuple(line.split()[0] for line in lines if line.strip())
+    found = []
+    for line in lines:
+        if not (unit := re.match(r"([\w:.\\@-]+\.[a-z]+) +[a-z-]+ +failed ", line, re.ASCII)):
+            raise ValueError(f"each line has to be a unit that has failed: {line.strip()[:80]}")
+        found.append(unit[1])
+    return tuple(found)
 
 
 def nics(lines: Iterable[str]) -> dict[str, Link]:
