@@ -22,6 +22,7 @@ from tests.lab.conftest import SUITE, Snapshot
 from tests.lab.test_lab_lifecycle import leftovers
 from underlay.plan import REPO, ROLES, Plan, load
 
+pytestmark = pytest.mark.timeout(3000)
 HOST = "master-1"
 NICS = {
     "mgmt": {"bond": ["eth0", "eth1"], "vlan": 10},

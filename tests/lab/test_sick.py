@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("deployed")
 SICK = "master-1"
 SECONDS = 15
 """What a command may take on a quiet machine."""
-BUSY = 4
-"""Times as long where all of them run at once, beside other labs."""
+BUSY = 8
+"""Times as long where all of them run at once, or beside other labs."""
 FOLDER = "/run/sick"
 LEFT = "sleep 77.7"
 """What a program leaves behind that keeps its output open, as one that waits for a disk does."""
@@ -176,5 +176,5 @@ def test_sick_host(sickness: str, tmp_path: Path) -> None:
             if name == "status":
                 unwell = {each["name"] for each in json.loads(done.stdout)["hosts"] if each["error"] or each["unread"]}
                 assert unwell <= {SICK}, said
-            slow |= {name: round(seconds, 1)} if seconds > SECONDS else {}
+            slow |= {name: round(seconds, 1)} if seconds > BUSY * SECONDS else {}
     assert slow == {}
