@@ -67,9 +67,14 @@ def _ifupdown(host: Machine, _: str) -> Files:
     yield "etc/network/interfaces", 0o644, text(*lines)
 
 
-def _netplan(host: Machine, dns: str) -> Files:
-    lines = ["network:", "  version: 2", "  renderer: networkd", *(f"  {line}" for line in _yaml(host, dns))]
+def _netplan(host: Machine, dns: str, renderer: str = "networkd") -> Files:
+    lines = ["network:", "  version: 2", f"  renderer: {renderer}", *(f"  {line}" for line in _yaml(host, dns))]
     yield "etc/netplan/50-installer.yaml", 0o600, text(*lines)
+
+
+def _netplan_network_manager(host: Machine, dns: str) -> Files:
+    yield from _netplan(host, dns, "NetworkManager")
+    yield _only_what_is_configured()
 
 
 def _cloud_init(host: Machine, dns: str) -> Files:
@@ -104,8 +109,12 @@ def _network_manager(host: Machine, dns: str) -> Files:
         0o600,
         text(*lines, "", "[ipv6]", "method=ignore"),
     )
-    # As without an installer of desktops: it leaves NICs alone that nobody configured.
-    yield "etc/NetworkManager/conf.d/lab.conf", 0o644, text("[main]", "no-auto-default=*", "rc-manager=unmanaged")
+    yield _only_what_is_configured()
+
+
+def _only_what_is_configured() -> tuple[str, int, str]:
+    """As without an installer of desktops: NetworkManager leaves NICs alone that nobody configured."""
+    return "etc/NetworkManager/conf.d/lab.conf", 0o644, text("[main]", "no-auto-default=*", "rc-manager=unmanaged")
 
 
 FLAVOURS = {
@@ -115,4 +124,7 @@ FLAVOURS = {
     "networkmanager": Flavour(_network_manager, ("network-manager",), ("NetworkManager.service",)),
     "cloud-init": Flavour(_cloud_init, ("cloud-init",), disable=()),
     "ifupdown2": Flavour(_ifupdown, ("ifupdown2",), ("networking.service",)),
+    "netplan-networkmanager": Flavour(
+        _netplan_network_manager, ("netplan.io", "network-manager"), ("NetworkManager.service",)
+    ),
 }

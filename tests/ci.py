@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 
 from lab import image, machine
+from lab.flavour import DEFAULT, FLAVOURS
 from lab.process import LabError, Progress
 from lab.state import SUITES
 from underlay.errors import COULD_NOT, GOOD
@@ -40,6 +41,8 @@ QUICK = (
 
 ON_EVERY_RELEASE = "second_run or notes or boot or cni or jump_host or nginx or all_good or deploy_machine"
 """What depends on the release: what is installed, made live, made to last, and what the packets then do."""
+ON_EVERY_KIND = "managers or second_run or boot or lockout"
+"""What depends on what brings the NICs up, each kind alone: taken over, changed, undone, booted."""
 AT_ONCE = 2
 """Labs at the same time, on two cores: with three of them hosts answer too late now and then."""
 
@@ -52,7 +55,7 @@ def _in_lab(name: str, suite: str, modules: str, *options: str, hosts: str = "",
 
 IN_LABS = (
     _in_lab("Debian 13, changes", "trixie", "lab lab_errors adopt deploys guard_agent"),
-    _in_lab("Debian 13, proof", "trixie", "mutations verify guard"),
+    _in_lab("hosts of all kinds, proof", "trixie", "mutations verify guard", hosts="mixed"),
     _in_lab(
         "Debian 13, on call", "trixie", "trace status flows capture bundle backup report publish rotate access runbooks"
     ),
@@ -64,16 +67,21 @@ LONG = (
     Stage("any plan, any command line", ("pytest", "-q", "tests/unit/test_fuzz.py", "--hypothesis-profile=long")),
     Stage("packets that end, in kernels", ("pytest", "-q", "tests/kernel")),
     _in_lab("Debian 13, the operator's end", "trixie", "guard_ends sick"),
-    *(_in_lab(f"Debian 13, faults {part}", "trixie", "faults pairs", "--part", part) for part in ("1/2", "2/2")),
+    _in_lab("Debian 13, faults 1/2", "trixie", "faults pairs", "--part", "1/2"),
+    _in_lab("hosts of all kinds, faults 2/2", "trixie", "faults pairs", "--part", "2/2", hosts="mixed"),
+    _in_lab("files for networkd", "trixie", "mutations faults", "-m", "networkd"),
     _in_lab("Debian 13, ways in", "trixie", "ways"),
     _in_lab("a minimal Debian", "trixie", "minimal_root"),
     _in_lab("a host from nothing", "trixie", "image"),
     _in_lab("a host from nothing, Debian 12", "bookworm", "image"),
     _in_lab("Debian 12, among others", "bookworm", "firewall additive"),
-    _in_lab("hosts of all kinds", "trixie", "managers", hosts="mixed"),
-    _in_lab("Debian 12, hosts of all kinds", "bookworm", "managers", hosts="mixed"),
-    *(_in_lab(f"Debian 13, {kind}", "trixie", "managers", hosts=kind) for kind in ("ifupdown", "ifupdown2")),
-    *(_in_lab(f"Debian 13, {kind}", "trixie", "managers", hosts=kind) for kind in ("networkmanager", "netplan")),
+    _in_lab("hosts of all kinds, changes", "trixie", "managers deploys guard_agent", hosts="mixed"),
+    _in_lab("Debian 12, hosts of all kinds", "bookworm", "managers deploys", hosts="mixed"),
+    *(
+        _in_lab(f"Debian 13, {kind}", "trixie", "managers deploys guard_agent", "-k", ON_EVERY_KIND, hosts=kind)
+        for kind in FLAVOURS
+        if kind != DEFAULT
+    ),
 )
 """What CI has no time for."""
 

@@ -28,12 +28,13 @@ EXTRA = {
     "netplan": "sed -i 's/addresses: \\[100/addresses: [10.99.0.NUMBER\\/24, 100/; "
     "s/routes: \\[/routes: [{to: 10.200.0.0\\/16, via: 10.99.0.1}, /' /etc/netplan/50-installer.yaml",
 }
-EXTRA["ifupdown2"] = EXTRA["ifupdown"]
+EXTRA |= {"ifupdown2": EXTRA["ifupdown"], "netplan-networkmanager": EXTRA["netplan"]}
 RELOAD = {
     "ifupdown": "systemctl restart networking",
     "ifupdown2": "ifreload -a && systemctl restart networking",
     "networkmanager": "nmcli connection up eth0 && nmcli device reapply eth0",
     "netplan": "netplan generate && networkctl reload && networkctl reconfigure eth0",
+    "netplan-networkmanager": "netplan apply",
     "cloud-init": "networkctl reload && networkctl reconfigure eth0",
     "networkd": "systemctl restart systemd-networkd",
 }
@@ -104,6 +105,7 @@ def test_all_that_was_there_is_there_and_the_plan_is_too(deployed_beside: dict[s
 
 def test_ours_is_beside_what_is_in_charge(deployed_beside: dict[str, set[str]], ways: dict[str, str]) -> None:
     hooks = {"ifupdown": IFUPDOWN, "ifupdown2": IFUPDOWN, "networkmanager": NETWORK_MANAGER}
+    hooks["netplan-networkmanager"] = NETWORK_MANAGER
     for host, way in ways.items():
         there = {manager for manager, path in HOOKS.items() if not control.run(host, f"test -x {path}").returncode}
         assert there == ({hooks[way]} if way in hooks else set())
