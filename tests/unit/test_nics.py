@@ -291,6 +291,13 @@ def test_a_leg_that_leaves_comes_back_with_a_rollback() -> None:
     assert change.links == ("eno1", "eno2")
 
 
+def test_a_leg_of_the_hosts_own_stays() -> None:
+    """So does one that left the plan."""
+    more = replace(MADE, shapes={**SHAPES, "eno9": Shape(1500, master="bond0"), "eno8": Shape(1500, master="br0")})
+    assert network.differences(WANTED, more) == []
+    assert [*network.unmanaged(WANTED, more, WANTED.every)] == ["NIC eno9 in bond0"]
+
+
 def test_a_vlan_with_another_number() -> None:
     """Its address moves; the old one stays until the next boot, without it: the kernel would use the first of two."""
     there = replace(MADE, files=boot.files(WANTED, MADE))

@@ -218,8 +218,11 @@ def _made_otherwise(link: Bond | Vlan, there: Shape) -> str:
 
 
 def unmanaged(wanted: HostNetwork, live: LiveNetwork, nics: Collection[str]) -> Iterator[str]:
-    """Addresses and routes of these NICs, and policy rules, that are in no plan and stay, for people."""
+    """Addresses, routes and further legs of these NICs, and policy rules, that are in no plan and stay, for people."""
     stale = _stale_addresses(wanted, live)
+    for nic, shape in live.shapes.items():
+        if shape.master in {bond.name for bond in wanted.bonds} & {*nics} and nic not in wanted.legs:
+            yield f"NIC {nic} in {shape.master}"
     for address in live.addresses:
         if address.nic in nics and address not in wanted.addresses and address not in stale:
             yield f"address {address.cidr} on {address.nic}"
