@@ -560,6 +560,17 @@ def test_unexplained() -> None:
     assert found.fix.startswith("./inv trace ")
 
 
+def test_what_was_not_tried_has_not_failed() -> None:
+    """A host that was too busy to make its connections says nothing of the network."""
+    seen = healthy()
+    busy = Outcome(error="dev: the probe does not work there: no answer in time", unasked=True)
+    outcomes = {flow: busy if flow.source == "dev" else each for flow, each in seen.outcomes.items()}
+    found = diagnose(replace(seen, outcomes=outcomes))
+    assert found.findings == ()
+    [unread] = found.unread
+    assert re.fullmatch(r"\d+ connections were not tried \(dev .*\): dev: the probe does not work there: .*", unread)
+
+
 def test_the_same_mac() -> None:
     """Two hosts of one network that have it are named, both."""
     nics = {"eth0": Link(True, True, 1500, mac("lb", "mgmt"))}

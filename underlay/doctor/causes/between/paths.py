@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from netaddr import IPAddress
 
+from underlay.access.answers import UnreadableError
 from underlay.compare.filters import ARPTABLES
 from underlay.compare.firewall import canonical
 from underlay.desired import nat, routing, traffic
@@ -88,9 +89,14 @@ def _black_hole(case: Investigation, network: Network, host: Host, lossy: dict[H
 
 
 def connections(case: Investigation) -> Iterator[Cause]:
-    """The connections that fail and that nothing else explains: `not-answered`, `unexplained`."""
+    """The connections that fail and that nothing else explains: `not-answered`, `unexplained`.
+
+    Raises UnreadableError at the end for those that were not even tried.
+    """
     yield from packets.located(case, delivered=True)
     left = case.unexplained()
+    untried = {flow: seen for flow, (_, seen) in left.items() if case.seen.outcomes[flow].unasked}
+    left = {flow: words for flow, words in left.items() if flow not in untried}
     if left:
         flow, (expected, seen) = next(iter(left.items()))
         why_not = [each.why_not for each in case.seen.followed if each.why_not]
@@ -119,6 +125,9 @@ def connections(case: Investigation) -> Iterator[Cause]:
             hosts=case.behind(host),
             cuts=True,
         )
+    if untried:
+        flow, why = next(iter(untried.items()))
+        raise UnreadableError(f"{len(untried)} connections were not tried ({flow}): {why}")
 
 
 def followed(case: Investigation) -> Iterator[Cause]:
