@@ -444,6 +444,24 @@ def test_followed() -> None:
     assert (found.fix, found.advice) == ("", "look")
 
 
+@pytest.mark.parametrize(
+    ("hook", "ends", "accepts"),
+    [("INPUT", {"source"}, True), ("OUTPUT", {"source"}, False), ("INPUT", {"source", "receivers"}, False)],
+)
+def test_answers_to_the_gateway_itself(hook: str, ends: set[str], accepts: bool) -> None:
+    """They have no connection by the plan: a filter that drops those is mended, any other rule goes."""
+    what = "an unmanaged packet filter drops packets: -t filter -A INPUT -m conntrack --ctstate INVALID -j DROP"
+    undo = "iptables -t filter -D INPUT -m conntrack --ctstate INVALID -j DROP"
+    ended = Ended("rule-unmanaged", "gateway", what, True, undo, hook=hook)
+
+    def concerned(flow: Flow) -> bool:
+        to_it = "receivers" in ends and "gateway" in flow.receivers and not flow.must_not
+        return flow.source == "gateway" or to_it
+
+    found = only(diagnose(followed(ended, concerned)))
+    assert ("--syn -j ACCEPT" in found.fix, undo in found.fix) == (accepts, not accepts)
+
+
 def test_followed_to_two_ends() -> None:
     """Two faults are both found; that a packet of a third connection is lost follows from them."""
     lb = followed(TAKEN, lambda flow: "lb" in flow.receivers)

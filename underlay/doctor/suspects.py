@@ -36,6 +36,7 @@ class Suspect:
     spec: empty for the policy
     drops: it ends the packet; else it keeps a rule of ours from doing its work
     certain: its text leaves no doubt that it is met
+    hook: the built-in chain from which it is met
     program: the iptables that has it
     """
 
@@ -44,6 +45,7 @@ class Suspect:
     spec: str
     drops: bool
     certain: bool
+    hook: str
     program: str = IPTABLES
 
     def __str__(self) -> str:
@@ -135,15 +137,15 @@ class HostRules:
         for packet, chain, tables in ways:
             for table in tables:
                 if table in self._live and not (table == "nat" and untracked):
-                    end = self._walk(table, chain, packet, True, found)
+                    end = self._walk(table, chain, chain, packet, True, found)
                     if end != ENDS and self._live[table].policies.get(chain) == "DROP":
-                        found.append(Suspect(table, chain, "", True, end == GOES_ON, self.program))
+                        found.append(Suspect(table, chain, "", True, end == GOES_ON, chain, self.program))
         return list(dict.fromkeys(found))
 
     def _nic(self, address: IPAddress) -> str:
         return next((nic.nic for nic in self._host.interfaces if address in nic.cidr), self._host.primary.nic)
 
-    def _walk(self, table: str, chain: str, packet: Headers, certain: bool, found: list[Suspect]) -> End:
+    def _walk(self, table: str, hook: str, chain: str, packet: Headers, certain: bool, found: list[Suspect]) -> End:
         """Whether a packet ends in a chain; adds the suspects that it meets."""
         rules = self._live[table].chain(chain)
         end: End = GOES_ON
@@ -154,14 +156,14 @@ class HostRules:
             sure = sure and certain
             target = _target(spec)
             if target in self._live[table].rules:
-                inside = self._walk(table, target, packet, sure, found)
+                inside = self._walk(table, hook, target, packet, sure, found)
                 if inside == ENDS and sure:
                     return ENDS
                 end = MAY_END if inside != GOES_ON else end
                 continue
             ours = (table, chain, spec) in self._ours
             if not ours and (target in DROPS or self._takes(table, chain, spec, target, rules[index + 1 :], packet)):
-                found.append(Suspect(table, chain, spec, target in DROPS, sure, self.program))
+                found.append(Suspect(table, chain, spec, target in DROPS, sure, hook, self.program))
             if sure and target == "RETURN":
                 return end
             if target in DROPS or target in TRANSLATES:

@@ -1,6 +1,6 @@
 """Where packets of connections that fail really ended, as the hosts on their way saw it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from underlay.compare.filters import FIREWALLD
 from underlay.desired.traffic import Flow
@@ -8,11 +8,17 @@ from underlay.doctor.cause import Cause
 from underlay.doctor.causes.between.choice import trouble
 from underlay.doctor.investigation import Fix, Investigation, first, some
 from underlay.doctor.survey import Followed
+from underlay.doctor.suspects import IPTABLES
 from underlay.plan import OUTSIDE
 from underlay.text import command
 from underlay.trace.ended import Ended
 
 DELIVERED = "not-answered"
+UNTRACKED = (
+    "the plan exempts what the gateway itself sends to its networks from connection tracking: a filter that drops what "
+    "it has no connection for has to accept the answers. Put that where its own rules are (with ufw, in "
+    "/etc/ufw/before.rules before all others), or it is gone after a boot"
+)
 
 
 def taken(case: Investigation) -> Iterator[Cause]:
@@ -54,13 +60,17 @@ def _cause(case: Investigation, group: list[Followed]) -> Cause:
     flows = [each.flow for each in group if each.flow is not None]
     others = [each for each in group if each.flow is None]
     lost = [each.to for each in others if each.to in case.seen.failures]
-    fix = _fix(case, found)
+    host = next((each for each in case.plan.hosts if each.name == found.host), None)
     concerned = _concerned(case, flows)
+    drops = not others and " drops packets: " in found.what
+    accept = accept_answers(case, found.host, found.hook, IPTABLES, [*flows, *concerned]) if drops else ""
+    fix = Fix(case.change(found.host, accept)) if accept else _fix(case, found)
     ways = [*(str(flow) for flow in concerned or flows), *(each.said for each in others)]
     advice = [fix.advice, found.advice]
-    if found.named and fix.command:
+    if accept:
+        advice = [UNTRACKED]
+    elif found.named and fix.command:
         advice.append("somebody made it: find out what for, or it comes back")
-    host = next((each for each in case.plan.hosts if each.name == found.host), None)
     return Cause(
         id=found.id,
         host=found.host,
@@ -113,6 +123,21 @@ def _fix(case: Investigation, found: Ended) -> Fix:
         zone += [f"--add-source={network.cidr}" for network in case.plan.networks]
         undo = f"{command(*zone)} && firewall-cmd --reload"
     return Fix(case.change(host.name, undo))
+
+
+def accept_answers(case: Investigation, host: str, hook: str, program: str, flows: Iterable[Flow]) -> str:
+    """The command that lets answers to the gateway itself in, if it is them that a rule drops; else empty.
+
+    hook: the built-in chain from which the rule is met
+
+    They can't be told from an attempt to connect by connection tracking: the plan exempts these connections.
+    """
+    if host != case.gateway.name or hook != "INPUT" or not all(flow.source == host for flow in flows):
+        return ""
+    ends = [(case.plan.gateway_address(network.name), network.cidr) for network in case.plan.internal]
+    own = [end for end in ends if any(flow.source_address == end[0] for flow in flows)]
+    accept = [f"{program} -I INPUT -s {cidr} -d {address}/32 -p tcp ! --syn -j ACCEPT" for address, cidr in own]
+    return " && ".join(accept)
 
 
 def rates(case: Investigation) -> Iterator[Cause]:

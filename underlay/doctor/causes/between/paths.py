@@ -18,12 +18,6 @@ from underlay.doctor.suspects import IPTABLES, HostRules, Suspect
 from underlay.plan import Host, Network
 from underlay.text import command
 
-UNTRACKED = (
-    "the plan exempts what the gateway itself sends to its networks from connection tracking: a filter that drops what "
-    "it has no connection for has to accept the answers. Put that where its own rules are (with ufw, in "
-    "/etc/ufw/before.rules before all others), or it is gone after a boot"
-)
-
 
 def large_packets(case: Investigation) -> Iterator[Cause]:
     """`mtu-differs`, `mtu-black-hole`."""
@@ -217,11 +211,12 @@ def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]
         return
     host, worst = max(counts, key=lambda each: (len(counts[each]), each[1].certain))
     met = counts[host, worst]
-    packets = None
+    hits = None
     if host == case.gateway and worst.program == IPTABLES:
         hit = {(each.table, each.chain, each.spec or ""): each.packets for each in case.seen.states[host.name].counters}
-        packets = hit.get((worst.table, worst.chain, worst.spec))
-    accept = _accept_answers(case, host, worst, [flow for flow in left if str(flow) in met])
+        hits = hit.get((worst.table, worst.chain, worst.spec))
+    concerned = [flow for flow in left if str(flow) in met]
+    accept = packets.accept_answers(case, host.name, worst.hook, worst.program, concerned) if worst.drops else ""
     kind = "rule" if worst.spec else "policy"
     how = "drops packets" if worst.drops else "is taken before ours"
     beside = () if worst.program == IPTABLES else (f"{worst.program} filters beside the iptables of {host.name}",)
@@ -232,12 +227,14 @@ def _unmanaged_rules(case: Investigation, among: Iterable[tuple[Host, HostRules]
         evidence=(
             f"what fails meets it: {some(met)}",
             *beside,
-            *((f"{packets} packets have met it so far",) if packets is not None else ()),
+            *((f"{hits} packets have met it so far",) if hits is not None else ()),
         ),
         fix=case.change(host.name, accept or worst.undo) if accept or worst.undo else "",
-        advice=UNTRACKED if accept else f"somebody made it: find out what for, or it comes back{_by_handle(worst)}",
+        advice=packets.UNTRACKED
+        if accept
+        else f"somebody made it: find out what for, or it comes back{_by_handle(worst)}",
         plan=case.line(host),
-        hosts=frozenset(name for flow in left if str(flow) in met for name in flow.hosts)
+        hosts=frozenset(name for flow in concerned for name in flow.hosts)
         | frozenset(name for each in lost for name in case.behind(each)),
         cuts=True,
     )
@@ -248,19 +245,6 @@ def _by_handle(suspect: Suspect) -> str:
     if suspect.undo:
         return ""
     return f"; nft -a list chain ip {command(suspect.table, suspect.chain)} shows it whole, with its handle"
-
-
-def _accept_answers(case: Investigation, host: Host, worst: Suspect, flows: Sequence[Flow]) -> str:
-    """The command that lets answers to the gateway itself in, if it is them that a rule drops; else empty.
-
-    It can't be told from an attempt to connect by connection tracking: the plan exempts these connections.
-    """
-    if host != case.gateway or not worst.drops or not all(flow.source == host.name for flow in flows):
-        return ""
-    ends = [(case.plan.gateway_address(network.name), network.cidr) for network in case.plan.internal]
-    own = [end for end in ends if any(flow.source_address == end[0] for flow in flows)]
-    accept = [f"{worst.program} -I INPUT -s {cidr} -d {address}/32 -p tcp ! --syn -j ACCEPT" for address, cidr in own]
-    return " && ".join(accept)
 
 
 def _rules(case: Investigation) -> Iterator[tuple[Host, HostRules]]:
