@@ -48,8 +48,14 @@ class Evidence:
             return self.state(name).machine_public if name in self._states else None
         return None
 
-    def gather(self, hosts: Iterable[Host], flows: Iterable[Flow], sections: Collection[str] = state.CHECKS) -> None:
-        """Begin to read these hosts (`sections` of `state.read`) and to make these flows; returns at once."""
+    def gather(
+        self,
+        hosts: Iterable[Host],
+        flows: Iterable[Flow],
+        sections: Collection[str] = state.CHECKS,
+        patience: int = state.PATIENT,
+    ) -> None:
+        """Begin to read these hosts (`sections`, `patience` of `state.read`), make these flows; returns at once."""
         hosts, flows = list(hosts), list(flows)
         names = {host.name for host in hosts} | {name for flow in flows for name in flow.hosts}
         if flows:
@@ -60,7 +66,7 @@ class Evidence:
         if flows:
             self._outcomes = pool.submit(exchange.run, flows, self.links, self.plan.gateway.name)
         for host in hosts:
-            self._states[host.name] = pool.submit(state.read, self.links, self.plan, host, sections)
+            self._states[host.name] = pool.submit(state.read, self.links, self.plan, host, sections, patience)
         pool.shutdown(wait=False)
 
     def state(self, name: str) -> HostState:

@@ -47,7 +47,9 @@ from underlay.remote import send, survey
 from underlay.remote.guard.paths import COPY
 
 SECONDS = 4
-"""What a section may take, but for one that takes long where all is well."""
+"""What a section may take, but for one that takes long where all is well; for who wants to know where a fault is."""
+PATIENT = 12
+"""The same for who wants to know whether all is as planned: a host may be slow."""
 MOST = 4_000_000
 """Bytes of a section; and eight times that of all."""
 LATE = (124, 137)
@@ -56,7 +58,7 @@ FLOOD = 141
 """That of a command whose reader has gone."""
 NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS, BOOT = "answers", "boot"
-BOOT_SECONDS = 16
+BOOT_SECONDS = 30
 DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
@@ -289,19 +291,21 @@ def _packages(lines: list[str]) -> set[str]:
     return {name for name, _, _, status in rows if status == "installed"}
 
 
-def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS) -> HostState:
+def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS, patience: int = SECONDS) -> HostState:
     """The state of a host, by one command; a section that it does not have is left out.
+
+    patience: seconds that a section may take, at least
 
     Raises UnreachableError; a part that failed says so when it is asked for.
     """
     links.check(host.name)
     commands = {name: command for name, command in _commands(plan, host).items() if name in wanted}
-    seconds = {name: health.SECONDS.get(name, SECONDS) for name in commands}
+    seconds = {name: max(health.SECONDS.get(name, 0), patience) for name in commands}
     got = _answers(links, plan, host) if ANSWERS in wanted else {}
 
     def ask() -> HostState:
         sent = time.time()
-        text, longest = script(commands, seconds), max(seconds.values(), default=SECONDS)
+        text, longest = script(commands, seconds), max(seconds.values(), default=patience)
         done = links.run(host.name, "exec bash -s", seconds=longest + 3, stdin=text, most=8 * MOST)
         found = sections(done.stdout, commands)
         if not found:

@@ -21,7 +21,7 @@ from underlay.errors import GOOD, exit_code
 from underlay.observe import drift
 from underlay.observe.evidence import Evidence
 from underlay.observe.health import HEALTH, Conntrack, Tally, Upstream, outer_addresses
-from underlay.observe.state import DRIFT, HostState
+from underlay.observe.state import DRIFT, SECONDS, HostState
 from underlay.plan import Host, Plan
 from underlay.text import argument, command, one_line
 
@@ -134,7 +134,7 @@ def look(links: Links) -> Status:
     target, plan = links.target, links.target.plan
     hosts = plan.deployed
     evidence = Evidence(target, links)
-    evidence.gather(hosts, [], SECTIONS)
+    evidence.gather(hosts, [], SECTIONS, SECONDS)
     states: dict[str, HostState] = {}
     found = []
     for host in hosts:

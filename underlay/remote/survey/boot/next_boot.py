@@ -18,7 +18,7 @@ from underlay.remote import at_once
 from underlay.remote.survey.boot import scripts, transaction
 from underlay.remote.survey.boot.transaction import UnreadError
 
-SECONDS = 12
+SECONDS = 25
 """A test of a boot takes a third of a second; on a busy machine many times that."""
 NETWORKD = "systemd-network"
 NETWORK_FILES = ("/etc/systemd/network", "/etc/systemd/networkd.conf.d")

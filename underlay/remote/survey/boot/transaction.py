@@ -17,7 +17,7 @@ from typing import Any
 
 PROGRAMS = ("/usr/lib/systemd/systemd", "/lib/systemd/systemd")
 READER = ("--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search")
-SECONDS = 12
+SECONDS = 25
 VENDOR = ("/usr/lib/", "/lib/", "/run/")
 """Where units come from that no person wrote."""
 UNITS = (
