@@ -269,7 +269,7 @@ def test_every_fact(kind: type[FactBase[Any]]) -> None:
 def test_drift_of_the_others(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
     """One bad host costs nothing of what is known about the others."""
 
-    def read(_: Links, plan: Plan, host: Host, wanted: Collection[str]) -> HostState:
+    def read(_: Links, plan: Plan, host: Host, wanted: Collection[str], ___: int = 0) -> HostState:
         return HostState("lb", dict.fromkeys(wanted, (0, lines))) if host.name == "lb" else site.state(plan, host)
 
     monkeypatch.setattr(state, "read", read)

@@ -73,7 +73,7 @@ def gather(plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gathe
             if name in dead:
                 raise UnreachableError(f"{name} can't be reached at 192.0.2.1: no answer")
 
-        def read(links: Links, plan: Plan, host: Host, _: object) -> HostState:
+        def read(links: Links, plan: Plan, host: Host, *_: object) -> HostState:
             links.check(host.name)
             return told(plan, host)
 

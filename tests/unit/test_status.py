@@ -88,7 +88,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Site:
         Some.network = property(network)  # type: ignore[assignment]
         Some.nics = property(nics)  # type: ignore[assignment]
 
-        def read(_: Links, __: Plan, host: Host, ___: Collection[str]) -> HostState:
+        def read(_: Links, __: Plan, host: Host, ___: Collection[str], ____: int) -> HostState:
             if host.name in dead:
                 raise UnreachableError(f"{host.name} can't be reached at 192.0.2.1: no answer")
             return Some(host.name, {})

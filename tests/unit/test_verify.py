@@ -174,7 +174,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., NoLin
         def run(flows: Iterable[Flow], *_: object) -> dict[Flow, Outcome]:
             return {flow: Outcome("dead") if flow.hosts & links.dead else outcome(flow) for flow in flows}
 
-        def read(_: Links, __: Plan, host: Host, ___: Collection[str]) -> HostState:
+        def read(_: Links, __: Plan, host: Host, ___: Collection[str], ____: int) -> HostState:
             links.check(host.name)
             return HostState(host.name, {})
 
