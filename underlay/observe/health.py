@@ -200,7 +200,7 @@ def outer_addresses(plan: Plan) -> list[str]:
 
 def upstreams_of(plan: Plan) -> list[tuple[str, str]]:
     """What the proxy serves, and `ADDRESS:PORT` of each server behind it."""
-    api = [("kubernetes_api", f"{master.primary.address}:{nginx.API_PORT}") for master in plan.hosts_of("master")]
+    api = [("kubernetes_api", f"{plan.api_address(master)}:{nginx.API_PORT}") for master in plan.hosts_of("master")]
     services = roles.lb_nginx(plan).web_services
     return api + [(name, end) for name, service in services.items() for end in service.upstreams]
 
