@@ -179,5 +179,7 @@ def test_unknown_is_never_fine(section: str) -> None:
 
 def test_everything_is_a_section_of_some_role() -> None:
     """What can be asked for is what hosts are asked."""
-    commands = {name for host in PLAN.hosts for name in state._commands(PLAN, host)}
+    cluster = load(REPO / "tests/golden/good/cluster.py")
+    commands = {name for host in cluster.hosts for name in state._commands(cluster, host)}
+    assert commands - {name for host in PLAN.hosts for name in state._commands(PLAN, host)} == {"node"}
     assert commands | {state.ANSWERS, state.BOOT} == state.ALL

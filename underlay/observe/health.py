@@ -29,8 +29,9 @@ HEALTH = frozenset(
 )
 """The sections of health; the last four are of some roles only."""
 UPSTREAM_SECONDS = 1
-SECONDS = {"tally": 8, "firewall": 8}
-"""What a section may take that takes long where all is well: a table of millions, rules that are loaded to see them."""
+SECONDS = {"tally": 8, "firewall": 8, "node": 8}
+"""What a section may take that takes long where all is well: a table of millions, rules that are loaded to see them,
+programs that are asked what they are."""
 LONGEST = 1e10
 """Seconds that a host can be up."""
 NOTHING_KEPT = '{"pending": null, "last": null}'
