@@ -13,7 +13,8 @@ from underlay.observe import health, state
 from underlay.observe.health import Clock, Disk, Link, RuleCounter, Tally
 from underlay.observe.state import HostState
 from underlay.plan import REPO, load
-from underlay.remote import connect, conntrack, send
+from underlay.remote import conntrack, send
+from underlay.remote.checks import connect
 
 PLAN = load(REPO / "group_data/all.py")
 TABLE = """\

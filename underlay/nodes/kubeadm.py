@@ -36,7 +36,7 @@ def documents(plan: Plan, host: Host, secrets: Secrets) -> list[Document]:
     assert plan.kubernetes
     version = api(plan.kubernetes.minor)
     if host != plan.nodes[0]:
-        return [_join(plan, host, version, secrets)]
+        return [join(plan, host, secrets)]
     return [_init(plan, host, version, secrets), _cluster(plan, version), _kubelet(plan), _proxy()]
 
 
@@ -58,7 +58,10 @@ def _init(plan: Plan, host: Host, version: str, secrets: Secrets) -> Document:
     }
 
 
-def _join(plan: Plan, host: Host, version: str, secrets: Secrets) -> Document:
+def join(plan: Plan, host: Host, secrets: Secrets) -> Document:
+    """What a node gets that joins, whichever it is."""
+    assert plan.kubernetes
+    version = api(plan.kubernetes.minor)
     found = {
         **_kind("kubeadm.k8s.io", version, "JoinConfiguration"),
         "discovery": {

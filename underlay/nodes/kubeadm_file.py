@@ -32,9 +32,13 @@ _WORDS = ("true", "false", "yes", "no", "on", "off", "null")
 
 def text(plan: Plan, host: Host, secrets: Secrets) -> str:
     """The file for a node of the plan."""
-    made = documents(plan, host, secrets)
-    body = "---\n".join(f"{line}\n" for line in ("\n".join(_lines(each)) for each in made))
+    body = yaml(documents(plan, host, secrets))
     return "".join(f"# {line}".rstrip() + "\n" for line in _head(plan, host, body)) + body
+
+
+def yaml(made: Iterable[Mapping[str, Any]]) -> str:
+    """Documents as YAML."""
+    return "---\n".join("".join(f"{line}\n" for line in _lines(each)) for each in made)
 
 
 def _head(plan: Plan, host: Host, body: str) -> Iterator[str]:

@@ -18,7 +18,8 @@ from underlay.access import answers
 from underlay.access.answers import Finite
 from underlay.desired import nginx
 from underlay.plan import Host, Plan, roles
-from underlay.remote import connect, conntrack, send
+from underlay.remote import conntrack, send
+from underlay.remote.checks import connect
 from underlay.remote.guard.paths import COPY
 
 HEALTH = frozenset(
