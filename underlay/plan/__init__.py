@@ -5,7 +5,7 @@ it, and either raises one `PlanError` with the whole report or returns a frozen 
 """
 
 from underlay.plan.datafile import PlanError
-from underlay.plan.loader import load, plan_file
+from underlay.plan.loader import load, load_text, plan_file
 from underlay.plan.model import (
     MOST_NETWORKS,
     MTU,
@@ -47,5 +47,6 @@ __all__ = [
     "Zone",
     "ipv4",
     "load",
+    "load_text",
     "plan_file",
 ]
