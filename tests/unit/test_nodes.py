@@ -32,6 +32,8 @@ from underlay.nodes.wanted import (
 from underlay.observe import drift
 from underlay.operations import deploying, nodes
 from underlay.plan import REPO, load
+from underlay.verify import checks
+from underlay.verify.checks import EveryHost, WrongError
 
 PLAN = load(REPO / "tests/golden/good/cluster.py")
 HOST = PLAN.host("worker-1")
@@ -194,6 +196,36 @@ def test_an_empty_machine_gets_all_of_it(wanted: Preparation) -> None:
     assert places == sorted(places)
     assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
     assert "fstab" not in text
+
+
+FAKES = {
+    "apt-get": """case "$*" in *update*) exit 1 ;; esac; echo "apt-get $*" >>"$LOG" """,
+    "apt-cache": """for name; do :; done
+for version in 1.33.10-1.1 1.33.4-1.1 1.33.4-1.0; do echo " $name | $version | a source"; done""",
+    "apt-mark": """echo "apt-mark $*" >>"$LOG" """,
+}
+
+
+@pytest.mark.parametrize(("version", "there"), [("1.33.4", True), ("1.33.1", False), ("1.33", False)])
+def test_exactly_the_version_of_the_plan_is_installed(tmp_path: Path, version: str, there: bool) -> None:
+    """1.33.1 is no part of 1.33.10; a source that can't be read is no matter where others have it."""
+    for name, text in FAKES.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    log = tmp_path / "log"
+    log.touch()
+    text = "set -e\n" + difference._install(["kubeadm", "kubelet"], version).replace("/var/cache", str(tmp_path))
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "LOG": str(log)}
+    done = subprocess.run(["sh"], input=text, text=True, capture_output=True, check=False, env=environment)
+    assert (done.returncode == 0) == there
+    if there:
+        install, hold = log.read_text().splitlines()
+        assert install.endswith("--no-install-recommends kubeadm=1.33.4-1.1 kubelet=1.33.4-1.1")
+        assert hold == "apt-mark -qq hold kubeadm kubelet"
+    else:
+        assert f"no package source of this host has kubeadm {version}" in done.stderr
+        assert log.read_text() == ""
+    assert not list(tmp_path.glob("underlay-apt*"))
 
 
 # --- what the kernel can't do, and what is refused ------------------------------------------------------------------
@@ -432,3 +464,30 @@ def test_drift_of_a_node_is_told(wanted: Preparation, ready: NodeState) -> None:
     line = drift.line(PLAN, HOST, found)
     assert (line.kind, line.where, line.what) == ("differs", "live", "swap is on /swapfile, not off")
     assert line.plan.endswith("kubernetes")
+
+
+def test_the_operation_changes_the_difference_and_then_nothing(
+    wanted: Preparation, ready: NodeState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    done: list[str] = []
+    now = replace(ready, swaps=("/swapfile",), files={**ready.files, HOSTS: "127.0.0.1 localhost\n"})
+    monkeypatch.setattr(nodes, "tell", told.extend)
+    monkeypatch.setattr(nodes, "host", SimpleNamespace(get_fact=lambda _: now, noop=done.append))
+    [command] = nodes.prepared._inner(wanted=wanted)
+    assert "swapoff /swapfile" in command.get_raw_value()
+    assert "differs: swap is on /swapfile, not off" in told
+    assert "+100.64.0.53 api.lab.example" in told
+    monkeypatch.setattr(nodes, "host", SimpleNamespace(get_fact=lambda _: ready, noop=done.append))
+    assert list(nodes.prepared._inner(wanted=wanted)) == []
+    assert done == ["the node is prepared"]
+
+
+def test_verify_looks_at_it(wanted: Preparation, ready: NodeState) -> None:
+    check = EveryHost()
+    assert [str(each) for each in checks.preparations(PLAN, HOST)] == ["Kubernetes 1.33.4"]
+    assert list(checks.preparations(PLAN, PLAN.host("gateway"))) == []
+    check.test_prepared(HOST, site.state(PLAN, HOST, node=ready), wanted)
+    unready = site.state(PLAN, HOST, node=replace(ready, modules={"overlay": "there", "br_netfilter": "loaded"}))
+    with pytest.raises(WrongError, match="module overlay is missing"):
+        check.test_prepared(HOST, unready, wanted)

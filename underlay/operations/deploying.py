@@ -78,6 +78,8 @@ def _asked_by_every_role() -> Iterator[connection.Fact]:
     yield AuthorizedKeys, {"path": authorized_keys(planned_host)}
     yield Packages, {"names": PACKAGES[planned_host.role], "_timeout": SECONDS}
     yield SshdConfiguration, {"port": planned_host.login.port}
+    if planned_host in target.plan.nodes:
+        yield Node, {}
 
 
 def packages(role: str) -> None:
