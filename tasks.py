@@ -7,6 +7,7 @@ from invoke.main import program
 
 import targets  # noqa: F401 (the commands find the lab by it)
 from underlay.commands.change import announce, change, publish, rotate_key
+from underlay.commands.cluster import add, kubeadm, preflight
 from underlay.commands.keep import backup, bundle, image, report
 from underlay.commands.oncall import capture, doctor, flows, ssh, status, trace
 from underlay.commands.positionals import strict_arguments
@@ -21,6 +22,7 @@ for module in (
     *(plan, topology, adopt, deploy, verify, drift, history, rollback),
     *(doctor, status, trace, flows, capture, ssh),
     *(backup, bundle, report, image),
+    *(add, kubeadm, preflight),
     *(change, publish, announce, rotate_key),
 ):
     for each in Collection.from_module(module).tasks.values():

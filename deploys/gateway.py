@@ -4,7 +4,8 @@ from pyinfra.operations import systemd
 
 from underlay.desired import nat, units
 from underlay.desired.files import firewall_unit
-from underlay.operations import config_file, deploying, firewall
+from underlay.operations import deploying, firewall
+from underlay.operations.files import config_file
 from underlay.remote.guard.paths import COPY
 
 if deploying.runs_for("gateway"):

@@ -8,7 +8,8 @@ from underlay.access import hostkeys
 from underlay.access.target import MACHINE_KNOWN_HOSTS
 from underlay.desired import checkout, units
 from underlay.facts.access import ON_CALL
-from underlay.operations import access, config_file, deploying, packages, tree
+from underlay.operations import access, deploying, packages
+from underlay.operations.files import config_file, tree
 from underlay.plan import roles
 
 if deploying.runs_for("jumphost"):

@@ -3,7 +3,8 @@
 from pyinfra.operations import systemd
 
 from underlay.desired import nginx, units
-from underlay.operations import config_file, deploying
+from underlay.operations import deploying
+from underlay.operations.files import config_file
 
 if deploying.runs_for("lb_nginx"):
     target, _ = deploying.planned()

@@ -14,6 +14,9 @@ from underlay.access.endpoints import endpoints_from
 from underlay.access.ssh_config import ssh_config
 from underlay.desired import nat, nginx, routing, traffic
 from underlay.desired.files import network_files
+from underlay.nodes import kubeadm_file
+from underlay.nodes.kubeadm import Secrets
+from underlay.nodes.wanted import preparation
 from underlay.plan import REPO, ROLES, Plan, PlanError, load
 from underlay.report import diagram_text
 
@@ -95,11 +98,32 @@ SECTIONS: dict[str, Callable[[Plan], Iterator[str]]] = {
 }
 
 
+def _prepared(plan: Plan) -> Iterator[str]:
+    for host in plan.nodes:
+        wanted = preparation(plan, host)
+        assert wanted
+        yield f"{host.name}: pause image {wanted.cluster.pause}"
+        yield from (f"  name {line}" for line in wanted.names)
+        for path, content in wanted.files.items():
+            yield f"--- {host.name}:{path}\n{content.rstrip()}"
+
+
+def _kubeadm(plan: Plan) -> Iterator[str]:
+    yield from (kubeadm_file.text(plan, host, Secrets()) for host in plan.nodes)
+
+
+OF_A_CLUSTER: dict[str, Callable[[Plan], Iterator[str]]] = {
+    "what nodes get": _prepared,
+    "kubeadm's configuration": _kubeadm,
+}
+
+
 def derived(plan: Plan) -> str:
     """Everything that follows from a plan, a section for each part of the code that derives something."""
+    sections = SECTIONS | (OF_A_CLUSTER if plan.kubernetes else {})
     return "\n".join(
         "\n".join([f"=== {title} ===", *(line.rstrip() for line in section(plan))]) + "\n"
-        for title, section in SECTIONS.items()
+        for title, section in sections.items()
     )
 
 

@@ -63,6 +63,10 @@ def test_the_data_of_roles_beside_the_plan_goes_along(planned: Planned, tmp_path
     assert found["group_data/lb_nginx.py"] == (REPO / "group_data/lb_nginx.py").read_bytes()
 
 
+def test_the_key_of_a_package_source_goes_along() -> None:
+    assert b"PGP" in files(load(REPO / "tests/golden/good/cluster.py"))["group_data/kubernetes.asc"]
+
+
 def test_every_package_is_pinned() -> None:
     """By version and by hashes of its files, here and on the jump host; and no file names a place to download from."""
     for name in ("requirements.txt", "requirements-dev.txt"):

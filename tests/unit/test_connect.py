@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from underlay.remote import connect
+from underlay.remote.checks import connect
 
 HERE = "127.0.0.1"
 

@@ -4,7 +4,7 @@ import hashlib
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from tests.unit import site
 from underlay.access import hostkeys
 from underlay.access.endpoints import Endpoint
 from underlay.access.target import Target
-from underlay.compare.difference import UnitState
+from underlay.compare.difference import Difference, NodePart, UnitState
 from underlay.compare.filters import Filters
 from underlay.compare.network import LiveNetwork
 from underlay.compare.sshd import CONFIG
@@ -38,6 +38,7 @@ from underlay.doctor.diagnosis import diagnose, unexplained
 from underlay.doctor.policy import Packet
 from underlay.doctor.survey import Failure, Followed, Hop, HostSurvey, Survey, Way, Workstation
 from underlay.doctor.ways import failure_of
+from underlay.observe import drift
 from underlay.observe.exchange import Outcome
 from underlay.observe.health import Clock, Conntrack, GuardStatus, Link, RuleCounter, Upstream
 from underlay.observe.state import NO_SUCH_NAME, HostState
@@ -1047,3 +1048,21 @@ def test_rules_without_their_program_are_one_cause() -> None:
     firewall = replace(state(PLAN.gateway).firewall, at_boot={}, failed=(("underlay-firewall.service", "x", "gone"),))
     cause = only(diagnose(with_state(healthy(), "gateway", firewall=firewall, next_boot=gone)))
     assert (cause.id, cause.fix) == ("boot-unit", './inv change gateway "true"')
+
+
+def test_a_node_that_kubeadm_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that it lacks is one cause."""
+    planned = drift.of_host
+
+    def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
+        yield from planned(plan, host, state)
+        if host.name == "master-1":
+            yield Difference("differs", NodePart("swap", "off"), "on /swapfile")
+            yield Difference("missing", NodePart("module overlay"))
+
+    monkeypatch.setattr(drift, "of_host", of_host)
+    cause = only(diagnose(healthy()))
+    assert (cause.id, cause.host) == ("node-differs", "master-1")
+    assert cause.cause.endswith("swap is on /swapfile, not off")
+    assert cause.evidence == ("swap is on /swapfile, not off", "module overlay is missing")
+    assert cause.fix.endswith("deploy master")

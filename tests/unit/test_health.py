@@ -13,7 +13,8 @@ from underlay.observe import health, state
 from underlay.observe.health import Clock, Disk, Link, RuleCounter, Tally
 from underlay.observe.state import HostState
 from underlay.plan import REPO, load
-from underlay.remote import connect, conntrack, send
+from underlay.remote import conntrack, send
+from underlay.remote.checks import connect
 
 PLAN = load(REPO / "group_data/all.py")
 TABLE = """\
@@ -177,5 +178,7 @@ def test_unknown_is_never_fine(section: str) -> None:
 
 def test_everything_is_a_section_of_some_role() -> None:
     """What can be asked for is what hosts are asked."""
-    commands = {name for host in PLAN.hosts for name in state._commands(PLAN, host)}
+    cluster = load(REPO / "tests/golden/good/cluster.py")
+    commands = {name for host in cluster.hosts for name in state._commands(cluster, host)}
+    assert commands - {name for host in PLAN.hosts for name in state._commands(PLAN, host)} == {"node"}
     assert commands | {state.ANSWERS, state.BOOT} == state.ALL

@@ -11,7 +11,7 @@ from underlay.plan import REPO
 
 LAYERS = (
     *("text", "errors", "programs", "console", "plan", "desired", "compare", "remote", "access", "image", "facts"),
-    *("observe", "guard", "operations", "verify", "trace", "doctor", "report", "oncall", "adopt", "commands"),
+    *("nodes", "observe", "guard", "operations", "verify", "trace", "doctor", "report", "oncall", "adopt", "commands"),
 )
 FILES = sorted((REPO / "underlay").rglob("*.py"))
 

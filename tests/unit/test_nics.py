@@ -27,7 +27,7 @@ from underlay.observe import drift
 from underlay.operations.network import RESTORE_ROUTES, network_change
 from underlay.plan import REPO, Bond, Vlan, load
 from underlay.plan.model import NicSpec
-from underlay.plan.nics import mistakes, nics
+from underlay.plan.parts.nics import mistakes, nics
 from underlay.remote.guard.programs import Refused, shell
 from underlay.remote.guard.steps import plan_masters
 

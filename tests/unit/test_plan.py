@@ -15,7 +15,16 @@ from pydantic import ValidationError
 from underlay.desired.routing import TABLES, host_network
 from underlay.plan import MOST_NETWORKS, REPO, ROLES, Network, Plan, PlanError, Zone, load, plan_file
 from underlay.plan.datafile import read_literals, validate
-from underlay.plan.model import ForwardingException, Frozen, HostSpec, Operator, PlanFile, Published
+from underlay.plan.model import (
+    ForwardingException,
+    Frozen,
+    HostSpec,
+    Kubernetes,
+    Operator,
+    PackageSource,
+    PlanFile,
+    Published,
+)
 
 Data = dict[str, Any]
 
@@ -52,7 +61,7 @@ def test_the_networks_of_the_site(site: Plan) -> None:
 
 def test_the_hosts_of_the_site(site: Plan) -> None:
     assert [host.name for host in site.published] == ["jumphost", "lb"]
-    assert [len(site.hosts_of(role)) for role in ROLES] == [1, 1, 1, 1]
+    assert [len(site.hosts_of(role)) for role in ROLES] == [1, 1, 1, 1, 0]
     assert site.gateway.primary.with_prefix == "192.168.0.51/24"
     master = site.host("master-1")
     assert [(nic.network, nic.nic) for nic in master.interfaces] == [
@@ -220,7 +229,10 @@ def test_only_an_address_with_its_length_is_a_cidr(tmp_path: Path, data: Data, c
     assert "networks.storage.cidr: " in text
 
 
-@pytest.mark.parametrize("model", [PlanFile, Operator, Network, Zone, HostSpec, Published, ForwardingException])
+@pytest.mark.parametrize(
+    "model",
+    [PlanFile, Operator, Network, Zone, HostSpec, Published, ForwardingException, Kubernetes, PackageSource],
+)
 def test_every_key_is_explained(model: type[Frozen]) -> None:
     explained = (REPO / "docs" / "plan.md").read_text()
     names = {field.alias or name for name, field in model.model_fields.items()}

@@ -17,7 +17,8 @@ from tests.unit.test_connection import Worker, host, worker  # noqa: F401 (fixtu
 from underlay.access import ssh_config
 from underlay.access.ssh_config import TargetError, private_folder
 from underlay.facts.access import AccountKeys
-from underlay.operations import access, tree
+from underlay.operations import access
+from underlay.operations.files import tree
 from underlay.plan import REPO
 
 NOBODY = 65534

@@ -26,6 +26,7 @@ NAMES = {
     "jumphost": r"(jump|jumphost|bastion|jh)",
     "lb_nginx": r"(lb|loadbalancer|haproxy|nginx|proxy)",
     "master": r"(master|cp|control|controlplane|controller)",
+    "worker": r"(worker|wk)",
     "images": r"(images?|repo|mirror|pxe)",
 }
 """Role → how such hosts are called, before a number or another word."""
@@ -395,7 +396,7 @@ def _told(host: Guess, inner: Sequence[str], here: Callable[[str], bool]) -> Ite
     if "/opt/underlay" in names:
         yield "jumphost", "this repo is in /opt/underlay there"
     if runs(seen, "kubelet"):
-        yield "server", "a kubelet runs on it, and no API server: a worker"
+        yield "worker", "a kubelet runs on it, and no API server"
     for role, words in NAMES.items():
         if role != "gateway" and re.match(rf"{words}(-|\d|$)", host.name):
             yield role, "its name"

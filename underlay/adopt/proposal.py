@@ -3,10 +3,7 @@
 And what a deploy of it would change on the hosts, and what it would leave: as `drift` would see them.
 """
 
-import difflib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ from underlay.desired import routing
 from underlay.desired.files import sshd_settings
 from underlay.desired.nat import gateway_rules
 from underlay.desired.routing import PolicyRule, Route
-from underlay.plan import REPO, ROLES, Host, Plan, PlanError, load
+from underlay.plan import ROLES, Host, Plan, PlanError, edit, load_text
 from underlay.plan.edit import with_hosts
 from underlay.plan.model import Operator
 
@@ -76,21 +73,15 @@ def further(site: Site, plan: Plan) -> Proposal:
     ]
     new = with_hosts(old, lines)
     loaded, errors = _loaded(new, plan.source)
-    inside = plan.source.is_relative_to(REPO)
-    before, now = (f"{side}/{plan.source.relative_to(REPO)}" if inside else str(plan.source) for side in "ab")
-    diff = difflib.unified_diff(old.splitlines(True), new.splitlines(True), before, now, n=1)
-    return Proposal("".join(diff), loaded, errors)
+    return Proposal(edit.difference(plan.source, new), loaded, errors)
 
 
 def _loaded(text: str, path: Path) -> tuple[Plan | None, str]:
     """The text as a plan, read by the same code as every plan; or what that has against it."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / path.name
-        file.write_text(text)
-        try:
-            return load(file).model_copy(update={"source": path}), ""
-        except PlanError as error:
-            return None, str(error).replace(os.fsdecode(file), str(path))
+    try:
+        return load_text(text, path), ""
+    except PlanError as error:
+        return None, str(error)
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------

@@ -29,6 +29,18 @@ def host(plan: Plan, name: str) -> Host:
     return plan.host(one_of("host", name, [each.name for each in plan.hosts]))
 
 
+def nodes(plan: Plan) -> tuple[Host, ...]:
+    """The nodes of the plan's cluster, of which there are some."""
+    if plan.kubernetes is None:
+        raise OperatorError("the plan has no cluster: write 'kubernetes' there (docs/plan.md)")
+    return plan.nodes
+
+
+def node(plan: Plan, name: str) -> Host:
+    """The node of the plan's cluster with that name."""
+    return plan.host(one_of("node", name, [each.name for each in nodes(plan)]))
+
+
 def outer_address(plan: Plan, text: str) -> str:
     """A published address, or the gateway's own; a host's name stands for its own."""
     published = {host.name: str(host.published) for host in plan.published}

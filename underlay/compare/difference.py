@@ -72,6 +72,14 @@ class NotLoaded:
 
 
 @dataclass(frozen=True)
+class NodePart:
+    """A part of what makes a host a node of Kubernetes, and how it must be, if there is a word for that."""
+
+    name: str
+    wanted: str = ""
+
+
+@dataclass(frozen=True)
 class UnitState:
     """A systemd unit: `active` as ActiveState, `enabled` as UnitFileState (empty: there is no such unit)."""
 
@@ -128,7 +136,7 @@ class Place:
 Link = Nic | Bond | Vlan | Leg | Mtu
 Setting = Sysctl | SshdSetting
 Filter = Rule | NotLoaded | Parallel | NativeChain
-Thing = Link | Address | Route | PolicyRule | Setting | Filter | File | Unit
+Thing = Link | Address | Route | PolicyRule | Setting | Filter | File | Unit | NodePart
 Found = str | UnitState | Place | tuple[Route, ...] | None
 
 
@@ -164,7 +172,7 @@ class Difference:
                 return "out of order"
             case "disabled":
                 return "stopped"
-            case "differs" if isinstance(self.thing, File | SshdSetting) or isinstance(self.found, Place):
+            case "differs" if isinstance(self.thing, File | SshdSetting | NodePart) or isinstance(self.found, Place):
                 return "differs"
             case "differs" | "down":
                 return "missing"
@@ -189,7 +197,7 @@ class Difference:
                 found = f"rule {rule}"
             case Nic() | Bond() | Vlan() | Leg() | Mtu() as link:
                 found = _link(link)
-            case Sysctl(name) | Unit(name):
+            case Sysctl(name) | Unit(name) | NodePart(name):
                 found = name
             case File():
                 found = "the file"
@@ -213,8 +221,8 @@ class Difference:
                 found = ", ".join([f"policy {policy}", *does])
             case ((Nic() | Bond() | Vlan() | Leg()), there):
                 found = _state_of_nic(there) if self.kind != "missing" or there else "is missing"
-            case Mtu(_, size), there:
-                found = f"is {there}, not {size}"
+            case ((Mtu(_, wanted) | NodePart(_, wanted)), there) if there:
+                found = f"is {there}, not {wanted}"
             case ((Sysctl(_, value) | SshdSetting(_, value)), Place() as place):
                 found = f"is set by {place}, not to {value}"
             case File(), Place() as place:
@@ -230,7 +238,7 @@ class Difference:
             case Route(), _ if self.kind == "missing" and self.shaken:
                 found = "may go with an address"
             case _:
-                found = words.get(self.kind, "is not in the plan")
+                found = words.get(self.kind, "" if isinstance(self.thing, NodePart) else "is not in the plan")
         return found
 
     def origin(self, plan: Plan, host: Host) -> str:
@@ -250,6 +258,8 @@ class Difference:
                 found = _line(plan, host, source or destination)
             case Sysctl() | File(boot=True):
                 found = plan.line("hosts", host.name)
+            case NodePart():
+                found = plan.line("kubernetes")
             case _:
                 found = ""
         return found

@@ -41,6 +41,8 @@ def files(plan: Plan) -> dict[str, bytes]:
     found["group_data/all.py"] = text.encode()
     for role in ("jumphost", "lb_nginx"):
         found[f"group_data/{role}.py"] = role_file(plan, role).read_bytes()
+    if plan.kubernetes and (source := plan.kubernetes.source):
+        found[f"group_data/{source.key}"] = (plan.source.parent / source.key).read_bytes()
     return found
 
 

@@ -16,7 +16,7 @@ def configuration(plan: Plan) -> str:
         "lb_nginx/nginx.conf.j2",
         api_port=API_PORT,
         http_port=HTTP_PORT,
-        masters=[f"{master.primary.address}:{API_PORT}" for master in masters],
+        masters=[f"{plan.api_address(master)}:{API_PORT}" for master in masters],
         api_zone=_zone(len(masters)),
         services=[
             {"name": name, "zone": _zone(len(service.upstreams)), **service.model_dump()}

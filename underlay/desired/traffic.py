@@ -189,7 +189,8 @@ class _Site:
 
     def _to_api(self, one: _End, lb: Host) -> Flow:
         masters = self.plan.hosts_of("master")
-        near = next((nic for nic in lb.interfaces if nic.network == masters[0].primary.network), lb.primary)
+        api = self.plan.api_address(masters[0])
+        near = next((nic for nic in lb.interfaces if api in nic.cidr), lb.primary)
         flow = self._to_published("", one, lb, near.address, nginx.API_PORT)
         receivers = tuple(master.name for master in masters)
         return replace(flow, row="the API behind the load balancer", receivers=receivers, through=(lb.name,))

@@ -36,6 +36,7 @@ UNITS: dict[str, tuple[Unit, ...]] = {
     "jumphost": (SSH,),
     "lb_nginx": (NGINX,),
     "master": (),
+    "worker": (),
 }
 """Role → those of what it does; a host also needs what brings its NICs up."""
 
@@ -44,5 +45,6 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "jumphost": ("python3-venv", "tcpdump", *programs.packages(programs.COMMANDS)),
     "lb_nginx": ("nginx", "libnginx-mod-stream", "tcpdump"),
     "master": ("conntrack", "tcpdump"),
+    "worker": ("conntrack", "tcpdump"),
 }
 """Role → the packages that it needs."""

@@ -293,7 +293,7 @@ class _Surveyor:
         masters = self.plan.hosts_of("master")
         match host.role:
             case "lb_nginx":
-                found["connect"] = [[str(each.primary.address), nginx.API_PORT, True] for each in masters]
+                found["connect"] = [[str(self.plan.api_address(each)), nginx.API_PORT, True] for each in masters]
             case "master":
                 found |= {"owners": [nginx.API_PORT], "services": True}
         return found

@@ -14,6 +14,8 @@ from underlay.compare.managers import boot
 from underlay.compare.systemd import units as compared_units
 from underlay.desired import nat, nginx, routing, units
 from underlay.desired.files import RULES, SSHD, firewall_unit, sshd_file, sshd_settings
+from underlay.nodes import difference as node
+from underlay.nodes.wanted import preparation
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import DRIFT, HostState
 from underlay.plan import Host, Plan
@@ -79,6 +81,8 @@ def of_host(plan: Plan, host: Host, state: HostState) -> Iterator[Difference]:
     yield from sshd.differences(sshd_settings(plan, host), host.login.user, state.sshd)
     yield from compared_units.differences([*units.UNITS[host.role], *state.network.managing(wanted.every)], state.units)
     yield from filters.unmanaged(state.filters)
+    if prepared := preparation(plan, host):
+        yield from node.differences(prepared, state.node)
 
 
 def _firewall(plan: Plan, state: HostState) -> Iterator[Difference]:

@@ -18,7 +18,8 @@ from underlay.access import answers
 from underlay.access.answers import Finite
 from underlay.desired import nginx
 from underlay.plan import Host, Plan, roles
-from underlay.remote import connect, conntrack, send
+from underlay.remote import conntrack, send
+from underlay.remote.checks import connect
 from underlay.remote.guard.paths import COPY
 
 HEALTH = frozenset(
@@ -29,8 +30,9 @@ HEALTH = frozenset(
 )
 """The sections of health; the last four are of some roles only."""
 UPSTREAM_SECONDS = 1
-SECONDS = {"tally": 8, "firewall": 8}
-"""What a section may take that takes long where all is well: a table of millions, rules that are loaded to see them."""
+SECONDS = {"tally": 8, "firewall": 8, "node": 8}
+"""What a section may take that takes long where all is well: a table of millions, rules that are loaded to see them,
+programs that are asked what they are."""
 LONGEST = 1e10
 """Seconds that a host can be up."""
 NOTHING_KEPT = '{"pending": null, "last": null}'
@@ -200,7 +202,7 @@ def outer_addresses(plan: Plan) -> list[str]:
 
 def upstreams_of(plan: Plan) -> list[tuple[str, str]]:
     """What the proxy serves, and `ADDRESS:PORT` of each server behind it."""
-    api = [("kubernetes_api", f"{master.primary.address}:{nginx.API_PORT}") for master in plan.hosts_of("master")]
+    api = [("kubernetes_api", f"{plan.api_address(master)}:{nginx.API_PORT}") for master in plan.hosts_of("master")]
     services = roles.lb_nginx(plan).web_services
     return api + [(name, end) for name, service in services.items() for end in service.upstreams]
 

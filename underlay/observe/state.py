@@ -30,6 +30,8 @@ from underlay.desired.files import SSHD, authorized_keys
 from underlay.facts import files, filters, firewall, network, sshd
 from underlay.facts.access import MACHINE_PUBLIC, ON_CALL, RotationDue, machine_public
 from underlay.facts.firewall import Firewall
+from underlay.nodes import state as node
+from underlay.nodes.state import NodeState
 from underlay.observe import health
 from underlay.observe.health import (
     HEALTH,
@@ -59,7 +61,7 @@ FLOOD = 141
 NO_SUCH_NAME = "no-such-name.invalid"
 ANSWERS, BOOT = "answers", "boot"
 BOOT_SECONDS = 30
-DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd"})
+DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd", "node"})
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
     "listening",
@@ -149,6 +151,11 @@ class HostState:
     def units(self) -> dict[str, UnitState]:
         """The systemd units of `units.ALL`."""
         return self._read("units", _units)
+
+    @cached_property
+    def node(self) -> NodeState:
+        """What a node of the cluster needs."""
+        return self._read("node", node.parse)
 
     @cached_property
     def listening(self) -> set[int]:
@@ -327,6 +334,8 @@ def _commands(plan: Plan, host: Host) -> dict[str, str]:
         "listening": "ss -Hltn",
         "packages": "dpkg-query --show --showformat='${Package} ${Status}\\n'",
     }
+    if host in plan.nodes:
+        found["node"] = node.command()
     paths = [SSHD]
     match host.role:
         case "gateway":

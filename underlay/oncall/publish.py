@@ -3,16 +3,13 @@
 The plan is never edited here: people do that.
 """
 
-import difflib
 import re
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 from netaddr import IPAddress
 
@@ -28,8 +25,9 @@ from underlay.guard import runner
 from underlay.guard.change import Change
 from underlay.observe import exchange
 from underlay.oncall.flows import Gateway as Table
-from underlay.plan import REPO, Host, Interface, Plan, PlanError, load
+from underlay.plan import REPO, Host, Interface, Plan, PlanError, edit, load_text
 from underlay.plan.edit import published_in, unpublished_in
+from underlay.plan.model import shown_path
 from underlay.remote import arp, send
 from underlay.remote.conntrack import Connection
 from underlay.text import raw
@@ -53,17 +51,11 @@ class PublishError(OperatorError):
 
 def _diff(plan: Plan, new: str) -> str:
     """The change of the plan file as `git apply` takes it. Raises PublishError if the new plan has errors."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / plan.source.name
-        path.write_text(new)
-        try:
-            load(path)
-        except PlanError as error:
-            raise PublishError(str(error).replace(str(path), "the plan with this line")) from None
-    inside = plan.source.is_relative_to(REPO)
-    old, now = (f"{side}/{plan.source.relative_to(REPO)}" if inside else str(plan.source) for side in "ab")
-    lines = difflib.unified_diff(plan.source.read_text().splitlines(True), new.splitlines(True), old, now, n=1)
-    return "".join(lines)
+    try:
+        load_text(new, plan.source)
+    except PlanError as error:
+        raise PublishError(str(error).replace(shown_path(plan.source), "the plan with this line", 1)) from None
+    return edit.difference(plan.source, new)
 
 
 def _free(plan: Plan) -> Iterator[IPAddress]:

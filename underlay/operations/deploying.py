@@ -1,6 +1,6 @@
 """What the deploy files have in common: who they are for, and the steps that every role takes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyinfra import host
 from pyinfra.api.exceptions import PyinfraError
@@ -18,7 +18,10 @@ from underlay.facts.network import Network
 from underlay.facts.packages import Packages
 from underlay.facts.sshd import SshdConfiguration
 from underlay.facts.system import System
-from underlay.operations import access, connection, network, sshd
+from underlay.nodes import difference
+from underlay.nodes.state import Node
+from underlay.nodes.wanted import preparation
+from underlay.operations import access, connection, network, nodes, sshd, tell
 from underlay.operations.packages import PATIENCE, SECONDS, installed
 from underlay.plan import Host
 
@@ -75,6 +78,8 @@ def _asked_by_every_role() -> Iterator[connection.Fact]:
     yield AuthorizedKeys, {"path": authorized_keys(planned_host)}
     yield Packages, {"names": PACKAGES[planned_host.role], "_timeout": SECONDS}
     yield SshdConfiguration, {"port": planned_host.login.port}
+    if planned_host in target.plan.nodes:
+        yield Node, {}
 
 
 def packages(role: str) -> None:
@@ -82,7 +87,10 @@ def packages(role: str) -> None:
 
     Stops the whole run, before anything changes, if they can't be installed, or not without removing another one.
     """
-    names = PACKAGES[role]
+    _packages(PACKAGES[role])
+
+
+def _packages(names: Sequence[str]) -> None:
     needed = host.get_fact(Packages, names=names, _timeout=SECONDS)
     if needed is None:
         return
@@ -90,6 +98,31 @@ def packages(role: str) -> None:
         lacking = ", ".join(needed.names)
         raise PyinfraError(f"{host.name}: {lacking} can't be installed, nothing was changed: {needed.problem}")
     installed(name=f"Packages: {', '.join(names)}", needed=needed, _timeout=SECONDS + PATIENCE)
+
+
+def kubernetes_node() -> None:
+    """What kubeadm needs of a node, where the plan has a cluster.
+
+    Stops the whole run, before anything changes, if it can't be done beside what is there; for a kernel that can't do
+    it, too, but in the lab: there it is told, and done without.
+    """
+    target, planned_host = planned()
+    wanted = preparation(target.plan, planned_host)
+    state = host.get_fact(Node) if wanted else None
+    if wanted is None or state is None:
+        return
+    lacking = difference.lacking(state)
+    refused = difference.obstacles(wanted, state) + ([] if target.name == "lab" else lacking)
+    if refused:
+        raise PyinfraError(f"{host.name}: {'; '.join(refused)}. Nothing was changed: see docs/kubernetes.md")
+    tell(f"left out: {each}" for each in lacking)
+    if names := difference.packages(state):
+        _packages(names)
+    nodes.prepared(
+        name=f"Node: as kubeadm {wanted.cluster.version} needs it, now and at boot",
+        wanted=wanted,
+        _timeout=SECONDS + PATIENCE,
+    )
 
 
 def planned_network() -> None:

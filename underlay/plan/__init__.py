@@ -5,10 +5,11 @@ it, and either raises one `PlanError` with the whole report or returns a frozen 
 """
 
 from underlay.plan.datafile import PlanError
-from underlay.plan.loader import load, plan_file
+from underlay.plan.loader import load, load_text, plan_file
 from underlay.plan.model import (
     MOST_NETWORKS,
     MTU,
+    NODES,
     OUTSIDE,
     REPO,
     ROLES,
@@ -16,6 +17,7 @@ from underlay.plan.model import (
     Bond,
     Host,
     Interface,
+    Kubernetes,
     Login,
     Network,
     Plan,
@@ -27,6 +29,7 @@ from underlay.plan.values import MistakeError, ipv4
 __all__ = [
     "MOST_NETWORKS",
     "MTU",
+    "NODES",
     "OUTSIDE",
     "REPO",
     "ROLES",
@@ -34,6 +37,7 @@ __all__ = [
     "Bond",
     "Host",
     "Interface",
+    "Kubernetes",
     "Login",
     "MistakeError",
     "Network",
@@ -43,5 +47,6 @@ __all__ = [
     "Zone",
     "ipv4",
     "load",
+    "load_text",
     "plan_file",
 ]

@@ -17,6 +17,7 @@ from underlay.plan.model import (
     Host,
     HostSpec,
     Interface,
+    Kubernetes,
     Login,
     Network,
     Operator,
@@ -26,7 +27,8 @@ from underlay.plan.model import (
     Zone,
     covers,
 )
-from underlay.plan.nics import mistakes, nics
+from underlay.plan.parts import cluster
+from underlay.plan.parts.nics import mistakes, nics
 from underlay.plan.values import overlap
 
 
@@ -68,9 +70,10 @@ class Checker:
         self._check_addresses()
         self._check_forwarding(operator)
         self._check_exceptions()
+        kubernetes = self._kubernetes(head.kubernetes, path) if head and head.kubernetes else None
         # Who reaches whom is asked of a plan that is right in itself.
         if not self.problems:
-            self._check_ways()
+            self._check_ways(kubernetes)
         if self.problems or head is None:
             return None
         plan = Plan(
@@ -83,6 +86,7 @@ class Checker:
             networks=tuple(self.networks.values()),
             zones=tuple(self.zones.values()),
             hosts=tuple(_host(spec, self.networks, operator) for spec in self.hosts.values()),
+            kubernetes=kubernetes,
         )
         plan._literals = self.source
         return plan
@@ -288,7 +292,17 @@ class Checker:
         for below, what, fix in mistakes(networks, host.nics):
             self._add((*keys, "nics", *below), what, fix)
 
-    def _check_ways(self) -> None:
+    def _kubernetes(self, written: Kubernetes, path: Path) -> Kubernetes:
+        """The cluster, with what follows from the hosts."""
+        found = cluster.whole(written, list(self.hosts.values()))
+        ranges: list[Network | Zone] = [*self.networks.values(), *self.zones.values()]
+        known = cluster.Around(tuple(self.hosts.values()), ranges, self.network_names, path.parent)
+        # What is wrong with a host, or its network, is not said of the cluster once more.
+        for keys, what, fix in cluster.mistakes(found, written, known) if not self.problems else ():
+            self._add(keys, what, fix)
+        return found
+
+    def _check_ways(self, kubernetes: Kubernetes | None) -> None:
         """That the jump host and the load balancers reach those that they are there for."""
         enterprise = self.enterprise_names[0]
         for host in self.hosts.values():
@@ -308,7 +322,8 @@ class Checker:
             # Behind the upstream router nobody knows the internal networks.
             if (host.default_route or next(iter(host.addresses))) != enterprise:
                 continue
-            hidden = [other for other in ends if next(iter(other.addresses)) not in host.addresses]
+            api = kubernetes.api_network if kubernetes and host.role == "lb_nginx" else None
+            hidden = [other for other in ends if (api or next(iter(other.addresses))) not in host.addresses]
             # An internal address is what a jump host can't do without, whomever there is to reach today.
             if host.role == "jumphost" and list(host.addresses) == [enterprise]:
                 internal = next(name for name in self.network_names if name != enterprise)
@@ -318,7 +333,7 @@ class Checker:
                     f"give it an address in an internal network, like {internal!r}",
                 )
             elif hidden:
-                network = next(iter(hidden[0].addresses))
+                network = api or next(iter(hidden[0].addresses))
                 self._add(
                     ("hosts", host.name),
                     f"{what} can't reach {hidden[0].name!r} in network {network!r}: "

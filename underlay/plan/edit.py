@@ -4,12 +4,23 @@ The texts are of plans that were read without an error, and have the host.
 """
 
 import ast
+import difflib
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
+
+from underlay.plan.model import REPO
 
 _LINE_END = re.compile(rb"(,?)([ \t]*(?:#[^\r\n]*)?)(\r?\n)")
 """What follows an item that is the last one of its line."""
+
+
+def difference(path: Path, new: str) -> str:
+    """What another text changes in the file of a plan, as `git apply` takes it."""
+    inside = path.is_relative_to(REPO)
+    old, now = (f"{side}/{path.relative_to(REPO)}" if inside else str(path) for side in "ab")
+    return "".join(difflib.unified_diff(path.read_text().splitlines(True), new.splitlines(True), old, now, n=1))
 
 
 def published_in(text: str, name: str, address: str, ports: Sequence[str] = ()) -> str:

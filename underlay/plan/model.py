@@ -4,15 +4,20 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from netaddr import IPAddress
+from netaddr import IPAddress, IPNetwork
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from underlay.plan.literals import Literals, dotted
 from underlay.plan.values import (
     Address,
+    CertificateName,
     Cidr,
+    DnsName,
     FilePath,
     HostsCidr,
+    Image,
+    KeyFile,
+    KubernetesVersion,
     Label,
     Legs,
     MistakeError,
@@ -20,6 +25,8 @@ from underlay.plan.values import (
     NicName,
     Ports,
     SiteName,
+    SourceUrl,
+    SourceWord,
     SshPort,
     Text,
     UnicastCidr,
@@ -28,12 +35,14 @@ from underlay.plan.values import (
 )
 
 REPO = Path(__file__).resolve().parent.parent.parent
-ROLES = ("gateway", "jumphost", "lb_nginx", "master")
+ROLES = ("gateway", "jumphost", "lb_nginx", "master", "worker")
 """The roles that have a deploy, in the order in which each opens the way to the next."""
 
 MOST_NETWORKS = 99
 """Each has a routing table of its own on the hosts, in a range that is ours (see `desired.routing`)."""
-Role = Literal["gateway", "jumphost", "lb_nginx", "master", "workstation", "images", "server"]
+NODES = ("master", "worker")
+"""The roles whose hosts are nodes of a Kubernetes cluster."""
+Role = Literal["gateway", "jumphost", "lb_nginx", "master", "worker", "workstation", "images", "server"]
 Target = Literal["lab", "ssh"]
 Sudo = Literal["nopasswd", "password"]
 """How an account that is not root becomes root: at once, or with its password."""
@@ -158,6 +167,53 @@ class HostSpec(Frozen):
     sudo: Sudo | None = None
 
 
+class PackageSource(Frozen):
+    """A package source as a line of apt: `deb [signed-by=…] URL SUITE COMPONENTS`.
+
+    key: the file, beside the plan, with the public key that its packages are signed with, as text
+    """
+
+    url: SourceUrl
+    suite: SourceWord = "/"
+    components: tuple[SourceWord, ...] = ()
+    key: KeyFile
+
+
+class Kubernetes(Frozen):
+    """The cluster that the masters and workers are nodes of.
+
+    version: exact; of kubeadm, kubelet and kubectl, and of what kubeadm runs
+    source: of these packages; None for the sources that the hosts have themselves
+    images: the repository of the images
+    pause: the image of each pod's first container; None in the file for that of the version
+    endpoint: the name of the API, at the load balancer
+    pods, services: the ranges of the cluster's own addresses
+    node_network: whose address a node has in the cluster, and in which pods reach each other; None in the file for that
+        of the first master's default route
+    api_network: in which the API servers are reached, also by the load balancer; None in the file for that of the first
+        master's first address
+    domain: of the names inside the cluster
+    names: further names and addresses that the API's certificate is for
+    """
+
+    version: KubernetesVersion
+    source: PackageSource | None = None
+    images: Image
+    pause: Image | None = None
+    endpoint: DnsName
+    pods: UnicastCidr = IPNetwork("10.244.0.0/16")
+    services: UnicastCidr = IPNetwork("10.96.0.0/16")
+    node_network: Text | None = None
+    api_network: Text | None = None
+    domain: DnsName = "cluster.local"
+    names: tuple[CertificateName, ...] = ()
+
+    @property
+    def minor(self) -> int:
+        """33 of version 1.33.4."""
+        return int(self.version.split(".")[1])
+
+
 class PlanFile(Frozen):
     """The top level of a plan file; what stands below the names of its dictionaries is checked part by part."""
 
@@ -169,6 +225,7 @@ class PlanFile(Frozen):
     networks: dict[str, object] = Field(min_length=1)
     zones: dict[str, object] = {}
     hosts: dict[str, object] = Field(min_length=1)
+    kubernetes: Kubernetes | None = None
 
 
 class Interface(Frozen):
@@ -255,6 +312,7 @@ class Plan(Frozen):
     networks: tuple[Network, ...]
     zones: tuple[Zone, ...]
     hosts: tuple[Host, ...]
+    kubernetes: Kubernetes | None = None
     _literals: Literals = PrivateAttr(default_factory=Literals)
 
     @property
@@ -304,6 +362,20 @@ class Plan(Frozen):
         return nic.address
 
     @property
+    def nodes(self) -> tuple[Host, ...]:
+        """The nodes of the cluster, the masters first; empty if the plan has none."""
+        return tuple(host for role in NODES for host in self.hosts_of(role)) if self.kubernetes else ()
+
+    def node_address(self, host: Host) -> IPAddress:
+        """The address that a node has in the cluster."""
+        assert self.kubernetes
+        return _address(host, self.kubernetes.node_network)
+
+    def api_address(self, host: Host) -> IPAddress:
+        """Where a master's API server is reached, or a load balancer by a node."""
+        return _address(host, self.kubernetes.api_network if self.kubernetes else None)
+
+    @property
     def deployed(self) -> tuple[Host, ...]:
         """The hosts of the roles that have a deploy, in the order of ROLES."""
         return tuple(host for role in ROLES for host in self.hosts_of(role))
@@ -325,6 +397,11 @@ class Plan(Frozen):
     def line(self, *keys: str) -> str:
         """Where something stands in the plan, for people: `group_data/all.py:37 hosts.lb.published`."""
         return f"{shown_path(self.source)}:{self._literals.line(*keys)} {dotted(keys)}"
+
+
+def _address(host: Host, network: str | None) -> IPAddress:
+    nic = host.interface(network) if network else None
+    return (nic or host.primary).address
 
 
 _Named = TypeVar("_Named", Network, Host)

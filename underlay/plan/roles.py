@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationI
 from underlay.plan.datafile import PlanError, read_literals, report, unknown, validate
 from underlay.plan.literals import shown
 from underlay.plan.model import REPO, Frozen, Plan
-from underlay.plan.values import MistakeError, ipv4, is_unicast, text
+from underlay.plan.values import DNS_NAME, MistakeError, ipv4, is_unicast, text
 
 _Model = TypeVar("_Model", bound=Frozen)
 
@@ -85,7 +85,7 @@ def _not_in_use(account: str, info: ValidationInfo) -> str:
 ServerName = Annotated[
     str,
     text(
-        r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+        DNS_NAME,
         "the name of a web system",
         "write it like grafana.lab.example",
     ),

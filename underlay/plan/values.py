@@ -147,6 +147,33 @@ def number(least: int, most: int, what: str, fix: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+_DNS_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+DNS_NAME = rf"(?=.{{1,253}}$){_DNS_LABEL}(\.{_DNS_LABEL})*"
+"""A name as DNS has them, in small letters."""
+OLDEST = 20
+"""The first release of Kubernetes, 1.OLDEST, whose nodes are prepared: those before it have another configuration."""
+
+
+def _version(version: str) -> str:
+    if int(version.split(".")[1]) < OLDEST:
+        raise MistakeError(f"{version} is too old", f"write 1.{OLDEST}.0 or later")
+    return version
+
+
+def _no_address(name: str) -> str:
+    if name.replace(".", "").isdecimal():
+        raise MistakeError(f"{shown(name)} is an address", "write a name: an address can move to another machine")
+    return name
+
+
+def _certificate_name(value: object) -> str:
+    if isinstance(value, str) and _QUAD.fullmatch(value):
+        return str(ipv4(value))
+    if isinstance(value, str) and re.fullmatch(rf"(\*\.)?{DNS_NAME}", value):
+        return value
+    raise MistakeError(f"{shown(value)} is neither a name nor an address", "write it like api.example.org or 192.0.2.7")
+
+
 def _legs(legs: tuple[str, ...]) -> tuple[str, ...]:
     if len(legs) < 2 or len(set(legs)) < len(legs):
         raise MistakeError(f"{', '.join(legs) or 'nothing'} can't be a bond", "name two NICs or more, each once")
@@ -157,6 +184,37 @@ SshPort = Annotated[int, number(1, 65535, "port", "the number at which sshd list
 VlanId = Annotated[int, number(1, 4094, "number of a VLAN", "the number that the switch tags its packets with")]
 Mtu = Annotated[int, number(1280, 9216, "MTU", "the size of the largest packet in bytes")]
 Legs = Annotated[tuple[NicName, ...], AfterValidator(_legs)]
+KubernetesVersion = Annotated[
+    str,
+    text(r"1\.[0-9]{1,3}\.[0-9]{1,3}", "an exact version", 'write all of it, like "1.33.4"'),
+    AfterValidator(_version),
+]
+DnsName = Annotated[
+    str, text(DNS_NAME, "a name of DNS", "write it in small letters, like api.example.org"), AfterValidator(_no_address)
+]
+CertificateName = Annotated[str, BeforeValidator(_certificate_name)]
+Image = Annotated[
+    str,
+    text(
+        r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*(:[A-Za-z0-9_.-]{1,128})?"
+        r"(@sha256:[0-9a-f]{64})?",
+        "an image or the place of some",
+        "write it like registry.example.org/kubernetes, of an image with its tag",
+    ),
+]
+SourceUrl = Annotated[
+    str,
+    text(r"(https?|file|copy):/[!-~]*", "the URL of a package source", "write it as apt has it, like https://…"),
+]
+SourceWord = Annotated[
+    str, text(r"[A-Za-z0-9_./:+-]+", "a word of a package source", "write it as it stands in the line for apt")
+]
+KeyFile = Annotated[
+    str,
+    text(
+        r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "the name of a file beside the plan", "write its name only, like kubernetes.asc"
+    ),
+]
 FilePath = Annotated[str, text('[^"]+', "the path of a file", 'write a path in quotes, without " in it')]
 # An ssh configuration and messages carry these, so each is one printable line.
 SiteName = Annotated[str, text(".{1,60}", "a name", "give the site a name of up to 60 printable characters")]

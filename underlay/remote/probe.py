@@ -33,7 +33,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from underlay.remote import Pace, at_once, connect, serve
+from underlay.remote import Pace, at_once, serve
+from underlay.remote.checks import connect
 
 DEADLINE = 30
 PATIENCE = 3

@@ -17,6 +17,7 @@ WHAT = {
     "jumphost": "the way in, deploys the site",
     "lb_nginx": "L7 and L4 proxy",
     "master": "control plane",
+    "worker": "runs pods",
     "workstation": "workstation",
     "images": "images and packages",
     "server": "server",

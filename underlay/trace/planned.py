@@ -480,5 +480,5 @@ def proxied(plan: Plan, path: Path, port: int | None) -> Iterator[tuple[str, Pac
         return
     host = plan.host(path.receiver)
     if host.role == "lb_nginx":
-        for master in plan.hosts_of("master"):
-            yield host.name, Packet(_own_address(plan, host.name, master.primary.address, None), master.primary.address)
+        for asked in map(plan.api_address, plan.hosts_of("master")):
+            yield host.name, Packet(_own_address(plan, host.name, asked, None), asked)

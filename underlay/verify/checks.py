@@ -13,6 +13,8 @@ from underlay.desired import routing
 from underlay.desired.files import authorized_keys, sshd_settings
 from underlay.desired.routing import Address, HostNetwork, PolicyRule, Route
 from underlay.desired.units import PACKAGES, Unit
+from underlay.nodes import difference
+from underlay.nodes.wanted import Preparation, preparation
 from underlay.observe import boot as observed
 from underlay.observe.evidence import Evidence
 from underlay.observe.state import HostState
@@ -78,6 +80,11 @@ def legs(plan: Plan, host: Host) -> Iterable[str]:
 
 def sshd_keywords(plan: Plan, host: Host) -> Iterable[str]:
     return sshd_settings(plan, host)
+
+
+def preparations(plan: Plan, host: Host) -> Iterable[Preparation]:
+    found = preparation(plan, host)
+    return [found] if found else []
 
 
 class EveryHost:
@@ -168,6 +175,14 @@ class EveryHost:
         """The packages are installed."""
         missing = [name for name in PACKAGES[self.role] if name not in state.packages]
         expect(missing, [], f"dpkg -l on {planned.name}")
+
+    @each(preparations)
+    def test_prepared(self, planned: Host, state: HostState, item: Preparation) -> None:
+        """It is prepared for kubeadm."""
+        found = difference.differences(item, state.node)
+        if found:
+            where = [f"./inv deploy {planned.role} --dry shows what it takes", "docs/kubernetes.md"]
+            wrong("a node as kubeadm needs it", [f"{each.where}: {each.what}" for each in found], where)
 
     def test_managers(self, plan: Plan, planned: Host, state: HostState) -> None:
         """What brings its NICs up runs, now and at boot."""

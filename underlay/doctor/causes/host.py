@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from underlay.compare import network
-from underlay.compare.difference import File, Leg, Nic, Sysctl
+from underlay.compare.difference import File, Leg, Nic, NodePart, Sysctl
 from underlay.desired import routing
 from underlay.desired.routing import IP_FORWARD, Address, PolicyRule, Route
 from underlay.desired.ruleset import Rule
@@ -276,7 +276,17 @@ def _guard(case: Investigation, planned: Host, state: HostState) -> Iterator[Cau
 
 
 def _services(case: Investigation, planned: Host, state: HostState) -> Iterator[Cause]:
-    """`service-down`, `file-differs`."""
+    """`service-down`, `file-differs`, `node-differs`."""
+    if parts := [each.what for each in case.differences(planned, state) if isinstance(each.thing, NodePart)]:
+        yield Cause(
+            id="node-differs",
+            host=planned.name,
+            cause=f"{planned.name}: as a node of the cluster it is not as kubeadm needs it: {parts[0]}",
+            evidence=first(parts),
+            fix=case.deploy(planned),
+            plan=case.plan.line("kubernetes"),
+            hosts=case.behind(planned),
+        )
     starts = {each.about: each for each in case.next_boot(planned, state)}
     for each in case.differences(planned, state):
         if isinstance(each.thing, Unit) and (planned.name, each.thing.name) in case.told:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from underlay.remote import at_once
-from underlay.remote.connect import connect, tls, words
+from underlay.remote.checks.connect import connect, tls, words
 from underlay.remote.survey import programs
 
 PATIENCE = 1.5

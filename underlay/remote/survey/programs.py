@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from underlay.remote import at_once
-from underlay.remote.connect import connect, words
+from underlay.remote.checks.connect import connect, words
 from underlay.remote.survey.host import output
 
 PATIENCE, PAGE = 1.5, 3

@@ -1,0 +1,1 @@
+"""Commands for the Kubernetes cluster of the plan."""

@@ -1,0 +1,1 @@
+"""Files put in place: one that is checked first, a whole folder."""

@@ -1,0 +1,1 @@
+"""Programs that look at something on a host, and end."""
