@@ -1,8 +1,8 @@
 """The Kubernetes of Debian 12's source package, built once and kept beside the lab's images.
 
-A build is a folder: `bin` has the programs, `repo/SUITE` is an apt repository of what nodes need beside them. One of
-all programs has `images.tar`, too (`lab.kubernetes.oci`): every image that kubeadm asks for but coredns, by the names
-that it asks for in REGISTRY. The etcd in there is Debian's, whatever its tag says.
+A build is a folder: `bin` has the programs, `repo/SUITE` is an apt repository of what nodes need beside them. If it is
+one of all programs, `repo` has packages of these, too (`lab.kubernetes.debs`), and `images.tar` has every image that
+kubeadm asks for but coredns, as it is called in REGISTRY (`lab.kubernetes.oci`). Its etcd is Debian's, whatever the tag.
 
 Debian's source package has all of upstream's sources, vendored ones included, so nothing but it and Debian's Go is
 loaded. It is the last one of which Debian can build servers: real behaviour, old version.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from lab import image, machine
-from lab.kubernetes import oci
+from lab.kubernetes import debs, oci
 from lab.process import Progress, run
 from lab.state import IMAGES, SUITES
 from underlay.image.build import REPRODUCIBLE
@@ -51,7 +51,7 @@ STEP_SECONDS = 3600.0
 def folder(what: What) -> Path:
     """Where the build of these programs is, or will be."""
     inputs = hashlib.sha256()
-    for file in (__file__, oci.__file__, SOURCE_SCRIPT):
+    for file in (__file__, debs.__file__, oci.__file__, SOURCE_SCRIPT):
         inputs.update(Path(file).read_bytes())
     return IMAGES / f"kubernetes-{what}-{inputs.hexdigest()[:16]}"
 
@@ -79,8 +79,11 @@ def _build(new: Path, what: What, say: Progress) -> None:
     root = work / "root"
     for made in (programs, work):
         made.mkdir(parents=True)
-    for suite in SUITES:
-        _packages(new / "repo" / suite, work / suite, suite)
+    repos = {suite: new / "repo" / suite for suite in SUITES}
+    for suite, repo in repos.items():
+        repo.mkdir(parents=True)
+        # All that these depend on, whatever the base of a host has: nothing is in this root.
+        _debian(work / suite, "custom", (), [image.download(repo, " ".join(FOR_NODES))], suite)
     say("the packages for nodes are there")
     load = 'cd "$1/src" && APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get'
     hooks = [
@@ -104,7 +107,11 @@ def _build(new: Path, what: What, say: Progress) -> None:
         hooks = ['rm -f "$1"/etc/apt/sources.list "$1"/etc/hostname "$1"/etc/resolv.conf']
         _debian(work / "base.tar", "essential", IN_IMAGES, hooks)
         oci.write(new / "images.tar", _images(programs, root / "pause", work))
-        say("the images are there")
+        for suite, repo in repos.items():
+            debs.write(programs, VERSION, work / f"{suite}.debs", repo)
+        say("the images and packages of them are there")
+    for repo in repos.values():
+        image.index(repo)
     shutil.rmtree(work)
 
 
@@ -115,13 +122,6 @@ def _debian(root: Path, variant: str, packages: Iterable[str], hooks: Iterable[s
     argv += [f"--customize-hook={hook}" for hook in hooks]
     argv = machine.in_cgroup(".build", [*argv, suite, str(root)])
     run(argv, env=REPRODUCIBLE, timeout=STEP_SECONDS, inherit=False)
-
-
-def _packages(debs: Path, root: Path, suite: str) -> None:
-    """An apt repository of FOR_NODES with all they depend on: it does not matter what the base of a host has."""
-    debs.mkdir(parents=True)
-    _debian(root, "custom", (), [image.download(debs, " ".join(FOR_NODES))], suite)
-    image.index(debs)
 
 
 def _images(programs: Path, pause: Path, work: Path) -> Iterator[oci.Image]:

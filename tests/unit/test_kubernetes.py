@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab import image, machine
-from lab.kubernetes import build, oci
+from lab.kubernetes import build, debs, oci
 from lab.process import LabError, Progress
 
 
@@ -68,7 +69,7 @@ def test_the_same_content_is_the_same_archive(tmp_path: Path) -> None:
     assert written("one", 1) == written("two", 2_000_000_000)
 
 
-@pytest.mark.parametrize("where", ["build.__file__", "oci.__file__", "build.SOURCE_SCRIPT"])
+@pytest.mark.parametrize("where", ["build.__file__", "debs.__file__", "oci.__file__", "build.SOURCE_SCRIPT"])
 def test_a_build_is_kept_by_all_that_it_is_made_by(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = build.folder("all")
     other = tmp_path / "other"
@@ -120,3 +121,39 @@ def test_what_is_kept_is_whole_and_the_newest(tmp_path: Path, monkeypatch: pytes
     image.once(tmp_path / "kind-new", "kind", Path.mkdir)
     image.once(tmp_path / "kind-new", "kind", cut_off)
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"kind-new", "other-1"}
+
+
+def test_what_is_built_has_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    argvs: list[list[str]] = []
+    monkeypatch.setattr(machine, "in_cgroup", lambda group, argv: [group, *argv])
+    monkeypatch.setattr(image, "run", lambda argv, **_: argvs.append(argv))
+    image.offline(tmp_path, ".kubernetes-all-0123456789abcdef.lab.new", "go build", "--bind=/a:/b", timeout=1)
+    (argv,) = argvs
+    assert argv[0] == ".build", "who ends the lab ends this"
+    assert "--private-network" in argv
+    assert "--machine=kubernetes-all-0123456789abcdef-lab-new" in argv, "a name of a machine has no dots at its ends"
+    assert argv[-4:] == ["--bind=/a:/b", "/bin/sh", "-c", "go build"]
+
+
+def test_packages_have_what_was_built_and_its_units(tmp_path: Path) -> None:
+    programs, repo = tmp_path / "bin", tmp_path / "repo"
+    for folder in (programs, repo):
+        folder.mkdir()
+    for name in ("kubeadm", "kubelet", "kubectl", "kube-proxy"):
+        (programs / name).write_text(name)
+    umask = os.umask(0o077)
+    try:
+        debs.write(programs, "1.20.2", tmp_path, repo)
+    finally:
+        os.umask(umask)
+    architecture = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout
+    names = {f"{name}_1.20.2-00_{architecture.strip()}.deb" for name in debs.FILES}
+    assert {path.name for path in repo.iterdir()} == names
+    kubeadm = next(repo.glob("kubeadm_*"))
+    listed = subprocess.run(["dpkg-deb", "--contents", kubeadm], capture_output=True, text=True, check=True).stdout
+    modes = {line.split()[-1]: " ".join(line.split()[:2]) for line in listed.splitlines()}
+    assert modes["./usr/bin/kubeadm"] == "-rwxr-xr-x root/root"
+    assert modes["./usr/"] == "drwxr-xr-x root/root"
+    assert modes["./usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf"] == "-rw-r--r-- root/root"
+    field = subprocess.run(["dpkg-deb", "--field", kubeadm, "Depends"], capture_output=True, text=True, check=True)
+    assert field.stdout.strip() == "kubelet, kubectl, cri-tools"
