@@ -2,7 +2,7 @@
 
 A build is a folder: `bin` has the programs, `repo/SUITE` is an apt repository of what nodes need beside them. If it is
 one of all programs, `repo` has packages of these, too (`lab.kubernetes.debs`), and `images.tar` has every image that
-kubeadm asks for but coredns, as it is called in REGISTRY (`lab.kubernetes.oci`). Its etcd is Debian's, whatever the tag.
+kubeadm asks for but coredns, as it is called in REGISTRY (`lab.kubernetes.oci`). Its etcd is Debian's.
 
 Debian's source package has all of upstream's sources, vendored ones included, so nothing but it and Debian's Go is
 loaded. It is the last one of which Debian can build servers: real behaviour, old version.
