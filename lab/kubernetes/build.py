@@ -68,8 +68,10 @@ def compile_program(name: str) -> str:
     major, minor, _ = VERSION.split(".")
     values = {"gitVersion": f"v{VERSION}", "gitMajor": major, "gitMinor": minor, "gitTreeState": "archive"}
     values["buildDate"] = "1970-01-01T00:00:00Z"
-    module = "k8s.io/kubernetes/vendor/k8s.io/component-base/version"
-    flags = " ".join(["-s", "-w", *(f"-X {module}.{key}={value}" for key, value in values.items())])
+    # The second one is what an API server answers.
+    modules = [f"k8s.io/kubernetes/vendor/k8s.io/{each}/version" for each in ("component-base", "client-go/pkg")]
+    settings = [f"-X {module}.{key}={value}" for module in modules for key, value in values.items()]
+    flags = " ".join(["-s", "-w", *settings])
     # The vendored libraries of cloud providers would be half of all that is compiled.
     return f"cd {SOURCE}; go build -tags providerless -o /{name} -ldflags '{flags}' ./cmd/{name}"
 
