@@ -4,8 +4,8 @@ A build is a folder: `bin` has the programs, `repo/SUITE` is an apt repository o
 one of all programs, `repo` has packages of these, too (`lab.kubernetes.debs`), and `images.tar` has every image that
 kubeadm asks for but coredns, as it is called in REGISTRY (`lab.kubernetes.oci`). Its etcd is Debian's.
 
-Debian's source package has all of upstream's sources, vendored ones included, so nothing but it and Debian's Go is
-loaded. It is the last one of which Debian can build servers: real behaviour, old version.
+Debian's source package has all of upstream's sources, vendored ones included, so nothing but it, Debian's Go and
+one library is loaded. It is the last one of which Debian can build servers: real behaviour, old version.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ IN_IMAGES = ("etcd-server", "etcd-client", "iptables", "conntrack", "ebtables", 
 
 SUITE = "bookworm"
 """It has the source package, and a Go that is old enough for it."""
-FOR_BUILD = ("golang-go", "dpkg-dev", "gcc", "libc6-dev")
+FOR_BUILD = ("golang-go", "golang-github-modern-go-reflect2-dev", "dpkg-dev", "gcc", "libc6-dev")
 SOURCE = "/go/src/k8s.io/kubernetes"
 SOURCE_SCRIPT = Path(__file__).with_name("source.sh")
 GO = f"export HOME=/root GOPATH=/go GO111MODULE=off GOPROXY=off GOFLAGS=-trimpath CGO_ENABLED=0 SOURCE={SOURCE}"

@@ -1,7 +1,10 @@
-# Makes the source whole: unpacks it, and writes the one generated file that it lacks.
+# Makes the source whole: unpacks it, takes what Debian's Go needs newer, writes the generated file that it lacks.
 mkdir -p "${SOURCE%/*}"
 dpkg-source --extract /src/kubernetes_*really"$VERSION"-*.dsc "$SOURCE"
 cd "$SOURCE"
+# With a Go later than 1.17, a program that has upstream's reflect2 panics as soon as it writes a map as JSON.
+rm -r vendor/github.com/modern-go/reflect2
+cp -r /usr/share/gocode/src/github.com/modern-go/reflect2 vendor/github.com/modern-go
 go build -o /src/openapi-gen ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
 # As upstream's Makefile has it: the packages that carry the tag, and three more.
 packages=$(
