@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from lab import machine
+from lab import machine, network
 from lab.process import LabError, Progress, run
 from lab.state import IMAGES, NAME, SUITES
 
@@ -116,7 +116,7 @@ echo 'deb [trusted=yes] file:/srv/debian ./' >/tmp/lab.list
 export DEBIAN_FRONTEND=noninteractive
 {apt} update && {apt} --yes --no-install-recommends install {" ".join(packages)}
 code=$?; rm -rf /tmp/lab.list /var/lib/apt/lists/*; exit $code"""
-    name = f"{new.parent.parent.name}{new.name}"
+    name = "-".join(["layer", *packages]).replace(".", "-")
     try:
         offline(new / "root", name, script, f"--bind-ro={path / 'repo'}:/srv", timeout=600)
     finally:
@@ -124,9 +124,14 @@ code=$?; rm -rf /tmp/lab.list /var/lib/apt/lists/*; exit $code"""
 
 
 def offline(root: Path, name: str, script: str, *options: str, timeout: float) -> str:
-    """Run a script as root in a folder that has a Debian, without any network; its output. `options`: of nspawn."""
+    """Run a script as root in a folder that has a Debian, without any network; its output.
+
+    name: of the container, no other of this lab has it meanwhile
+    options: of nspawn
+    """
     argv = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--pipe", "--as-pid2"]
-    argv += [f"--machine={name.replace('.', '-').strip('-')}", f"--directory={root}", *options]
+    # Named as the hosts are: what nspawn leaves when it is killed is found with what these left.
+    argv += [f"--machine={network.PREFIX}{name}", f"--directory={root}", *options]
     # Not the lock: who ends this by its control group needs that first.
     return run(machine.in_cgroup(".build", [*argv, "/bin/sh", "-c", script]), timeout=timeout, inherit=False)
 

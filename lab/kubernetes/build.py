@@ -98,7 +98,7 @@ def _build(new: Path, what: What, say: Progress) -> None:
 
     def step(script: str, done: str) -> None:
         begin = time.monotonic()
-        image.offline(root, new.name, f"set -eu; {GO}\n{script}", timeout=STEP_SECONDS)
+        image.offline(root, "kubernetes", f"set -eu; {GO}\n{script}", timeout=STEP_SECONDS)
         say(f"{done} ({time.monotonic() - begin:.0f} s)")
 
     step(f"VERSION={VERSION}\n{SOURCE_SCRIPT.read_text()}", "the source is whole")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lab import image, machine
+from lab import image, machine, network
 from lab.kubernetes import build, debs, oci
 from lab.process import LabError, Progress
 
@@ -128,11 +128,11 @@ def test_what_is_built_has_no_network(tmp_path: Path, monkeypatch: pytest.Monkey
     argvs: list[list[str]] = []
     monkeypatch.setattr(machine, "in_cgroup", lambda group, argv: [group, *argv])
     monkeypatch.setattr(image, "run", lambda argv, **_: argvs.append(argv))
-    image.offline(tmp_path, ".kubernetes-all-0123456789abcdef.lab.new", "go build", "--bind=/a:/b", timeout=1)
+    image.offline(tmp_path, "kubernetes", "go build", "--bind=/a:/b", timeout=1)
     (argv,) = argvs
     assert argv[0] == ".build", "who ends the lab ends this"
     assert "--private-network" in argv
-    assert "--machine=kubernetes-all-0123456789abcdef-lab-new" in argv, "a name of a machine has no dots at its ends"
+    assert f"--machine={network.PREFIX}kubernetes" in argv, "who cleans up finds it among the hosts"
     assert argv[-4:] == ["--bind=/a:/b", "/bin/sh", "-c", "go build"]
 
 
