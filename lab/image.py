@@ -10,11 +10,11 @@ import hashlib
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from lab import machine
+from lab import machine, network
 from lab.process import LabError, Progress, run
 from lab.state import IMAGES, NAME, SUITES
 
@@ -62,13 +62,30 @@ def image(suite: str) -> Path:
 
 def ensure(suite: str, say: Progress) -> Path:
     """The image of a suite, built if there is none; then the suite's older ones are removed."""
-    path = image(suite)
+    return once(image(suite), suite, lambda new: _build(suite, new, say))
+
+
+def once(path: Path, family: str, build: Callable[[Path], None]) -> Path:
+    """A folder of IMAGES; if it is not there, `build` makes it, and the family's others go that no lab runs on.
+
+    family: what the names of all its folders begin with, before a hash
+    build: gets the folder to make; what it starts is in the control group `.build`
+    """
     IMAGES.mkdir(parents=True, exist_ok=True)
     # Another lab may be about to build the same one.
-    with (IMAGES / f".{suite}.lock").open("w") as lock:
+    with (IMAGES / f".{family}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            _build(suite, path, say)
+            discard_unfinished()
+            new = IMAGES / f".{path.name}{UNFINISHED}"  # whole or not at all: one that was cut off is never used
+            try:
+                build(new)
+            finally:
+                machine.kill_cgroup(".build")
+            new.rename(path)
+            for old in IMAGES.glob(f"{family}-*"):
+                if old != path and not _used(old):
+                    remove(old)
     return path
 
 
@@ -99,18 +116,27 @@ echo 'deb [trusted=yes] file:/srv/debian ./' >/tmp/lab.list
 export DEBIAN_FRONTEND=noninteractive
 {apt} update && {apt} --yes --no-install-recommends install {" ".join(packages)}
 code=$?; rm -rf /tmp/lab.list /var/lib/apt/lists/*; exit $code"""
-    argv = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--pipe", "--as-pid2"]
-    argv += [f"--machine={new.parent.parent.name}{new.name}".replace(".", "-"), f"--bind-ro={path / 'repo'}:/srv"]
-    argv += [f"--directory={new / 'root'}", "/bin/sh", "-c", script]
+    name = "-".join(["layer", *packages]).replace(".", "-")
     try:
-        run(machine.in_cgroup(".build", argv), timeout=600, inherit=False)
+        offline(new / "root", name, script, f"--bind-ro={path / 'repo'}:/srv", timeout=600)
     finally:
         machine.unmount_below(new)
 
 
-def _build(suite: str, path: Path, say: Progress) -> None:
-    discard_unfinished()
-    new = IMAGES / f".{path.name}{UNFINISHED}"  # whole or not at all: a build that was cut off is never used
+def offline(root: Path, name: str, script: str, *options: str, timeout: float) -> str:
+    """Run a script as root in a folder that has a Debian, without any network; its output.
+
+    name: of the container, no other of this lab has it meanwhile
+    options: of nspawn
+    """
+    argv = ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--private-network", "--pipe", "--as-pid2"]
+    # Named as the hosts are: what nspawn leaves when it is killed is found with what these left.
+    argv += [f"--machine={network.PREFIX}{name}", f"--directory={root}", *options]
+    # Not the lock: who ends this by its control group needs that first.
+    return run(machine.in_cgroup(".build", [*argv, "/bin/sh", "-c", script]), timeout=timeout, inherit=False)
+
+
+def _build(suite: str, new: Path, say: Progress) -> None:
     say(f"building the image of Debian {suite} (once; it is kept in {IMAGES})")
     with ThreadPoolExecutor() as pool:
         try:
@@ -118,11 +144,7 @@ def _build(suite: str, path: Path, say: Progress) -> None:
             for build in as_completed(builds):
                 build.result()
         finally:
-            machine.kill_cgroup(".build")
-    new.rename(path)
-    for old in IMAGES.glob(f"{suite}-*"):
-        if old != path and not _used(old):
-            remove(old)
+            machine.kill_cgroup(".build")  # the other one's, or leaving the pool would wait for it
 
 
 def discard_unfinished() -> None:
@@ -154,12 +176,9 @@ def remove(path: Path) -> None:
 def _debian(suite: str, new: Path, say: Progress) -> None:
     root, debs = new / "root", new / "repo/debian"
     debs.mkdir(parents=True)
-    # The machine's own apt settings (a proxy, say) hold for these downloads, as they do for the base.
-    download = 'env APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only --no-install-recommends'
-    download += f" -o Dir::Cache::archives={debs} install"
     hooks = [
-        f"{download} {' '.join(FOR_ROLES)}",
-        *(f"{download} {neighbour}" for neighbour in (*NEIGHBOURS, *MANAGERS)),  # each by itself: some of them conflict
+        # The neighbours each by itself: some of them conflict.
+        *(download(debs, packages) for packages in (" ".join(FOR_ROLES), *NEIGHBOURS, *MANAGERS)),
         'rm -f "$1"/etc/ssh/ssh_host_* "$1"/etc/apt/sources.list "$1"/etc/resolv.conf',
         'chroot "$1" systemctl enable systemd-networkd.service ssh.service',
         f'chroot "$1" systemctl mask {" ".join(MASKED)}',
@@ -170,13 +189,25 @@ def _debian(suite: str, new: Path, say: Progress) -> None:
     argv += [f"--customize-hook={hook}" for hook in hooks]
     # Not the lock: who ends this by its control group needs that first.
     run(machine.in_cgroup(".build", [*argv, suite, str(root)]), timeout=1200, inherit=False)
-    shutil.rmtree(debs / "partial", ignore_errors=True)
-    (debs / "lock").unlink(missing_ok=True)
     if not (root / f"usr/bin/python{PYTHON[suite]}").exists():
         raise LabError(f"the Python of Debian {suite} is not {PYTHON[suite]}: fix PYTHON in {__file__}")
-    for index in ("packages", "release"):
-        (debs / index.capitalize()).write_text(run(["apt-ftparchive", index, "."], cwd=debs))
+    index(debs)
     say("the base and its packages are there")
+
+
+def download(debs: Path, packages: str) -> str:
+    """The hook of mmdebstrap that loads packages, and what they need beside those of its root, into a folder."""
+    # The machine's own apt settings (a proxy, say) hold for this, as they do for the root.
+    apt = 'env APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes --download-only --no-install-recommends'
+    return f"{apt} -o Dir::Cache::archives={debs} install {packages}"
+
+
+def index(debs: Path) -> None:
+    """Make an apt repository of a folder with packages that were loaded by `download`."""
+    shutil.rmtree(debs / "partial", ignore_errors=True)
+    (debs / "lock").unlink(missing_ok=True)
+    for kind in ("packages", "release"):
+        (debs / kind.capitalize()).write_text(run(["apt-ftparchive", kind, "."], cwd=debs))
 
 
 def _python(suite: str, new: Path, say: Progress) -> None:

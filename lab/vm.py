@@ -46,24 +46,11 @@ def ensure_parts(suite: str, say: Progress) -> Path:
     """What the disks of such hosts are made of, built if it is not there; then the suite's older ones are removed."""
     inputs = [Path(build.__file__).read_text(), build.CUSTOMIZE.read_text(), *FURTHER]
     path = IMAGES / f"vm-{suite}-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]}"
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    with (IMAGES / f".vm-{suite}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            say(f"building the disk of Debian {suite} (once; it is kept in {IMAGES})")
-            image.discard_unfinished()
-            new = IMAGES / f".{path.name}{image.UNFINISHED}"
-            try:
-                _make_parts(new, suite)
-            finally:
-                machine.kill_cgroup(".build")
-            new.rename(path)
-            for old in set(IMAGES.glob(f"vm-{suite}-*")) - {path}:
-                image.remove(old)
-    return path
+    return image.once(path, f"vm-{suite}", lambda new: _make_parts(new, suite, say))
 
 
-def _make_parts(folder: Path, suite: str) -> None:
+def _make_parts(folder: Path, suite: str, say: Progress) -> None:
+    say(f"building the disk of Debian {suite} (once; it is kept in {IMAGES})")
     folder.mkdir()
     work = folder / "work"
     work.mkdir()
