@@ -16,6 +16,8 @@ BASE = {
     "sh": "dash",
     "bash": "bash",
     "apt-get": "apt",
+    "dpkg": "dpkg",
+    "dpkg-deb": "dpkg",
     "useradd": "passwd",
     "mount": "mount",
     "umount": "mount",
