@@ -65,6 +65,7 @@ DRIFT = frozenset({"network", "units", "files", "firewall", "filters", "sshd", "
 """The sections that tell whether a host is as planned."""
 CHECKS = DRIFT | {
     "listening",
+    "nics",
     "packages",
     "on call",
     "deploy key",

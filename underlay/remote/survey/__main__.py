@@ -20,7 +20,7 @@ from underlay.remote.survey.system import lacking, modes, mounts, resolver, sysc
 
 WHOLE = 6
 """Seconds for all of a request; a key that takes longer has null as its answer."""
-ALONE = 14
+ALONE = 27
 """Those for a request of one key: nothing else waits for it."""
 
 
