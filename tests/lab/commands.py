@@ -7,8 +7,10 @@ import sys
 from typing import Any
 
 from lab import control
-from underlay.plan import REPO
+from underlay.plan import REPO, ROLES, load
 
+PLANNED = tuple(role for role in ROLES if load(REPO / "group_data" / "all.py").hosts_of(role))
+"""The roles that the repo's own plan has hosts of."""
 CLEAN = {
     name: value for name, value in os.environ.items() if not name.startswith("UNDERLAY_") or name == "UNDERLAY_LAB"
 }

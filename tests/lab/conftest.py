@@ -16,9 +16,9 @@ import pytest
 from lab import control, flavour, machine
 from lab.process import LabError, run
 from lab.state import LabState
-from tests.lab.commands import Runner, pyinfra
+from tests.lab.commands import PLANNED, Runner, pyinfra
 from underlay import plan as plans
-from underlay.plan import REPO, ROLES, Plan
+from underlay.plan import REPO, Plan
 
 # What runs in the background may have been told to ignore Ctrl-C; what the tests start must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -94,7 +94,7 @@ def lab(plan: Plan, machine_before: Snapshot) -> Iterator[LabState]:
 @pytest.fixture(scope="session")
 def deployed(lab: LabState) -> LabState:
     """The lab with every role deployed, in the order in which each opens the way to the next."""
-    for role in ROLES:
+    for role in PLANNED:
         pyinfra(f"deploys/{role}.py", "-y")
     return lab
 

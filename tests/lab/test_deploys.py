@@ -20,9 +20,9 @@ import pytest
 
 from lab import control
 from lab.state import LabState
-from tests.lab.commands import inside, invoke, log_out, pyinfra
+from tests.lab.commands import PLANNED, inside, invoke, log_out, pyinfra
 from underlay.desired.files import RULES
-from underlay.plan import REPO, ROLES
+from underlay.plan import REPO
 from underlay.remote.guard.paths import COPY
 
 HERE = Path(__file__).parent
@@ -62,13 +62,13 @@ def site(tmp_path: Path) -> Iterator[Callable[..., str]]:
         pyinfra(f"deploys/{role}.py", "-y")
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", PLANNED)
 def test_a_deploy_contacts_the_hosts_of_its_role_only(role: str) -> None:
     done = pyinfra(f"deploys/{role}.py", "--dry")
     assert re.findall(r"\[(\S+)\] Connected", done.stdout + done.stderr) == [HOST_OF[role]]
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", PLANNED)
 def test_a_second_run_changes_nothing(role: str) -> None:
     """1. dry run: no host with a change; 2. real run: "No change" for each operation."""
     assert changes(role) == []
@@ -81,7 +81,7 @@ def test_a_second_run_changes_nothing(role: str) -> None:
 @pytest.mark.long
 def test_dry_json_of_all_roles_is_one_document() -> None:
     found = json.loads(invoke("deploy", "--dry", "--json").stdout)
-    assert list(found) == list(ROLES)
+    assert list(found) == list(PLANNED)
 
 
 CHANGES = {
@@ -148,7 +148,7 @@ def test_the_rules_are_those_of_the_notes_to_the_line_and_order() -> None:
     assert restored.stdout == wanted
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", PLANNED)
 def test_a_boot_brings_everything_back(role: str) -> None:
     control.reboot(HOST_OF[role])
     assert changes(role) == []

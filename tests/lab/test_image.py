@@ -17,10 +17,10 @@ from lab import blueprint, control, host, network, vm
 from lab.process import CommandError, run, wait_until
 from lab.state import LabState
 from tests.lab import commands
-from tests.lab.commands import inside, invoke, pyinfra
+from tests.lab.commands import PLANNED, inside, invoke, pyinfra
 from tests.lab.conftest import SUITE, Snapshot
 from tests.lab.test_lab_lifecycle import leftovers
-from underlay.plan import REPO, ROLES, Plan, load
+from underlay.plan import REPO, Plan, load
 
 pytestmark = pytest.mark.timeout(3000)
 HOST = "master-1"
@@ -58,7 +58,7 @@ def lab(plan: Plan, machine_before: Snapshot) -> Iterator[LabState]:
 
 @pytest.fixture(scope="session")
 def deployed(lab: LabState) -> LabState:
-    for role in ROLES:
+    for role in PLANNED:
         pyinfra(f"deploys/{role}.py", "-y", UNDERLAY_ROLLBACK_SECONDS=PATIENCE)
     return lab
 

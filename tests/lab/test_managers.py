@@ -11,9 +11,9 @@ import pytest
 from lab import control, flavour
 from lab.process import wait_until
 from lab.state import LabState
-from tests.lab.commands import inside, invoke, pyinfra
+from tests.lab.commands import PLANNED, inside, invoke, pyinfra
 from underlay.desired.hooks import HOOKS, IFUPDOWN, NETWORK_MANAGER
-from underlay.plan import ROLES, Plan
+from underlay.plan import Plan
 
 LOOK = r"""
 ip -o -4 address show; ip -o -6 address show scope global; ip -o -4 route show; ip -o -6 route show
@@ -77,7 +77,7 @@ def before(ways: dict[str, str]) -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def deployed_beside(before: dict[str, set[str]]) -> dict[str, set[str]]:
-    for role in ROLES:
+    for role in PLANNED:
         pyinfra(f"deploys/{role}.py", "-y")
     return before
 
@@ -115,7 +115,7 @@ def test_ours_is_beside_what_is_in_charge(deployed_beside: dict[str, set[str]], 
 
 @pytest.mark.long
 def test_a_second_deploy_changes_nothing(deployed_beside: dict[str, set[str]]) -> None:
-    for role in ROLES:
+    for role in PLANNED:
         planned = json.loads(pyinfra(f"deploys/{role}.py", "--dry", "--json").stdout)["plan"]
         assert [step["operation"] for step in planned if step["hosts_with_change"]] == []
 

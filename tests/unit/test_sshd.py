@@ -35,7 +35,7 @@ def with_account(user: str, **changed: str) -> Sshd:
     return replace(PLANNED, accounts={(user, "192.0.2.1"): {**PLANNED.settings, **changed}})
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", [role for role in ROLES if PLAN.hosts_of(role)])
 def test_no_password_lets_in(role: str, planned: Planned) -> None:
     """On no host; root only if it is the operator, on the jump host; TCP goes on where hosts are jumped through."""
     for user, root in (("ops", "no"), ("root", "prohibit-password")):
