@@ -31,6 +31,7 @@ KERNEL_DEFAULTS = {
 }
 SYSCTLS = [
     "net.ipv4.ip_forward=0",  # first: it resets others
+    "net.unix.max_dgram_qlen=512",  # as systemd sets it; a trunk drops what does not fit into such a queue
     *(f"net.ipv4.conf.{where}.{key}={value}" for key, value in KERNEL_DEFAULTS.items() for where in ("all", "default")),
 ]
 

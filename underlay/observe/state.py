@@ -50,8 +50,8 @@ from underlay.remote.guard.paths import COPY
 
 SECONDS = 4
 """What a section may take, but for one that takes long where all is well; for who wants to know where a fault is."""
-PATIENT = 12
-"""The same for who wants to know whether all is as planned: a host may be slow."""
+PATIENT = 20
+"""The same for who wants to know whether all is as planned, and where it is known that a host is slow."""
 MOST = 4_000_000
 """Bytes of a section; and eight times that of all."""
 LATE = (124, 137)
@@ -308,12 +308,13 @@ def read(links: Links, plan: Plan, host: Host, wanted: Collection[str] = CHECKS,
     """
     links.check(host.name)
     commands = {name: command for name, command in _commands(plan, host).items() if name in wanted}
-    seconds = {name: max(health.SECONDS.get(name, 0), patience) for name in commands}
+    tries = iter((patience, PATIENT))
     got = _answers(links, plan, host) if ANSWERS in wanted else {}
 
     def ask() -> HostState:
-        sent = time.time()
-        text, longest = script(commands, seconds), max(seconds.values(), default=patience)
+        sent, least = time.time(), next(tries)
+        seconds = {name: max(health.SECONDS.get(name, 0), least) for name in commands}
+        text, longest = script(commands, seconds), max(seconds.values(), default=least)
         done = links.run(host.name, "exec bash -s", seconds=longest + 3, stdin=text, most=8 * MOST)
         found = sections(done.stdout, commands)
         if not found:
