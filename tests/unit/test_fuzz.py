@@ -8,6 +8,7 @@ import ctypes
 import io
 import os
 import pprint
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -266,7 +267,7 @@ def test_any_command_line(site: Path, words: list[str]) -> None:
     code, output, errors = run(words)
     assert "Traceback" not in output + errors
     assert code in (0, 1, 2, 130, 255)
-    if "error:" in errors or "error:" in output:
+    if re.search("^error: ", f"{errors}\n{output}", re.MULTILINE):
         assert code, errors
     if code == 0:
         assert words[0] in LOOK_AT_NO_HOST or "Usage:" in output, output
