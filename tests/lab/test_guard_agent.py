@@ -503,13 +503,13 @@ def guard(ends: dict[str, str]) -> Iterator[Guard]:
 def test_confirmed_change_stays_and_goes_back(guard: Guard) -> None:
     """1. confirm, again too; 2. it stays; 3. the history has who, when, from which commit and what; 4. go back."""
     before = guard.dump()
-    token, answer = guard.begin(SMALL, seconds=2)
+    token, answer = guard.begin(SMALL, seconds=6)
     assert answer["state"] == "pending"
     changed = guard.dump()
     first = guard.ask("confirm", token)
     assert first["state"] == "confirmed"
     assert guard.ask("confirm", token) == first, "somebody whose connection broke asks again"
-    time.sleep(2.5)
+    time.sleep(6.5)
     assert guard.dump() == changed
     shown = guard.ask("history", str(first["number"]))
     assert (shown["who"], shown["commit"], shown["what"]) == ("tester of jumphost", "0123abc", ["a test"])
