@@ -27,6 +27,8 @@ HALF_WAY = (
     ' | awk \'$1 ~ /^(half-|unpacked)/ || $2 == "reinstreq" { print $3 " is " $1 }\''
 )
 """Prints the packages that dpkg did not come to an end with."""
+PATIENCE = 180
+"""Seconds to wait for another apt or dpkg."""
 ALONE = """\
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1
 own=$(mktemp -d /var/cache/underlay-apt.XXXXXX) && trap 'rm -rf "$own"' EXIT && chmod 755 "$own" || exit 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from underlay.compare.difference import Difference, File, NodePart, UnitState
 from underlay.compare.files import file_difference
 from underlay.desired.units import Unit
-from underlay.facts.packages import ALONE, APT, INSTALL, UPDATE
+from underlay.facts.packages import ALONE, APT, INSTALL, PATIENCE, UPDATE
 from underlay.nodes import containerd
 from underlay.nodes.containerd import OddConfigError
 from underlay.nodes.state import SWAP_UNITS, NodeState
@@ -38,8 +38,6 @@ from underlay.nodes.wanted import (
 
 BEGIN, END = "# underlay: the nodes of the cluster, written by the repo's deploy", "# underlay: end"
 NO_SWAP = "# underlay, no swap on a node: "
-PATIENCE = 180
-"""Seconds to wait for another apt or dpkg."""
 
 
 @dataclass(frozen=True)

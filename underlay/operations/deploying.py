@@ -15,14 +15,14 @@ from underlay.desired.units import PACKAGES
 from underlay.facts.access import AuthorizedKeys
 from underlay.facts.filters import OtherFilters
 from underlay.facts.network import Network
-from underlay.facts.packages import Packages
+from underlay.facts.packages import PATIENCE, Packages
 from underlay.facts.sshd import SshdConfiguration
 from underlay.facts.system import System
 from underlay.nodes import difference
 from underlay.nodes.state import Node
 from underlay.nodes.wanted import preparation
 from underlay.operations import access, connection, network, nodes, sshd, tell
-from underlay.operations.packages import PATIENCE, SECONDS, installed
+from underlay.operations.packages import SECONDS, installed
 from underlay.plan import Host
 
 INSTALL = 300

@@ -7,13 +7,11 @@ from pyinfra.api import FunctionCommand, Host, State, StringCommand, operation
 from pyinfra.facts.pip import PipPackages
 
 from underlay.desired.checkout import normalised
-from underlay.facts.packages import ALONE, APT, INSTALL, UPDATE, AptBusy, Needed
+from underlay.facts.packages import ALONE, APT, INSTALL, PATIENCE, UPDATE, AptBusy, Needed
 from underlay.operations import tell
 
 SECONDS = 300
 """What an installation may take."""
-PATIENCE = 180
-"""Seconds to wait for another apt or dpkg."""
 
 
 @operation()

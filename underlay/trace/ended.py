@@ -84,7 +84,7 @@ class Ended:
     what: what it is, in words behind the host's name
     named: whether it is an object that is there by itself; else only the place is known
     undo: the command, as root on the host, that takes it away; empty if there is none
-    hook: of a rule of iptables, the built-in chain from which it was met
+    hook: of a rule of iptables that drops, the built-in chain from which it was met
     evidence, advice: for people
     """
 
@@ -548,7 +548,7 @@ class _Search:
             advice = "if a program is to look at them (one against intruders), start that instead"
         evidence = (f"the kernel's trace of {chain.packet} shows it",)
         kind = "rule-unmanaged" if iptables and name == self.plan.gateway.name else "filter-unmanaged"
-        hook = chain.name if iptables else ""
+        hook = chain.name if iptables and does == "drops packets" else ""
         return Ended(kind, name, f"{subject} {does}: {what}", True, line, evidence, advice, hook)
 
     def _taken(self, name: str, taken: Taken | None) -> Ended | None:

@@ -62,8 +62,7 @@ def _cause(case: Investigation, group: list[Followed]) -> Cause:
     lost = [each.to for each in others if each.to in case.seen.failures]
     host = next((each for each in case.plan.hosts if each.name == found.host), None)
     concerned = _concerned(case, flows)
-    drops = not others and " drops packets: " in found.what
-    accept = accept_answers(case, found.host, found.hook, IPTABLES, [*flows, *concerned]) if drops else ""
+    accept = "" if others else accept_answers(case, found.host, found.hook, IPTABLES, [*flows, *concerned])
     fix = Fix(case.change(found.host, accept)) if accept else _fix(case, found)
     ways = [*(str(flow) for flow in concerned or flows), *(each.said for each in others)]
     advice = [fix.advice, found.advice]
@@ -128,7 +127,7 @@ def _fix(case: Investigation, found: Ended) -> Fix:
 def accept_answers(case: Investigation, host: str, hook: str, program: str, flows: Iterable[Flow]) -> str:
     """The command that lets answers to the gateway itself in, if it is them that a rule drops; else empty.
 
-    hook: the built-in chain from which the rule is met
+    hook: the built-in chain from which the rule is met; empty for one that drops nothing
 
     They can't be told from an attempt to connect by connection tracking: the plan exempts these connections.
     """
